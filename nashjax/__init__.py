@@ -1,0 +1,28 @@
+"""Certified Nash equilibria of preference games, thousands at a time, on CPU, GPU and TPU.
+
+`solve` is the front door; `games` makes games, `metrics` judges policies.
+"""
+
+from nashjax import games, metrics
+from nashjax.algorithms import AdaptiveNashMP, NashMP
+from nashjax.games import Game, MatrixGame
+from nashjax.problem import RegularizedGame
+from nashjax.solution import Solution, Status
+from nashjax.solve import Trajectory, solve, trajectory
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdaptiveNashMP",
+    "Game",
+    "MatrixGame",
+    "NashMP",
+    "RegularizedGame",
+    "Solution",
+    "Status",
+    "Trajectory",
+    "games",
+    "metrics",
+    "solve",
+    "trajectory",
+]

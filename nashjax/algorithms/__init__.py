@@ -1,0 +1,7 @@
+"""The methods, one file each; `base.py` is the interface they share."""
+
+from nashjax.algorithms.adaptive_nash_mp import AdaptiveNashMP
+from nashjax.algorithms.base import Algorithm, State
+from nashjax.algorithms.nash_mp import NashMP
+
+__all__ = ["AdaptiveNashMP", "Algorithm", "NashMP", "State"]

@@ -1,0 +1,41 @@
+"""What a game must offer to be solved."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import jax
+
+
+@runtime_checkable
+class Game(Protocol):
+    """A symmetric two-player preference game: whatever can answer a preference query (spec 1).
+
+    A game is a pytree (register it with jax) whose array leaves lead with the batch axes, of size 1 where
+    games share the leaf. Everything that solves a game sees it through `payoffs` alone.
+
+    Optional: `symmetrized()`, a form of the game in which `P + P^T = 1` holds to the last digit, taken once before
+    a solve; `is_valid()`, a flag `[*batch_shape]` that tells which games are preference games at all.
+    """
+
+    @property
+    def num_actions(self) -> int:
+        """The number `n` of actions of each game."""
+        ...
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch axes; `()` for one game."""
+        ...
+
+    def payoffs(self, weights: jax.Array) -> jax.Array:
+        """Answer one preference query, `P v` (spec 1): linear in any real `v`, not just in policies.
+
+        Args:
+          weights: `[n]` for one game or `[n, *batch]` for many, actions first; `batch` broadcasts with `batch_shape`.
+
+        Returns:
+          `(P v)[i] = sum_j P[i, j] v[j]`, `[n, *batch]`: for a policy `v`, the probability that each action is
+          preferred over a draw from it.
+        """
+        ...

@@ -1,0 +1,183 @@
+"""Games given by their preference matrix, and what is wrong with a matrix that is none."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+SYMMETRY_TOLERANCE = 1e-6
+"""How far `P + P^T` may be from 1, entry by entry (spec 2)."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MatrixGame:
+    """Preference games given by their matrices (spec 1).
+
+    Attributes:
+      preferences: `[*batch_shape, n, n]`, float; `preferences[..., i, j]` is the probability that action `i` is
+        preferred over action `j`; `P + P^T = 1` to 1e-6. `nashjax.solve` uses `1/2 + (P - P^T)/2`.
+      payoff_scale: `[*batch_shape]` or None: what one unit of preference is worth in the units of the payoff matrix
+        that the game was made from (`from_payoffs`).
+    """
+
+    preferences: jax.Array
+    payoff_scale: jax.Array | None = None
+
+    @classmethod
+    def from_payoffs(cls, payoffs: jax.Array | np.ndarray, bound: float | jax.Array | None = None) -> MatrixGame:
+        """Make the game of a skew-symmetric payoff matrix: `P = 1/2 + A / (2 bound)`.
+
+        Args:
+          payoffs: `A`, `[*batch_shape, n, n]`, `A[..., i, j]` what `i` wins from `j`, `A + A^T = 0`.
+          bound: the largest payoff possible, `[*batch_shape]` or a scalar; default the largest entry of each game.
+            The regularisation `beta` of a solve is in units of `P`, so it depends on this.
+
+        Returns:
+          A game that remembers the map: `to_payoff_units` undoes it.
+
+        Raises:
+          ValueError: `payoffs` is not square, not finite, not skew-symmetric (to 1e-6 of the largest entry), or
+            exceeds `bound`; the worst entry is named.
+        """
+        payoffs = as_floating(payoffs)
+        check_square(payoffs.shape, "payoffs")
+        largest = jnp.max(jnp.abs(payoffs), axis=(-2, -1))
+        if bound is None:
+            bound = jnp.where(largest > 0, largest, 1)
+        bound = jnp.asarray(bound, payoffs.dtype)
+        if not isinstance(payoffs, jax.core.Tracer) and not isinstance(bound, jax.core.Tracer):
+            _check_payoffs(np.asarray(payoffs), np.asarray(bound))
+        scale = jnp.broadcast_to(2 * bound, payoffs.shape[:-2])
+        return cls(0.5 + payoffs / scale[..., None, None], scale)
+
+    @property
+    def num_actions(self) -> int:
+        """The number `n` of actions of each game."""
+        return self.preferences.shape[-1]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch axes; `()` for one game."""
+        return self.preferences.shape[:-2]
+
+    def payoffs(self, weights: jax.Array) -> jax.Array:
+        """Answer one preference query `P v`; see `Game.payoffs`.
+
+        Always in full precision: a certificate computed in bfloat16 or TF32 is false (spec 2).
+        """
+        return jnp.einsum("...ij,j...->i...", self.preferences, weights, precision=jax.lax.Precision.HIGHEST)
+
+    def dense(self) -> jax.Array:
+        """The matrix `P`, `[*batch_shape, n, n]`."""
+        return self.preferences
+
+    def symmetrized(self) -> MatrixGame:
+        """The game `1/2 + (P - P^T)/2`, in which `P + P^T = 1` to the last digit (spec 2)."""
+        half_margin = (self.preferences - jnp.swapaxes(self.preferences, -1, -2)) / 2
+        return dataclasses.replace(self, preferences=0.5 + half_margin)
+
+    def is_valid(self) -> jax.Array:
+        """Tell which games are preference games, bool `[*batch_shape]`; `first_fault` says what is wrong."""
+        P = self.preferences
+        in_range = (P >= 0) & (P <= 1)  # false for NaN
+        complementary = jnp.abs(P + jnp.swapaxes(P, -1, -2) - 1) <= SYMMETRY_TOLERANCE
+        return jnp.all(in_range & complementary, axis=(-2, -1))
+
+    def to_payoff_units(self, preference: jax.Array) -> jax.Array:
+        """Read probabilities of being preferred, `[*batch_shape]` or `[*batch_shape, n]`, as payoffs of `from_payoffs`.
+
+        Raises:
+          ValueError: the game was not made by `from_payoffs`.
+        """
+        if self.payoff_scale is None:
+            raise ValueError("the game has no payoff units: it was not made by MatrixGame.from_payoffs")
+        extra_axes = max(jnp.ndim(preference) - len(self.batch_shape), 0)
+        scale = self.payoff_scale.reshape(self.payoff_scale.shape + (1,) * extra_axes)
+        return (preference - 0.5) * scale
+
+
+class Fault(NamedTuple):
+    """The first thing found wrong with a matrix.
+
+    Attributes:
+      index: the index `(..., i, j)` of the entry.
+      found: what is there.
+      allowed: what is allowed there.
+    """
+
+    index: tuple[int, ...]
+    found: str
+    allowed: str
+
+
+def first_fault(preferences: np.ndarray) -> Fault | None:
+    """Find what keeps `[..., n, n]` preferences from being a game; None if nothing.
+
+    Looks, in this order, for an entry that is not a number, one outside [0, 1] (the first of each), and a pair
+    whose two probabilities do not sum to 1 within 1e-6 (the worst).
+    """
+    P = np.asarray(preferences)
+    # Not in place: the caller's matrix may be large, but a mask of it is needed only once something is wrong.
+    if not np.isfinite(P).all():
+        index = _first_index(~np.isfinite(P))
+        return Fault(index, str(P[index]), "a finite probability")
+    if P.size and (P.min() < 0 or P.max() > 1):
+        index = _first_index((P < 0) | (P > 1))
+        return Fault(index, str(P[index]), "a probability in [0, 1]")
+    excess = np.abs(P + np.swapaxes(P, -1, -2) - 1)
+    if P.size and excess.max() > SYMMETRY_TOLERANCE:
+        index = tuple(int(i) for i in np.unravel_index(np.argmax(excess), P.shape))
+        mirrored = (*index[:-2], index[-1], index[-2])
+        if index[-1] == index[-2]:
+            return Fault(index, str(P[index]), "1/2 on the diagonal")
+        return Fault(
+            index,
+            f"{P[index]}, and {P[mirrored]} at the mirrored entry, sum {P[index] + P[mirrored]}",
+            "P[i, j] + P[j, i] = 1 within 1e-6",
+        )
+    return None
+
+
+def check_square(shape: tuple[int, ...], name: str) -> None:
+    """Raise ValueError, naming the argument, unless the last two axes are `n, n` with `n >= 2`."""
+    if len(shape) < 2 or shape[-1] != shape[-2]:
+        raise ValueError(f"{name}: has shape {list(shape)}; allowed are square matrices [..., n, n]")
+    if shape[-1] < 2:
+        raise ValueError(f"{name}: has {shape[-1]} action(s), shape {list(shape)}; a game needs at least 2")
+
+
+def as_floating(array: jax.Array | np.ndarray) -> jax.Array:
+    """The array in float32 or float64 as it came; half precision in float32, integers and booleans in jax's default."""
+    array = jnp.asarray(array)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array.astype(jnp.result_type(float))
+    return array if array.dtype.itemsize >= 4 else array.astype(jnp.float32)
+
+
+def _check_payoffs(A: np.ndarray, bound: np.ndarray) -> None:
+    if not np.isfinite(A).all():
+        index = _first_index(~np.isfinite(A))
+        raise ValueError(f"payoffs{list(index)} is {A[index]}; allowed are finite numbers")
+    if not (np.isfinite(bound).all() and (bound > 0).all()):
+        raise ValueError(f"bound: is {bound}; allowed are positive finite numbers")
+    limit = np.broadcast_to(bound, A.shape[:-2])[..., None, None]
+    excess = np.abs(A + np.swapaxes(A, -1, -2)) / limit
+    if excess.max() > SYMMETRY_TOLERANCE:
+        index = tuple(int(i) for i in np.unravel_index(np.argmax(excess), A.shape))
+        mirrored = (*index[:-2], index[-1], index[-2])
+        raise ValueError(
+            f"payoffs{list(index)} is {A[index]} and payoffs{list(mirrored)} is {A[mirrored]}; "
+            "allowed are skew-symmetric matrices, A[i, j] = -A[j, i]"
+        )
+    if (np.abs(A) > limit).any():
+        index = _first_index(np.abs(A) > limit)
+        raise ValueError(f"payoffs{list(index)} is {A[index]}; allowed is at most the bound {bound} in absolute value")
+
+
+def _first_index(mask: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(np.argmax(mask), mask.shape))

@@ -1,0 +1,94 @@
+"""Generators of random preference games."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from nashjax.games.matrix import MatrixGame
+
+KINDS = ("gaussian", "uniform", "tournament", "cyclic", "bradley_terry", "low_rank")
+
+
+def random_game(
+    key: jax.Array,
+    num_actions: int,
+    batch_shape: tuple[int, ...] = (),
+    kind: str = "gaussian",
+    *,
+    scale: float = 1.0,
+    rank: int = 2,
+) -> MatrixGame:
+    """Draw random preference games.
+
+    | kind | `P[i, j]` |
+    | --- | --- |
+    | `gaussian` | `sigmoid(scale * x)`, `x` an antisymmetric matrix of standard Gaussians |
+    | `uniform` | uniform on [0, 1] |
+    | `tournament` | 0 or 1 by a fair coin |
+    | `cyclic` | generalised rock-paper-scissors: each action beats for certain the next `(n - 1) // 2` around a circle of randomly ordered actions and loses to the others (an even `n` leaves a tie with the one opposite) |
+    | `bradley_terry` | `sigmoid(scale * (u_i - u_j))`, standard Gaussian ratings `u`: transitive |
+    | `low_rank` | `sigmoid(scale * x)`, `x = (B C^T - C B^T) / sqrt(2 rank)`, Gaussian blades `B` and chests `C` of shape `[n, rank]` |
+
+    Args:
+      key: a jax random key; the same key gives the same games.
+      num_actions: `n >= 2`.
+      batch_shape: how many games, any number of axes.
+      kind: one of the table.
+      scale: of the logits, for `gaussian`, `bradley_terry` and `low_rank`; >= 0.
+      rank: of blades and chests, for `low_rank`; >= 1.
+
+    Returns:
+      Games `[*batch_shape, n, n]` in jax's default float type, `P + P^T = 1` exactly.
+
+    Raises:
+      ValueError: an argument is out of range or the kind is not known.
+    """  # noqa: E501 (a table cell cannot be broken)
+    if num_actions < 2:
+        raise ValueError(f"num_actions: is {num_actions}; a game needs at least 2")
+    if not (math.isfinite(scale) and scale >= 0):
+        raise ValueError(f"scale: is {scale}; allowed are finite numbers >= 0")
+    if rank < 1:
+        raise ValueError(f"rank: is {rank}; allowed are integers >= 1")
+    n, batch = num_actions, tuple(batch_shape)
+    match kind:
+        case "gaussian":
+            margin = _logit_margin(scale * _antisymmetric(jax.random.normal(key, (*batch, n, n))))
+        case "uniform":
+            margin = _antisymmetric(jax.random.uniform(key, (*batch, n, n)) - 0.5)
+        case "tournament":
+            margin = _antisymmetric(jax.random.bernoulli(key, shape=(*batch, n, n)) - 0.5)
+        case "cyclic":
+            margin = _circular_margin(key, n, batch)
+        case "bradley_terry":
+            rating = scale * jax.random.normal(key, (*batch, n))
+            margin = _logit_margin(rating[..., :, None] - rating[..., None, :])
+        case "low_rank":
+            blades, chests = jax.random.normal(key, (2, *batch, n, rank))
+            product = jnp.einsum("...ir,...jr->...ij", blades, chests, precision=jax.lax.Precision.HIGHEST)
+            x = (product - jnp.swapaxes(product, -1, -2)) / math.sqrt(2 * rank)
+            margin = _logit_margin(scale * x)
+        case _:
+            raise ValueError(f"kind: is {kind!r}; allowed are {', '.join(KINDS)}")
+    # The larger of the two probabilities is rounded, the smaller one is its exact complement.
+    larger = 0.5 + jnp.abs(margin)
+    return MatrixGame(jnp.where(margin >= 0, larger, 1 - larger))
+
+
+def _antisymmetric(square: jax.Array) -> jax.Array:
+    upper = jnp.triu(square, 1)
+    return upper - jnp.swapaxes(upper, -1, -2)
+
+
+def _logit_margin(logits: jax.Array) -> jax.Array:
+    """`sigmoid(x) - 1/2`, antisymmetric in `x` to the last digit."""
+    return jnp.tanh(logits / 2) / 2
+
+
+def _circular_margin(key: jax.Array, n: int, batch: tuple[int, ...]) -> jax.Array:
+    position = jnp.argsort(jax.random.uniform(key, (*batch, n)), axis=-1)
+    ahead = (position[..., None, :] - position[..., :, None]) % n
+    beats = (ahead >= 1) & (ahead <= (n - 1) // 2)
+    return 0.5 * (beats.astype(jnp.result_type(float)) - jnp.swapaxes(beats, -1, -2))

@@ -1,0 +1,108 @@
+"""The regularised preference game, its proximal map, and certificates of how far a policy is from its equilibrium."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from nashjax import simplex
+from nashjax.games import Game
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RegularizedGame:
+    """The beta-regularised preference game (spec 1).
+
+    Its preference is `P(p > q) - beta KL(p||r) + beta KL(q||r)`; its unique symmetric equilibrium `p*` solves
+    `p*_i ∝ r_i exp((P p*)_i / beta)`. Reads as one game and runs a block: actions first, batch axes behind.
+
+    Attributes:
+      game: what answers the preference queries.
+      beta: strength of the regularisation towards the reference, `[]` or `[*batch]`, >= 0, in units of preference.
+      log_reference: log of the reference policy `r`, `[n]` or `[n, *batch]`, normalised; `-inf` excludes an action.
+    """
+
+    game: Game
+    beta: jax.Array
+    log_reference: jax.Array
+
+    def payoffs(self, log_policy: jax.Array) -> jax.Array:
+        """Ask one preference query, `P p`; `[n, *batch]`."""
+        return self.game.payoffs(jnp.exp(log_policy))
+
+    def best_response(self, payoffs: jax.Array) -> jax.Array:
+        """Log of the best response to an opponent of these payoffs, `b ∝ r exp(P p / beta)` (spec 2).
+
+        At `beta = 0`: the reference restricted to the actions of the highest payoff.
+        """
+        shortfall = self._highest(payoffs) - payoffs
+        scaled = jnp.where(
+            self.beta > 0, shortfall / jnp.where(self.beta > 0, self.beta, 1), jnp.where(shortfall > 0, jnp.inf, 0)
+        )
+        return simplex.normalize(jnp.where(self._excluded, -jnp.inf, self.log_reference - scaled))
+
+    def exploitability(self, log_policy: jax.Array, payoffs: jax.Array) -> jax.Array:
+        """What the best response gains over the policy, `E_b(p) = beta KL(p||b) >= 0` (spec 2).
+
+        At `beta = 0`: `max_i (P p)_i - 1/2`. The duality gap is twice this.
+
+        Args:
+          log_policy: `log p`, `[n, *batch]`.
+          payoffs: its query `P p`, `[n, *batch]`.
+
+        Returns:
+          `[*batch]`, in units of preference.
+        """
+        regularized = self.beta * simplex.kl_divergence(log_policy, self.best_response(payoffs))
+        return jnp.where(self.beta > 0, regularized, jnp.maximum(self._highest(payoffs) - 0.5, 0))
+
+    def rounding_floor(self) -> jax.Array:
+        """What rounding alone may add to or hide from an exploitability, `[*batch]` (spec 2)."""
+        return rounding_floor(self.beta, self.log_reference.dtype)
+
+    def proximal_map(self, log_center: jax.Array, payoffs: jax.Array, step: jax.Array | float) -> jax.Array:
+        """Move from a policy towards the best response (spec 3), in log space.
+
+        `prox(c, g) = argmax_p <p, g> - beta KL(p||r) - (beta/eta) KL(p||c)`
+        `           = normalise((s g + eta log r + log c) / (1 + eta))`, `eta = s beta`.
+
+        Args:
+          log_center: `log c`, `[n, *batch]`.
+          payoffs: of the opponent, `g`, `[n, *batch]`; a constant added to them changes nothing.
+          step: `s = eta/beta`, `[]` or `[*batch]`, > 0; finite also at `beta = 0`.
+        """
+        eta = step * self.beta
+        pull = jnp.where(self._excluded, -jnp.inf, eta * self.log_reference)
+        return simplex.normalize((step * payoffs + pull + log_center) / (1 + eta))
+
+    @property
+    def _excluded(self) -> jax.Array:
+        return jnp.isneginf(self.log_reference)
+
+    def _highest(self, payoffs: jax.Array) -> jax.Array:
+        return jnp.max(jnp.where(self._excluded, -jnp.inf, payoffs), axis=0)
+
+
+def rounding_floor(beta: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """What rounding alone may add to or hide from an exploitability, about `eps^2 / beta` (spec 2).
+
+    The payoffs carry an error of about eps, so the log-ratio to the best response one of eps/beta, and the
+    exploitability half the square of that, times beta; the second term is the rounding of the logarithms themselves.
+    At `beta = 0` the payoffs are compared directly. Measured: benchmarks/adaptive.py, column `floor`.
+    """
+    eps = jnp.finfo(dtype).eps
+    beta = jnp.asarray(beta, dtype)
+    return jnp.where(beta > 0, eps**2 * (1 / jnp.where(beta > 0, beta, 1) + 8 * beta), 2 * eps)
+
+
+def kl_bound(exploitability: jax.Array, beta: jax.Array, floor: jax.Array | float = 0.0) -> jax.Array:
+    """Certified bound on `KL(p||p*)` in nats: `(E_b(p) + floor) / beta` (spec 2); inf at `beta = 0`."""
+    return jnp.where(beta > 0, (exploitability + floor) / jnp.where(beta > 0, beta, 1), jnp.inf)
+
+
+def l1_bound(exploitability: jax.Array, beta: jax.Array, floor: jax.Array | float = 0.0) -> jax.Array:
+    """Certified bound on `||p - p*||_1 <= sqrt(2 KL(p||p*))` (spec 2), at most 2."""
+    return jnp.minimum(jnp.sqrt(2 * kl_bound(exploitability, beta, floor)), 2)

@@ -1,0 +1,66 @@
+"""What a solve returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+import jax
+import jax.numpy as jnp
+
+
+class Status(enum.IntEnum):
+    """How the solve of a game ended; `describe` says it in words."""
+
+    CONVERGED = 0
+    MAX_QUERIES = 1
+    STALLED = 2
+    INVALID = 3
+
+    def describe(self) -> str:
+        """Say it as a sentence."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.CONVERGED: "The exploitability is within the tolerance.",
+    Status.MAX_QUERIES: "The queries ran out before the tolerance was reached; the best policy found is returned.",
+    Status.STALLED: "The exploitability is as small as the rounding of this dtype can show, above the tolerance; "
+    "use float64 or a larger tolerance.",
+    Status.INVALID: "Not a preference game (or beta, reference or initial not valid), or its payoffs are not finite.",
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """Equilibria with their certificates; a pytree, the batch axes first.
+
+    Attributes:
+      log_policy: log-probabilities of the best policy found, `[*batch, n]`; `-inf` for excluded actions, NaN where the
+        status is INVALID. Where a probability is tiny its logarithm is the less accurate the tinier it is: the
+        certificate weighs each action by its probability.
+      exploitability: `E_b` of that policy (spec 2), `[*batch]`, in units of preference; inf where INVALID.
+      kl_bound: certified bound on `KL(policy || equilibrium)` in nats, `[*batch]`:
+        `(exploitability + rounding floor) / beta`; inf at `beta = 0`.
+      queries: evaluations of `P v`, the first included, int32 `[*batch]`.
+      steps: steps of the algorithm (an adaptive one: trials), int32 `[*batch]`.
+      status: values of `Status`, int8 `[*batch]`.
+    """
+
+    log_policy: jax.Array
+    exploitability: jax.Array
+    kl_bound: jax.Array
+    queries: jax.Array
+    steps: jax.Array
+    status: jax.Array
+
+    @property
+    def policy(self) -> jax.Array:
+        """Probabilities, `[*batch, n]`."""
+        return jnp.exp(self.log_policy)
+
+    @property
+    def converged(self) -> jax.Array:
+        """Whether the exploitability is within the tolerance, bool `[*batch]`."""
+        return self.status == Status.CONVERGED

@@ -1,0 +1,227 @@
+"""The driver: repeat an algorithm's step over a batch of games until each certificate is small enough."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from nashjax.algorithms import AdaptiveNashMP, Algorithm
+from nashjax.games import Game
+from nashjax.inputs import Inputs, as_inputs
+from nashjax.problem import kl_bound
+from nashjax.solution import Solution, Status
+
+STALL_LEVEL = 4.0
+"""Below this many rounding floors an exploitability may be all that the dtype can show (benchmarks/adaptive.py)."""
+STALL_PATIENCE = 50
+"""Steps without a new best at that level, and a quarter of all steps made, before a game counts as stalled."""
+
+_RUNNING = -1
+
+
+def solve(
+    game: Game | ArrayLike,
+    beta: ArrayLike,
+    *,
+    reference: ArrayLike | None = None,
+    algorithm: Algorithm[Any] | None = None,
+    tol: ArrayLike = 1e-6,
+    max_queries: int = 100_000,
+    initial: ArrayLike | None = None,
+    block_size: int | None = None,
+    validate: bool = True,
+) -> Solution:
+    """Find the equilibria of beta-regularised preference games, each with a certificate (spec 1-3).
+
+    The batch shapes of all arguments broadcast as in numpy: one game with 256 betas is one matrix, not 256 copies.
+    Works under `jit` and `vmap`. In float32 an exploitability can be shown down to about `2e-14 / beta`; a `tol`
+    below that ends as `Status.STALLED`.
+
+    Args:
+      game: a `Game`, or preferences `[*batch, n, n]` taken as a `MatrixGame`. Its dtype, float32 or float64, is that
+        of the solve; integers and booleans are promoted.
+      beta: regularisation, `[*batch]`, >= 0, in units of preference. At 0 the first-order methods converge slowly.
+      reference: policy `r` that `beta` pulls towards, probabilities `[*batch, n]`, default uniform. A zero excludes
+        the action, so that games of different sizes can share a batch.
+      algorithm: default `AdaptiveNashMP()`.
+      tol: exploitability to reach, `[*batch]`, in units of preference.
+      max_queries: most evaluations of `P v` for each game, >= 1.
+      initial: policy to start from, `[*batch, n]`, default the reference; a zero excludes the action.
+      block_size: games solved at a time, each block to its own convergence; default all in one.
+      validate: check values before any compute. Inside a trace values cannot be checked; a bad game then ends as
+        `Status.INVALID`, with NaN for its policy.
+
+    Returns:
+      A `Solution`, the batch axes first. The best iterate of each game is returned, whatever its status.
+
+    Raises:
+      ValueError: an argument is not valid; the message names it, the first bad index and what is allowed.
+    """
+    if max_queries < 1:
+        raise ValueError(f"max_queries: is {max_queries}; allowed are integers >= 1")
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"block_size: is {block_size}; allowed are integers >= 1, or None")
+    inputs = as_inputs(game, beta, reference, initial, tol, validate=validate)
+    return _solve(inputs, AdaptiveNashMP() if algorithm is None else algorithm, max_queries, block_size)
+
+
+class Trajectory(NamedTuple):
+    """The path of an algorithm; a pytree, the batch axes first.
+
+    Attributes:
+      log_policy: `[*batch, num_steps + 1, n]`; entry 0 is the initial policy.
+      exploitability: of each policy, `[*batch, num_steps + 1]`.
+      queries: evaluations of `P v` so far, int32 `[*batch, num_steps + 1]`.
+      step_size: the `eta` of each step, `[*batch, num_steps]`; one step is one trial, a rejected one repeats the policy.
+    """
+
+    log_policy: jax.Array
+    exploitability: jax.Array
+    queries: jax.Array
+    step_size: jax.Array
+
+
+def trajectory(
+    game: Game | ArrayLike,
+    beta: ArrayLike,
+    *,
+    algorithm: Algorithm[Any],
+    num_steps: int,
+    reference: ArrayLike | None = None,
+    initial: ArrayLike | None = None,
+) -> Trajectory:
+    """Record a fixed number of steps of an algorithm, to study its dynamics.
+
+    Args:
+      game: as in `solve`.
+      beta: as in `solve`.
+      algorithm: the method to run.
+      num_steps: how many steps, >= 0.
+      reference: as in `solve`.
+      initial: as in `solve`.
+
+    Returns:
+      A `Trajectory`; a game that is not valid (possible only inside a trace) has NaN policies and exploitability inf.
+
+    Raises:
+      ValueError: an argument is not valid.
+    """
+    if num_steps < 0:
+        raise ValueError(f"num_steps: is {num_steps}; allowed are integers >= 0")
+    return _trajectory(as_inputs(game, beta, reference, initial), algorithm, num_steps)
+
+
+@functools.partial(jax.jit, static_argnames="block_size")
+def _solve(inputs: Inputs, algorithm: Algorithm[Any], max_queries: jax.Array, block_size: int | None) -> Solution:
+    if block_size is None:
+        return _solve_block(inputs, algorithm, max_queries)
+    batch = inputs.batch_shape
+    num_games = math.prod(batch)
+    num_blocks = math.ceil(num_games / block_size)
+    # The last block is filled up with copies of the last game, cut off again at the end.
+    index = jnp.minimum(jnp.arange(num_blocks * block_size), num_games - 1).reshape(num_blocks, block_size)
+
+    def solve_block(block: jax.Array) -> Solution:
+        return _solve_block(inputs.take(block), algorithm, max_queries)
+
+    blocks = jax.lax.map(solve_block, index)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_games].reshape(*batch, *x.shape[2:]), blocks)
+
+
+class _Progress(NamedTuple):
+    """What the loop carries: the algorithm's state and, of each game, the best so far."""
+
+    state: Any
+    log_policy: jax.Array  # [n, *batch]
+    exploitability: jax.Array  # [*batch], as are the following
+    steps: jax.Array
+    steps_since_best: jax.Array
+    status: jax.Array
+
+
+def _solve_block(inputs: Inputs, algorithm: Algorithm[Any], max_queries: jax.Array) -> Solution:
+    """Solve games side by side until the last one ends; a game that has ended stays as it is."""
+    problem, log_initial, valid = inputs.prepare()
+    floor = problem.rounding_floor()
+
+    def judge(progress: _Progress) -> jax.Array:
+        """The status of each game that is still running."""
+        patience = STALL_PATIENCE + progress.steps // 4  # slow progress is not a stall
+        stalled = (progress.exploitability <= STALL_LEVEL * floor) & (progress.steps_since_best >= patience)
+        spent = progress.state.queries + algorithm.queries_per_step > max_queries
+        verdict = jnp.select(
+            [progress.exploitability <= inputs.tol, stalled, spent],
+            [jnp.int8(Status.CONVERGED), jnp.int8(Status.STALLED), jnp.int8(Status.MAX_QUERIES)],
+            jnp.int8(_RUNNING),
+        )
+        return jnp.broadcast_to(verdict, valid.shape)
+
+    def advance(progress: _Progress) -> _Progress:
+        state = algorithm.step(problem, progress.state)
+        exploitability = problem.exploitability(state.log_policy, state.payoffs)
+        better = exploitability < progress.exploitability
+        following = _Progress(
+            state=state,
+            log_policy=jnp.where(better, state.log_policy, progress.log_policy),
+            exploitability=jnp.where(better, exploitability, progress.exploitability),
+            steps=progress.steps + 1,
+            steps_since_best=jnp.where(better, 0, progress.steps_since_best + 1),
+            status=progress.status,
+        )
+        status = jnp.where(jnp.isfinite(exploitability), judge(following), jnp.int8(Status.INVALID))
+        running = progress.status == _RUNNING
+        return jax.tree.map(lambda new, old: jnp.where(running, new, old), following._replace(status=status), progress)
+
+    state = algorithm.init(problem, log_initial)
+    exploitability = problem.exploitability(log_initial, state.payoffs)
+    valid &= jnp.isfinite(exploitability)
+    zero = jnp.zeros(valid.shape, jnp.int32)
+    start = _Progress(state, log_initial, jnp.where(valid, exploitability, jnp.inf), zero, zero, zero.astype(jnp.int8))
+    start = start._replace(status=jnp.where(valid, judge(start), jnp.int8(Status.INVALID)))
+    end = jax.lax.while_loop(lambda progress: jnp.any(progress.status == _RUNNING), advance, start)
+
+    failed = end.status == Status.INVALID
+    exploitability = jnp.where(failed, jnp.inf, end.exploitability)
+    return Solution(
+        log_policy=jnp.moveaxis(jnp.where(failed, jnp.nan, end.log_policy), 0, -1),
+        exploitability=exploitability,
+        kl_bound=kl_bound(exploitability, problem.beta, floor),
+        queries=end.state.queries,
+        steps=end.steps,
+        status=end.status,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="num_steps")
+def _trajectory(inputs: Inputs, algorithm: Algorithm[Any], num_steps: int) -> Trajectory:
+    problem, log_initial, valid = inputs.prepare()
+
+    def record(state: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        exploitability = problem.exploitability(state.log_policy, state.payoffs)
+        return (
+            jnp.where(valid, state.log_policy, jnp.nan),
+            jnp.where(valid, exploitability, jnp.inf),
+            state.queries,
+        )
+
+    def advance(state: Any, _: None) -> tuple[Any, tuple[Any, jax.Array]]:
+        state = algorithm.step(problem, state)
+        return state, (record(state), state.step_size)
+
+    start = algorithm.init(problem, log_initial)
+    _, (records, step_size) = jax.lax.scan(advance, start, length=num_steps)
+    log_policy, exploitability, queries = jax.tree.map(
+        lambda first, rest: jnp.concatenate([first[None], rest]), record(start), records
+    )
+    # From [steps, n, *batch] and [steps, *batch] to batch first.
+    return Trajectory(
+        log_policy=jnp.moveaxis(log_policy, (0, 1), (-2, -1)),
+        exploitability=jnp.moveaxis(exploitability, 0, -1),
+        queries=jnp.moveaxis(queries, 0, -1),
+        step_size=jnp.moveaxis(step_size, 0, -1),
+    )
