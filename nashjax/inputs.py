@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import simplex
@@ -183,7 +184,7 @@ def _is_policy(policy: jax.Array) -> jax.Array:
 
 
 def _is_concrete(x: object) -> bool:
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x))
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x))
 
 
 def _check_numbers(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype) -> None:

@@ -87,10 +87,10 @@ def _query(
     game: Game | ArrayLike, policy: ArrayLike, beta: ArrayLike, reference: ArrayLike | None
 ) -> tuple[problem.RegularizedGame, jax.Array, jax.Array]:
     inputs = as_inputs(game, beta, reference)
-    inputs = inputs._replace(initial=as_policy("policy", policy, inputs.game))
-    batch = inputs.batch_shape
-    # The policy is no start of a solve: its zeros exclude nothing.
-    regularized, _, valid = inputs._replace(initial=None, tol=jnp.zeros(batch)).prepare()
-    log_policy = jnp.log(jnp.moveaxis(jnp.broadcast_to(inputs.initial, (*batch, inputs.game.num_actions)), -1, 0))
+    asked = as_policy("policy", policy, inputs.game)
+    # The policy takes part in the broadcast, but it is no start of a solve: its zeros exclude nothing.
+    batch = inputs._replace(initial=asked).batch_shape
+    regularized, _, valid = inputs._replace(tol=jnp.zeros(batch)).prepare()
+    log_policy = jnp.log(jnp.moveaxis(jnp.broadcast_to(asked, (*batch, asked.shape[-1])), -1, 0))
     log_policy = jnp.where(valid, log_policy, jnp.nan)
     return regularized, log_policy, regularized.payoffs(log_policy)

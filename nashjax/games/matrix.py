@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 SYMMETRY_TOLERANCE = 1e-6
 """How far `P + P^T` may be from 1, entry by entry (spec 2)."""
@@ -50,7 +50,7 @@ class MatrixGame:
         if bound is None:
             bound = jnp.where(largest > 0, largest, 1)
         bound = jnp.asarray(bound, payoffs.dtype)
-        if not isinstance(payoffs, jax.core.Tracer) and not isinstance(bound, jax.core.Tracer):
+        if not isinstance(payoffs, Tracer) and not isinstance(bound, Tracer):
             _check_payoffs(np.asarray(payoffs), np.asarray(bound))
         scale = jnp.broadcast_to(2 * bound, payoffs.shape[:-2])
         return cls(0.5 + payoffs / scale[..., None, None], scale)
@@ -101,7 +101,8 @@ class MatrixGame:
         return (preference - 0.5) * scale
 
 
-class Fault(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Fault:
     """The first thing found wrong with a matrix.
 
     Attributes:

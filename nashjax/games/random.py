@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -52,14 +53,23 @@ def random_game(
         raise ValueError(f"scale: is {scale}; allowed are finite numbers >= 0")
     if rank < 1:
         raise ValueError(f"rank: is {rank}; allowed are integers >= 1")
-    n, batch = num_actions, tuple(batch_shape)
+    margin = _margin(key, num_actions, tuple(batch_shape), kind, scale, rank)
+    # The larger of the two probabilities is rounded, the smaller one is its exact complement.
+    larger = 0.5 + jnp.abs(margin)
+    return MatrixGame(jnp.where(margin >= 0, larger, 1 - larger))
+
+
+@functools.partial(jax.jit, static_argnames=("n", "batch", "kind", "rank"))
+def _margin(key: jax.Array, n: int, batch: tuple[int, ...], kind: str, scale: jax.Array, rank: int) -> jax.Array:
+    """`P - 1/2`, antisymmetric to the last digit, `[*batch, n, n]`."""
+    square = (*batch, n, n)
     match kind:
         case "gaussian":
-            margin = _logit_margin(scale * _antisymmetric(jax.random.normal(key, (*batch, n, n))))
+            margin = _logit_margin(scale * jax.random.normal(key, square))
         case "uniform":
-            margin = _antisymmetric(jax.random.uniform(key, (*batch, n, n)) - 0.5)
+            margin = jax.random.uniform(key, square) - 0.5
         case "tournament":
-            margin = _antisymmetric(jax.random.bernoulli(key, shape=(*batch, n, n)) - 0.5)
+            margin = jax.random.bernoulli(key, shape=square) - 0.5
         case "cyclic":
             margin = _circular_margin(key, n, batch)
         case "bradley_terry":
@@ -68,27 +78,21 @@ def random_game(
         case "low_rank":
             blades, chests = jax.random.normal(key, (2, *batch, n, rank))
             product = jnp.einsum("...ir,...jr->...ij", blades, chests, precision=jax.lax.Precision.HIGHEST)
-            x = (product - jnp.swapaxes(product, -1, -2)) / math.sqrt(2 * rank)
-            margin = _logit_margin(scale * x)
+            margin = _logit_margin(scale * (product - jnp.swapaxes(product, -1, -2)) / math.sqrt(2 * rank))
         case _:
             raise ValueError(f"kind: is {kind!r}; allowed are {', '.join(KINDS)}")
-    # The larger of the two probabilities is rounded, the smaller one is its exact complement.
-    larger = 0.5 + jnp.abs(margin)
-    return MatrixGame(jnp.where(margin >= 0, larger, 1 - larger))
-
-
-def _antisymmetric(square: jax.Array) -> jax.Array:
-    upper = jnp.triu(square, 1)
+    # Where two entries that should mirror each other differ by rounding, the upper one counts.
+    upper = jnp.triu(margin, 1)
     return upper - jnp.swapaxes(upper, -1, -2)
 
 
 def _logit_margin(logits: jax.Array) -> jax.Array:
-    """`sigmoid(x) - 1/2`, antisymmetric in `x` to the last digit."""
+    """`sigmoid(x) - 1/2`."""
     return jnp.tanh(logits / 2) / 2
 
 
 def _circular_margin(key: jax.Array, n: int, batch: tuple[int, ...]) -> jax.Array:
     position = jnp.argsort(jax.random.uniform(key, (*batch, n)), axis=-1)
     ahead = (position[..., None, :] - position[..., :, None]) % n
-    beats = (ahead >= 1) & (ahead <= (n - 1) // 2)
-    return 0.5 * (beats.astype(jnp.result_type(float)) - jnp.swapaxes(beats, -1, -2))
+    beats = ((ahead >= 1) & (ahead <= (n - 1) // 2)).astype(jnp.result_type(float))
+    return (beats - jnp.swapaxes(beats, -1, -2)) / 2

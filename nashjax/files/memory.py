@@ -1,0 +1,59 @@
+"""Whether a matrix fits into memory, asked before any of it is allocated."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nashjax.files.errors import BadInput, visible
+
+# Reading, checking and solving hold the matrices about this often at a time, in double precision.
+_BYTES_PER_ENTRY = 4 * 8
+
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def check_game_memory(where: object, num_items: int, num_games: int = 1) -> None:
+    """Raise BadInput unless `num_games` games of `num_items` items can be solved in the memory there is."""
+    games = f"{num_games} games of {num_items} items" if num_games > 1 else f"a game of {num_items} items"
+    check_memory(where, games, _BYTES_PER_ENTRY * num_games * num_items**2)
+
+
+def check_memory(where: object, found: str, needed: int) -> None:
+    """Raise BadInput unless there are `needed` bytes for what was found."""
+    available = available_memory()
+    if available is not None and needed > available:
+        raise BadInput(
+            f"{visible(str(where))}: found {found}, which needs about {_size(needed)} of memory; "
+            f"available are {_size(available)}"
+        )
+
+
+def available_memory() -> int | None:
+    """The bytes of memory that can still be used, or None where the system does not tell."""
+    known = [limit for limit in (_free_memory(), *map(_number_in, _CGROUP_LIMITS)) if limit is not None]
+    return min(known, default=None)
+
+
+def _free_memory() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not a POSIX system, or one without these names
+        return None
+
+
+def _number_in(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no such group, or "max": no limit
+        return None
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.3g} MB"

@@ -1,0 +1,169 @@
+"""Reading games from files: which form a file has, and from its content to preferences."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from nashjax.files.arrays import read_game_array
+from nashjax.files.errors import BadInput, bad_input, quoted, visible
+from nashjax.files.memory import check_game_memory
+from nashjax.files.tables import (
+    Columns,
+    Counts,
+    check_names,
+    open_table,
+    read_battles,
+    read_matrix,
+    read_pairs,
+    recognise,
+)
+from nashjax.games.matrix import Fault, first_fault
+
+FORMATS = ("array", "matrix", "pairs", "battles")
+SUFFIXES = (".npy", ".npz", ".csv")
+
+
+@dataclasses.dataclass(frozen=True)
+class GameFile:
+    """The games of a file.
+
+    Attributes:
+      items: the names of the `n` items.
+      preferences: float64 `[..., n, n]`, `P + P^T = 1` to the last digit.
+      comparisons: how often each pair was compared, float64 `[n, n]`, symmetric; None where the file has no counts.
+      ties: how many of all comparisons were ties; None where the file has no counts.
+    """
+
+    items: tuple[str, ...]
+    preferences: np.ndarray
+    comparisons: np.ndarray | None = None
+    ties: float | None = None
+
+
+def read_games(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    columns: Columns | None = None,
+    tie_words: Iterable[str] = (),
+    prior: float = 0.0,
+) -> GameFile:
+    """Read preference games, and check everything about them.
+
+    The forms: `array`, a `.npy` or `.npz` file of shape `[..., n, n]`; `matrix`, a CSV table with the item names in
+    the header and in the first column; `pairs`, CSV rows `item_a,item_b,wins_a,wins_b,ties` (`ties` may be missing);
+    `battles`, CSV rows `model_a,model_b,winner`. Counts become `(wins + ties/2 + prior/2) / (comparisons + prior)`,
+    1/2 where two items were never compared. Items that were counted are sorted by name.
+
+    Args:
+      path: the file.
+      format: one of `FORMATS`; default recognised from the suffix and the header.
+      columns: names of columns that differ from those above.
+      tie_words: words for a tie besides `tables.TIE_WORDS`.
+      prior: imagined comparisons of each pair, half of them won by each side: shrinks rarely compared pairs to 1/2.
+
+    Raises:
+      BadInput: a `ValueError` whose one line names the place, what was found there, and what is allowed.
+    """
+    path, columns = Path(path), columns or Columns()
+    if format not in (None, *FORMATS):
+        raise bad_input("format", quoted(format), f"are {', '.join(FORMATS)}")
+    if not (math.isfinite(prior) and prior >= 0):
+        raise bad_input("prior", str(prior), "are finite numbers >= 0")
+    suffix = path.suffix.lower()
+    if format is None and suffix not in SUFFIXES and not path.is_dir():
+        raise bad_input(
+            path, f"suffix {quoted(suffix)}", f"are {', '.join(SUFFIXES)}, or any with the format {'|'.join(FORMATS)}"
+        )
+    if format == "array" or (format is None and suffix in (".npy", ".npz")):
+        _check_no_prior(path, prior)
+        return _game_of_array(path)
+    with open_table(path) as table:
+        table.first_record()
+        match format or recognise(table, columns):
+            case "matrix":
+                _check_no_prior(path, prior)
+                names, matrix, lines = read_matrix(table)
+                fault = first_fault(matrix)
+                if fault is not None:
+                    row, column = fault.index
+                    raise _bad_entry(f"{path}, line {lines[row]} ({names[row]}), column {names[column]}", fault)
+                return _game(path, names, _complementary(matrix))
+            case "pairs":
+                counts = read_pairs(table, columns)
+            case _:
+                counts = read_battles(table, columns, tie_words)
+    return _game_of_counts(path, counts, prior)
+
+
+def _game_of_array(path: Path) -> GameFile:
+    names, preferences = read_game_array(path)
+    fault = first_fault(preferences)
+    if fault is not None:
+        index = list(fault.index)
+        items = "" if names is None else f" ({names[index[-2]]}, {names[index[-1]]})"
+        raise _bad_entry(f"{path}, entry {index}{items}", fault)
+    if names is None:
+        names = [str(i) for i in range(preferences.shape[-1])]
+    check_names(names, lambda position: f"{path}, items[{position}]")
+    return _game(path, names, _complementary(preferences))
+
+
+def _game_of_counts(path: Path, counts: Counts, prior: float) -> GameFile:
+    items = sorted({name for pair in counts for name in pair})
+    check_game_memory(path, len(items))
+    number = {name: i for i, name in enumerate(items)}
+    at = tuple(np.array([[number[a], number[b]] for a, b in counts]).T)
+    wins_a, wins_b, ties = np.array(list(counts.values())).T
+    # The same pair may stand in the file in both orders.
+    lead, comparisons = np.zeros((2, len(items), len(items)))
+    np.add.at(lead, at, wins_a - wins_b)
+    np.add.at(comparisons, at, wins_a + wins_b + ties)
+    lead -= lead.T.copy()
+    comparisons += comparisons.T.copy()
+    weight = comparisons + prior
+    margin = np.divide(lead, 2 * weight, out=np.zeros_like(lead), where=weight > 0)
+    return _game(path, items, _half_plus(margin), comparisons, float(ties.sum()))
+
+
+def _game(
+    path: Path,
+    names: list[str],
+    preferences: np.ndarray,
+    comparisons: np.ndarray | None = None,
+    ties: float | None = None,
+) -> GameFile:
+    for name in names:
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:  # half of a pair of surrogates, as numpy's text arrays may hold
+            raise bad_input(path, f"the name {quoted(name)}", "are names that are text") from None
+    return GameFile(tuple(names), preferences, comparisons, ties)
+
+
+def _complementary(preferences: np.ndarray) -> np.ndarray:
+    """`1/2 + (P - P^T)/2`."""
+    return _half_plus((preferences - np.swapaxes(preferences, -1, -2)) / 2)
+
+
+def _half_plus(margin: np.ndarray) -> np.ndarray:
+    """`1/2 + margin`, the entries of an antisymmetric margin and of its mirror image summing to 1 exactly."""
+    # The larger of the two probabilities is rounded, the smaller one is its exact complement.
+    larger = 0.5 + np.abs(margin)
+    return np.where(margin >= 0, larger, 1 - larger)
+
+
+def _check_no_prior(path: Path, prior: float) -> None:
+    if prior:
+        raise bad_input(
+            "prior", f"{prior:g}, but {path} has no counts to add it to", "is a prior with pairs or battles"
+        )
+
+
+def _bad_entry(where: str, fault: Fault) -> BadInput:
+    return bad_input(where, visible(fault.found), f"is {fault.allowed}")

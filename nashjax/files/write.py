@@ -1,0 +1,155 @@
+"""Writing solved games: JSON, CSV or numpy arrays, whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from nashjax.files.errors import BadInput, bad_input, quoted, visible
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """Solved games as plain arrays; `axes` are `[betas]` where there are several, and then those of the games.
+
+    Attributes:
+      items: the names of the `n` items.
+      several_betas: whether the first axis is that of beta.
+      beta: float64 `[*axes]`.
+      policy: the mixtures, `[*axes, n]`.
+      payoffs: of each item against the mixture, `P p`, `[*axes, n]`.
+      mean_win_rate: of each item over all others, `[*axes, n]`.
+      comparisons: of each item, `[n]`, or None where nothing was counted.
+      exploitability: `[*axes]`.
+      kl_bound: `[*axes]`; inf at beta = 0.
+      queries: int `[*axes]`.
+      status: names such as `CONVERGED`, `[*axes]`.
+    """
+
+    items: tuple[str, ...]
+    several_betas: bool
+    beta: np.ndarray
+    policy: np.ndarray
+    payoffs: np.ndarray
+    mean_win_rate: np.ndarray
+    comparisons: np.ndarray | None
+    exploitability: np.ndarray
+    kl_bound: np.ndarray
+    queries: np.ndarray
+    status: np.ndarray
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether there are several games, not only several betas."""
+        return self.beta.ndim > self.several_betas
+
+    def game_name(self, index: tuple[int, ...]) -> str:
+        """The name of the game at an index into `axes`: its own index, such as `4` or `1,4`."""
+        return ",".join(map(str, index[self.several_betas :]))
+
+
+def check_output(path: Path, source: Path) -> None:
+    """Raise BadInput if an answer could not be written to `path`; `source`, which was read, is not overwritten."""
+    suffix = path.suffix.lower()
+    if suffix not in _WRITERS:
+        raise bad_input(path, f"suffix {quoted(suffix)}", f"are {', '.join(_WRITERS)}")
+    if path.is_dir():
+        raise bad_input(path, "a directory", "is a file to write")
+    if path.exists() and source.exists() and path.samefile(source):
+        raise bad_input(path, "the file that is read", "is another one to write")
+    folder = path.parent
+    if not folder.is_dir():
+        raise bad_input(path, f"no directory {quoted(str(folder))}", "is a file in a directory that exists")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise bad_input(path, f"directory {quoted(str(folder))} not writable", "is one that can be written to")
+
+
+def write_answer(path: Path, answer: Answer) -> None:
+    """Write to a `.json`, `.csv` or `.npz` file, which appears whole or not at all.
+
+    Raises:
+      BadInput: the file cannot be written.
+    """
+    content = _WRITERS[path.suffix.lower()](answer)
+    target = Path(os.path.realpath(path))
+    beside = target.with_name(f".nashjax-{secrets.token_hex(8)}.partial")
+    try:
+        try:
+            with open(beside, "xb") as stream:
+                stream.write(content)
+            os.replace(beside, target)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise BadInput(f"{visible(str(path))}: cannot be written: {error.strerror or error}") from None
+
+
+def _as_json(answer: Answer) -> bytes:
+    fields = {
+        "items": list(answer.items),
+        "beta": answer.beta.tolist(),
+        "policy": _nulls(answer.policy.tolist()),
+        "payoffs": _nulls(answer.payoffs.tolist()),
+        "exploitability": _nulls(answer.exploitability.tolist()),
+        "kl_bound": _nulls(answer.kl_bound.tolist()),
+        "queries": answer.queries.tolist(),
+        "status": answer.status.tolist(),
+    }
+    lines = (f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in fields.items())
+    return ("{\n " + ",\n ".join(lines) + "\n}\n").encode()
+
+
+def _nulls(value: object) -> object:
+    """The nested lists with None for every number that JSON does not have."""
+    if isinstance(value, list):
+        return [_nulls(entry) for entry in value]
+    return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def _as_csv(answer: Answer) -> bytes:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    header = ["beta", "item", "probability", "payoff", "mean_win_rate", "comparisons"]
+    writer.writerow(["game", *header] if answer.is_batch else header)
+    comparisons = [""] * len(answer.items) if answer.comparisons is None else answer.comparisons.tolist()
+    for index in np.ndindex(answer.beta.shape):
+        game = [answer.game_name(index)] if answer.is_batch else []
+        beta = float(answer.beta[index])
+        rows = zip(
+            answer.items,
+            answer.policy[index].tolist(),
+            answer.payoffs[index].tolist(),
+            answer.mean_win_rate[index].tolist(),
+            comparisons,
+            strict=True,
+        )
+        writer.writerows([*game, beta, *row] for row in rows)
+    return stream.getvalue().encode()
+
+
+def _as_npz(answer: Answer) -> bytes:
+    stream = io.BytesIO()
+    np.savez(
+        stream,
+        items=np.array(answer.items),
+        beta=answer.beta,
+        policy=answer.policy,
+        payoffs=answer.payoffs,
+        exploitability=answer.exploitability,
+        kl_bound=answer.kl_bound,
+        queries=answer.queries,
+        status=answer.status,
+    )
+    return stream.getvalue()
+
+
+_WRITERS: dict[str, Callable[[Answer], bytes]] = {".json": _as_json, ".csv": _as_csv, ".npz": _as_npz}

@@ -1,0 +1,502 @@
+"""Reading games and references, every kind of bad input, and writing answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nashjax.files import Answer, BadInput, Columns, check_output, memory, read_games, read_reference, write_answer
+
+ROCK_PAPER_SCISSORS = np.array([[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]])
+
+# --- what can be read ---
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("food", "pairs.csv"),
+        ("football_men", "pairs.csv"),
+        ("llm_crowd", "battles.csv"),
+        ("soccer_agents", "winrates.csv"),
+    ],
+)
+def test_real_data_loads_to_the_reference(data: Path, name: str, file: str):
+    game = read_games(data / name / file)
+    reference = json.loads((data / name / "reference.json").read_text())
+    P = game.preferences
+    assert list(game.items) == reference["items"]
+    np.testing.assert_allclose((P**2).sum(), reference["checks"]["sum_P_squared"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(P.mean(axis=1), reference["checks"]["row_mean"], rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(P + P.T, 1)
+    if game.comparisons is not None:
+        assert game.comparisons.sum() / 2 == reference["comparisons"]
+        assert game.ties == reference["ties"]
+
+
+def test_npy_of_a_batch(tmp_path: Path):
+    batch = np.broadcast_to(ROCK_PAPER_SCISSORS, (2, 4, 3, 3))
+    np.save(tmp_path / "g.npy", batch)
+    game = read_games(tmp_path / "g.npy")
+    assert game.items == ("0", "1", "2")
+    np.testing.assert_array_equal(game.preferences, batch)
+    assert game.preferences.dtype == np.float64
+    assert game.comparisons is None
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, ">f8"])
+def test_npy_in_other_dtypes_and_orders(tmp_path: Path, dtype: str):
+    np.save(tmp_path / "g.npy", np.asfortranarray(ROCK_PAPER_SCISSORS.astype(dtype)))
+    np.testing.assert_array_equal(read_games(tmp_path / "g.npy").preferences, ROCK_PAPER_SCISSORS)
+
+
+def test_sums_that_are_1_only_to_rounding_are_made_exact(tmp_path: Path):
+    upper = np.random.default_rng(0).random((20, 20)).astype(np.float32)
+    P = np.where(np.triu(np.ones_like(upper), 1) > 0, upper, 1 - upper.T)
+    np.fill_diagonal(P, 0.5)
+    np.save(tmp_path / "g.npy", P)
+    read = read_games(tmp_path / "g.npy").preferences
+    np.testing.assert_array_equal(read + read.T, 1)
+    np.testing.assert_allclose(read, P, rtol=0, atol=1e-7)
+
+
+def test_npz_with_names(tmp_path: Path):
+    np.savez(tmp_path / "g.npz", preferences=ROCK_PAPER_SCISSORS, items=np.array(["r", "p", "s"]), other=np.ones(2))
+    game = read_games(tmp_path / "g.npz")
+    assert game.items == ("r", "p", "s")
+    np.testing.assert_array_equal(game.preferences, ROCK_PAPER_SCISSORS)
+
+
+def test_npz_with_one_array_of_any_name(tmp_path: Path):
+    np.savez_compressed(tmp_path / "g.npz", anything=ROCK_PAPER_SCISSORS)
+    np.testing.assert_array_equal(read_games(tmp_path / "g.npz").preferences, ROCK_PAPER_SCISSORS)
+
+
+def test_matrix_keeps_the_order_of_the_file(tmp_path: Path):
+    game = read_games(_write(tmp_path, "corner, rock ,paper,scissors\nrock,.5,0,1\npaper,1,.5,0\n\nscissors,0,1,.5\n"))
+    assert game.items == ("rock", "paper", "scissors")
+    np.testing.assert_array_equal(game.preferences, ROCK_PAPER_SCISSORS)
+
+
+def test_pairs_add_up_in_both_orders(tmp_path: Path):
+    # b against a: 1 + 3 wins, 2 + 1 losses, 1 tie; c and a were never compared.
+    text = "note,wins_b,item_b,item_a,wins_a,ties\nx,1,b,a,2,1\ny,1,a,b,3,0\nz,0.5,c,b,0,0\n"
+    game = read_games(_write(tmp_path, text))
+    assert game.items == ("a", "b", "c")
+    np.testing.assert_allclose(game.preferences, [[0.5, 3.5 / 8, 0.5], [4.5 / 8, 0.5, 0], [0.5, 1, 0.5]], atol=1e-16)
+    np.testing.assert_array_equal(game.comparisons, [[0, 8, 0], [8, 0, 0.5], [0, 0.5, 0]])
+    assert game.ties == 1
+
+
+def test_pairs_without_ties_and_with_a_prior(tmp_path: Path):
+    path = _write(tmp_path, "item_a,item_b,wins_a,wins_b\nb,a,3,1\nc,d,0,0\n")
+    P = read_games(path, prior=4).preferences
+    assert P[1, 0] == (3 + 2) / (4 + 4)
+    assert P[2, 3] == 0.5
+    assert read_games(path).preferences[1, 0] == 0.75
+
+
+def test_battles_with_every_winner_word(tmp_path: Path):
+    words = ["model_a", "model_a", "model_b", "tie", "Draw", "BOTH", " bothbad ", "tie (bothbad)", "Model_A"]
+    rows = "".join(f"y,x,{word}\n" for word in words)
+    game = read_games(_write(tmp_path, "model_a,model_b,winner\n" + rows))
+    assert game.items == ("x", "y")
+    assert game.ties == 5
+    np.testing.assert_allclose(game.preferences[1, 0], (3 + 2.5) / 9)
+
+
+def test_battles_with_other_columns_and_words(tmp_path: Path):
+    path = _write(tmp_path, "left,who,right\nx,left,y\ny,model_b,x\nx,=,y\nx,same,y\n")
+    game = read_games(path, columns=Columns("left", "right", "who"), tie_words=["=", "SAME"])
+    assert game.ties == 2
+    np.testing.assert_allclose(game.preferences[0, 1], 3 / 4)
+
+
+def test_battles_with_swapped_column_names(tmp_path: Path):
+    path = _write(tmp_path, "model_a,model_b,winner\nx,y,model_b\n")
+    game = read_games(path, columns=Columns("model_b", "model_a"))
+    assert game.preferences[1, 0] == 1  # y, in the column model_b, won
+
+
+def test_byte_order_mark_quotes_and_windows_lines(tmp_path: Path):
+    text = '\ufeffmodel_a,model_b,winner\r\n"x, the ""first""",Größe,model_a\r\n'
+    assert read_games(_write(tmp_path, text)).items == ("Größe", 'x, the "first"')
+
+
+def test_format_can_be_named(tmp_path: Path):
+    path = _write(tmp_path, "item_a,item_b,wins_a,wins_b,model_a,model_b,winner\na,b,1,0,c,d,tie\n", "g.txt")
+    assert read_games(path, format="pairs").items == ("a", "b")
+    assert read_games(path, format="battles").items == ("c", "d")
+
+
+# --- what cannot be read ---
+
+PAIRS = "item_a,item_b,wins_a,wins_b,ties\n"
+BATTLES = "model_a,model_b,winner\n"
+
+BAD_TABLES = {
+    "empty": ("", "an empty file"),
+    "only empty lines": ("\n\n", "an empty file"),
+    "header only": (PAIRS, "g.csv: found a header ('item_a', 'item_b', 'wins_a', 'wins_b', 'ties') and no rows"),
+    "unknown header": ("who,what\n1,2\n", "line 1: found columns 'who', 'what'; allowed are battles (model_a,model_b"),
+    "negative count": (PAIRS + "a,b,-3,1,0\n", "line 2, column wins_a: found -3; allowed are counts >= 0"),
+    "no count": (PAIRS + "a,b,1,1,0\na,b,1,many,0\n", "line 3, column wins_b: found 'many'; allowed are counts"),
+    "empty count": (PAIRS + "a,b,1,1,\n", "line 2, column ties: found ''; allowed are counts"),
+    "count nan": (PAIRS + "a,b,nan,1,0\n", "line 2, column wins_a: found nan"),
+    "count inf": (PAIRS + "a,b,inf,1,0\n", "line 2, column wins_a: found inf"),
+    "pair with itself": (PAIRS + "a, a,1,1,0\n", "line 2: found 'a' against itself; allowed are two different items"),
+    "empty name": (PAIRS + " ,a,1,1,0\n", "line 2: found an empty name"),
+    "row cut short": (PAIRS + "a,b,1,1,0\na,c,1", "line 3: found 3 fields; allowed are 5, as in the header"),
+    "row too long": (BATTLES + "a,b,tie,tie\n", "line 2: found 4 fields; allowed are 3"),
+    "quote not closed": (BATTLES + 'a,b,"tie\n', "line 2: found unexpected end of data; allowed are CSV records"),
+    "column twice": ("model_a,model_a,model_b,winner\na,b,c,tie\n", "line 1: found column 'model_a' twice"),
+    "winner word": (BATTLES + "a,b,tie\nb,a,Left\n", "line 3, column winner: found 'Left'; allowed are 'tie', 'draw'"),
+    "self battle": (BATTLES + "a,b,tie\nb,b,tie\n", "line 3: found 'b' against itself"),
+    "matrix not square": (
+        ",a,b\na,.5,1\n",
+        "found 2 columns and 1 rows; allowed are as many rows as columns: a square",
+    ),
+    "matrix with a row more": (",a,b\na,.5,1\nb,0,.5\nc,0,0\n", "line 4: found more than 2 rows; allowed are 2"),
+    "matrix row cut short": (",a,b\na,.5,1\nb,0\n", "line 3: found 2 fields; allowed are 3"),
+    "matrix in another order": (",a,b,c\nb,0,0,0\n", "line 2: found row 'b'; allowed is 'a', as in the header"),
+    "matrix name twice": (",a,a\na,.5,1\n", "line 1, column 3: found 'a' a second time; allowed are distinct names"),
+    "matrix empty name": (",a,\na,.5,1\n", "line 1, column 3: found an empty name"),
+    "matrix of one": (",a\na,.5\n", "line 1, column 2: found 1 item(s); allowed are at least 2"),
+    "matrix text": (",a,b\na,.5,x\nb,0,.5\n", "line 2, column b: found 'x'; allowed are numbers in [0, 1]"),
+    "matrix nan": (",a,b\na,.5,1\nb,nan,.5\n", "line 3 (b), column a: found nan; allowed is a finite probability"),
+    "matrix inf": (",a,b\na,.5,-inf\nb,0,.5\n", "line 2 (a), column b: found -inf; allowed is a finite probability"),
+    "matrix outside": (",a,b\na,.5,1.5\nb,-.5,.5\n", "line 2 (a), column b: found 1.5; allowed is a probability in [0"),
+    "matrix sum": (
+        ",a,b,c\na,.5,.6,.6\nb,.4,.5,0\nc,.3,1,.5\n",
+        "line 2 (a), column c: found 0.6, and 0.3 at the mirr",
+    ),
+    "matrix diagonal": (",a,b\na,0.4,.5\nb,.5,.5\n", "line 2 (a), column a: found 0.4; allowed is 1/2 on the diagonal"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_bad_table(tmp_path: Path, case: str):
+    text, message = BAD_TABLES[case]
+    path = _write(tmp_path, text)
+    assert message in _error(lambda: read_games(path))
+    assert str(path) in _error(lambda: read_games(path))
+
+
+def test_wrong_encoding_names_line_and_byte(tmp_path: Path):
+    path = tmp_path / "g.csv"
+    path.write_bytes((BATTLES + "a,b,tie\na,Größe,tie\n").encode("latin-1"))
+    assert "line 3: found byte 0xf6 at position 5 of the line; allowed is text in UTF-8" in _error(
+        lambda: read_games(path)
+    )
+    path.write_bytes(BATTLES.encode("utf-16"))
+    assert "line 1: found byte 0xff" in _error(lambda: read_games(path))
+
+
+def test_missing_columns_of_a_named_format(tmp_path: Path):
+    path = _write(tmp_path, "model_a,model_b,result\na,b,tie\n")
+    message = _error(lambda: read_games(path, format="battles"))
+    assert "found columns 'model_a', 'model_b', 'result'; allowed is a header with 'winner' too" in message
+    message = _error(lambda: read_games(path, columns=Columns(winner="outcome")))
+    assert "allowed are battles (model_a,model_b,outcome)" in message
+
+
+def test_names_cannot_steer_the_terminal(tmp_path: Path):
+    message = _error(lambda: read_games(_write(tmp_path, BATTLES + "a,\x1b[2J,\x1b]0;x\x07\n")))
+    assert message.isprintable()
+    path = _write(tmp_path, ",a\x1b[31m,b\na\x1b[31m,.5,2\nb,0,.5\n", "m\n.csv")
+    assert "m\\n.csv, line 2 (a\\x1b[31m), column b" in _error(lambda: read_games(path))
+
+
+BAD_ARRAYS = {
+    "not square": (np.zeros((2, 3)), "found shape [2, 3]; allowed are square matrices [..., n, n] with n >= 2"),
+    "vector": (np.zeros(4), "found shape [4]"),
+    "scalar": (np.zeros(()), "found shape []"),
+    "one item": (np.full((1, 1), 0.5), "found shape [1, 1]"),
+    "no games": (np.zeros((0, 3, 3)), "found shape [0, 3, 3]"),
+    "text": (np.array([["a", "b"], ["c", "d"]]), "found dtype <U1; allowed are real numbers"),
+    "complex": (np.zeros((2, 2), complex), "found dtype complex128; allowed are real numbers"),
+    "objects": (np.array([[None, 1], [2, 3]]), "found dtype object; allowed are arrays of numbers"),
+    "records": (np.zeros((2, 2), [("a", float)]), "found dtype"),
+    "nan": (np.array([[[0.5, 0], [1, 0.5]], [[0.5, np.nan], [1, 0.5]]]), "entry [1, 0, 1]: found nan; allowed is a f"),
+    "outside": (np.array([[0.5, 1.25], [-0.25, 0.5]]), "entry [0, 1]: found 1.25; allowed is a probability in [0, 1]"),
+    "sum": (np.array([[0.5, 0.75], [0.5, 0.5]]), "found 0.75, and 0.5 at the mirrored entry, sum 1.25; allowed is P"),
+    "bool": (np.eye(2) == 0, "entry [0, 0]: found 0.0; allowed is 1/2 on the diagonal"),
+    "integers": (np.array([[0, 1], [0, 0]]), "entry [0, 0]: found 0.0; allowed is 1/2 on the diagonal"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_bad_array(tmp_path: Path, case: str):
+    array, message = BAD_ARRAYS[case]
+    np.save(tmp_path / "g.npy", array, allow_pickle=True)
+    assert message in _error(lambda: read_games(tmp_path / "g.npy"))
+
+
+def test_damaged_arrays(tmp_path: Path):
+    np.save(tmp_path / "g.npy", ROCK_PAPER_SCISSORS)
+    whole = (tmp_path / "g.npy").read_bytes()
+    for size, message in [(0, "no readable header"), (60, "no readable header"), (150, "is damaged or cut short")]:
+        (tmp_path / "g.npy").write_bytes(whole[:size])
+        assert message in _error(lambda: read_games(tmp_path / "g.npy"))
+    np.savez(tmp_path / "g.npz", preferences=ROCK_PAPER_SCISSORS)
+    whole = (tmp_path / "g.npz").read_bytes()
+    (tmp_path / "g.npz").write_bytes(whole[: len(whole) // 2])
+    assert "is damaged or cut short: File is not a zip file" in _error(lambda: read_games(tmp_path / "g.npz"))
+    middle = whole.index(np.float64(0.5).tobytes())
+    (tmp_path / "g.npz").write_bytes(whole[:middle] + b"x" + whole[middle + 1 :])
+    assert "is damaged or cut short: Bad CRC-32" in _error(lambda: read_games(tmp_path / "g.npz"))
+
+
+BAD_NPZ = {
+    "several arrays": ({"a": np.ones(2), "b": np.ones(2)}, "found arrays 'a', 'b'; allowed is one named 'preferences'"),
+    "names missing": ({"preferences": ROCK_PAPER_SCISSORS, "items": np.array(["a", "b"])}, "shape [2]; allowed is [3]"),
+    "names twice": ({"preferences": ROCK_PAPER_SCISSORS, "items": np.array(list("aba"))}, "items[2]: found 'a' a sec"),
+    "names empty": ({"preferences": ROCK_PAPER_SCISSORS, "items": np.array(["a", "", "b"])}, "items[1]: found an emp"),
+    "names of floats": ({"preferences": ROCK_PAPER_SCISSORS, "items": np.ones(3)}, "found dtype float64; allowed are"),
+    "names that are no text": (
+        {"p": ROCK_PAPER_SCISSORS, "items": np.array(["a", "b", "\ud800"])},
+        "names that are text",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_NPZ)
+def test_bad_npz(tmp_path: Path, case: str):
+    arrays, message = BAD_NPZ[case]
+    np.savez(tmp_path / "g.npz", **arrays)
+    assert message in _error(lambda: read_games(tmp_path / "g.npz"))
+
+
+def test_npz_without_arrays(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "g.npz", "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    assert "found no array" in _error(lambda: read_games(tmp_path / "g.npz"))
+
+
+def test_files_that_are_not_there(tmp_path: Path):
+    assert "no.csv: there is no such file" in _error(lambda: read_games(tmp_path / "no.csv"))
+    assert "no.npy: there is no such file" in _error(lambda: read_games(tmp_path / "no.npy"))
+    assert "found a directory; allowed is a file" in _error(lambda: read_games(tmp_path))
+    assert "found suffix '.xls'; allowed are .npy, .npz, .csv" in _error(lambda: read_games(tmp_path / "g.xls"))
+    assert "format: found 'json'; allowed are array, matrix" in _error(lambda: read_games("g", format="json"))
+
+
+def test_prior_needs_counts_and_a_number(tmp_path: Path):
+    np.save(tmp_path / "g.npy", ROCK_PAPER_SCISSORS)
+    assert "has no counts" in _error(lambda: read_games(tmp_path / "g.npy", prior=1))
+    matrix = _write(tmp_path, ",a,b\na,.5,1\nb,0,.5\n")
+    assert "has no counts" in _error(lambda: read_games(matrix, prior=1))
+    for prior in (-1.0, float("nan"), float("inf")):
+        assert f"prior: found {prior}; allowed are finite numbers >= 0" in _error(
+            lambda prior=prior: read_games(matrix, prior=prior)
+        )
+
+
+def test_too_large_is_said_before_anything_is_allocated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with open(tmp_path / "g.npy", "wb") as stream:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (5, 2_000_000, 2_000_000)}
+        np.lib.format.write_array_header_1_0(stream, header)
+    message = _error(lambda: read_games(tmp_path / "g.npy"))
+    assert "found 5 games of 2000000 items, which needs about 640,000.0 GB of memory; available are " in message
+    monkeypatch.setattr(memory, "available_memory", lambda: 3 * 32 * 9)
+    battles = _write(tmp_path, BATTLES + "a,b,tie\n" * 50 + "b,c,tie\n")
+    assert len(read_games(battles).items) == 3
+    monkeypatch.setattr(memory, "available_memory", lambda: 32 * 9 - 1)
+    assert "g.csv: found a game of 3 items, which needs about 0.000288 MB" in _error(lambda: read_games(battles))
+    matrix = _write(tmp_path, ",a,b,c\na,.5,0,0\nb,1,.5,0\nc,1,1,.5\n")
+    assert "found a game of 3 items" in _error(lambda: read_games(matrix))
+
+
+def test_available_memory_is_known_here():
+    available = memory.available_memory()
+    assert available is None or available > 2**20
+
+
+# --- references ---
+
+ITEMS = ("a", "b", "c")
+
+
+def test_reference_in_every_form(tmp_path: Path):
+    expected = [0.5, 0.0, 0.5]
+    table = _write(tmp_path, "probability,item\n0.5,c\n0.5,a\n0,b\n", "r.csv")
+    (tmp_path / "r.json").write_text('{"c": 0.5, "b": 0, "a": 5e-1}')
+    np.save(tmp_path / "r.npy", np.array(expected, np.float32))
+    for source in (table, tmp_path / "r.json", tmp_path / "r.npy", "0.5, 0,0.5"):
+        np.testing.assert_array_equal(read_reference(source, ITEMS), expected)
+    np.save(tmp_path / "r.npy", np.tile(expected, (4, 1)))
+    assert read_reference(tmp_path / "r.npy", ITEMS, (2, 4)).shape == (4, 3)
+
+
+BAD_REFERENCES = {
+    "negative": ("r", "-0.5,1,0.5", "entry [0] (a): found -0.5; allowed are probabilities >= 0"),
+    "nan": ("r", "0.5,nan,0.5", "entry [1] (b): found nan"),
+    "all zero": ("r", "0,0,0", "found only zeros; allowed are probabilities that sum to 1 within 1e-06"),
+    "sum": ("r", "0.5,0.5,0.5", "found a sum of 1.5; allowed are probabilities that sum to 1"),
+    "too few": ("r", "0.5,0.5", "found shape [2]; allowed is a probability for each of 3 items"),
+    "not a file": ("r", "uniform", "found 'uniform'; allowed are .csv (item,probability), .json"),
+    "csv missing": ("r.csv", "item,probability\na,1\n", "r.csv: found no probability for 'b', 'c'; allowed is one for"),
+    "csv unknown": ("r.csv", "item,probability\nz,1\n", "line 2, column item: found 'z'; allowed are the items of the"),
+    "csv twice": ("r.csv", "item,probability\na,1\na,1\n", "line 3, column item: found 'a' a second time"),
+    "csv text": ("r.csv", "item,probability\na,x\n", "line 2, column probability: found 'x'; allowed are probabilit"),
+    "csv header": ("r.csv", "a,b\n1,2\n", "line 1: found columns 'a', 'b'; allowed is a header with 'item', 'probabi"),
+    "csv negative": ("r.csv", "item,probability\na,1\nb,-1\nc,1\n", "entry [1] (b): found -1.0"),
+    "json unknown": ("r.json", '{"z": 1}', "item 'z'; allowed are the items of the game: 'a', 'b', 'c'"),
+    "json twice": ("r.json", '{"a": 1, "a": 0}', "found item 'a' a second time"),
+    "json missing": ("r.json", '{"a": 1}', "found no probability for 'b', 'c'"),
+    "json text": ("r.json", '{"a": "1"}', "item a: found '1'; allowed are probabilities >= 0"),
+    "json list": ("r.json", "[1, 0, 0]", "found a list; allowed is an object {item: probability}"),
+    "json cut short": ("r.json", '{"a": 1,\n', "r.json, line 2, column 1: found"),
+    "json deep": ("r.json", "[" * 100_000, "found objects within objects"),
+    "json nan": ("r.json", '{"a": NaN, "b": 0, "c": 1}', "entry [0] (a): found nan"),
+    "json huge": ("r.json", '{"a": 1' + "0" * 400 + ', "b": 0, "c": 1}', "entry [0] (a): found inf"),
+    "missing file": ("", "no.json", "there is no such file"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_REFERENCES)
+def test_bad_reference(tmp_path: Path, case: str):
+    name, text, message = BAD_REFERENCES[case]
+    source = _write(tmp_path, text, name) if "." in name else text
+    assert message in _error(lambda: read_reference(source, ITEMS))
+
+
+def test_reference_arrays_that_do_not_fit(tmp_path: Path):
+    np.save(tmp_path / "r.npy", np.full((2, 3), 1 / 3))
+    message = _error(lambda: read_reference(tmp_path / "r.npy", ITEMS, (4,)))
+    assert "found batch shape [2] for games of batch shape [4]; allowed are shapes that numpy broadcasts" in message
+    np.save(tmp_path / "r.npy", np.array([[0.5, 0.5, 0], [0.5, 0.25, 0]]))
+    assert "entry [1]: found a sum of 0.75" in _error(lambda: read_reference(tmp_path / "r.npy", ITEMS))
+    np.save(tmp_path / "r.npy", np.array(["a", "b", "c"]))
+    assert "found dtype <U1" in _error(lambda: read_reference(tmp_path / "r.npy", ITEMS))
+
+
+# --- answers ---
+
+
+def make_answer(axes: tuple[int, ...] = (), several_betas: bool = False, beta: float = 0.1) -> Answer:
+    rng = np.random.default_rng(0)
+    policy = rng.dirichlet(np.ones(3), axes)
+    return Answer(
+        items=("a", 'b,"\n', "ü"),
+        several_betas=several_betas,
+        beta=np.full(axes, beta),
+        policy=policy,
+        payoffs=policy / 3,
+        mean_win_rate=np.full_like(policy, 0.5),
+        comparisons=None if axes else np.array([4.0, 5.0, 6.0]),
+        exploitability=np.full(axes, 1e-7),
+        kl_bound=np.full(axes, 1e-6 if beta else np.inf),
+        queries=np.full(axes, 7),
+        status=np.full(axes, "CONVERGED"),
+    )
+
+
+def test_json_of_one_game(tmp_path: Path):
+    answer = make_answer()
+    write_answer(tmp_path / "o.json", answer)
+    written = json.loads((tmp_path / "o.json").read_text())
+    assert list(written) == [
+        "items", "beta", "policy", "payoffs", "exploitability", "kl_bound", "queries", "status",
+    ]  # fmt: skip
+    assert written["items"] == list(answer.items)
+    assert written["policy"] == answer.policy.tolist()  # to the last digit
+    assert (written["beta"], written["queries"], written["status"]) == (0.1, 7, "CONVERGED")
+    assert written["kl_bound"] == 1e-6
+
+
+def test_json_of_a_batch_at_beta_0_has_no_infinity(tmp_path: Path):
+    answer = make_answer((2, 4), several_betas=True, beta=0.0)
+    answer.policy[1, 2] = np.nan
+    write_answer(tmp_path / "o.json", answer)
+    text = (tmp_path / "o.json").read_text()
+    assert "Infinity" not in text
+    assert "NaN" not in text
+    written = json.loads(text)
+    assert np.shape(written["policy"]) == (2, 4, 3)
+    assert written["policy"][1][2] == [None, None, None]
+    assert written["kl_bound"] == [[None] * 4] * 2
+    assert written["status"] == [["CONVERGED"] * 4] * 2
+
+
+def test_csv_of_one_game_and_of_a_batch(tmp_path: Path):
+    answer = make_answer()
+    write_answer(tmp_path / "o.csv", answer)
+    with open(tmp_path / "o.csv", newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["beta", "item", "probability", "payoff", "mean_win_rate", "comparisons"]
+    assert tuple(row["item"] for row in rows) == answer.items
+    assert [float(row["probability"]) for row in rows] == answer.policy.tolist()
+    assert rows[0]["comparisons"] == "4.0"
+
+    write_answer(tmp_path / "o.csv", make_answer((2, 4), several_betas=True))
+    with open(tmp_path / "o.csv", newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2 * 4 * 3
+    assert [row["game"] for row in rows[::3]] == ["0", "1", "2", "3"] * 2
+    assert rows[0]["comparisons"] == ""
+
+
+def test_npz(tmp_path: Path):
+    answer = make_answer((4,))
+    write_answer(tmp_path / "o.npz", answer)
+    with np.load(tmp_path / "o.npz", allow_pickle=False) as written:
+        assert set(written) == {
+            "items", "beta", "policy", "payoffs", "exploitability", "kl_bound", "queries", "status",
+        }  # fmt: skip
+        assert tuple(written["items"]) == answer.items
+        np.testing.assert_array_equal(written["policy"], answer.policy)
+        assert written["status"].tolist() == ["CONVERGED"] * 4
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "o.json"
+    path.write_text("before")
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert "o.json: cannot be written: No space left on device" in _error(lambda: write_answer(path, make_answer()))
+    assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == ["o.json"]
+
+
+def test_outputs_that_cannot_be_written(tmp_path: Path):
+    source = _write(tmp_path, "x")
+    check_output(tmp_path / "o.JSON", source)
+    assert "found suffix '.txt'; allowed are .json, .csv, .npz" in _error(
+        lambda: check_output(tmp_path / "o.txt", source)
+    )
+    assert "found no directory" in _error(lambda: check_output(tmp_path / "no" / "o.json", source))
+    assert "found no directory" in _error(lambda: check_output(source / "o.json", source))
+    assert "found the file that is read" in _error(lambda: check_output(source, source))
+    (tmp_path / "d.json").mkdir()
+    assert "found a directory" in _error(lambda: check_output(tmp_path / "d.json", source))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_output_directory_that_is_read_only(tmp_path: Path):
+    (tmp_path / "d").mkdir(mode=0o555)
+    assert "not writable" in _error(lambda: check_output(tmp_path / "d" / "o.json", tmp_path / "g.csv"))
+
+
+def _write(folder: Path, text: str, name: str = "g.csv") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode())
+    return path
+
+
+def _error(call: object) -> str:
+    assert callable(call)
+    with pytest.raises(BadInput) as caught:
+        call()
+    message = str(caught.value)
+    assert message.isprintable(), "one line, nothing that steers a terminal"
+    return message

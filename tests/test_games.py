@@ -1,0 +1,167 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.core import ShapedArray
+
+import nashjax as nj
+from nashjax.games.matrix import first_fault
+from nashjax.games.random import KINDS
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [2, 7, 32])
+@pytest.mark.parametrize("kind", KINDS)
+def test_generated_games_are_exact_and_reproducible(kind, n, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        game = nj.games.random_game(jax.random.key(3), n, (4, 2), kind)
+        again = nj.games.random_game(jax.random.key(3), n, (4, 2), kind)
+        other = nj.games.random_game(jax.random.key(4), n, (4, 2), kind)
+    P = np.asarray(game.preferences)
+    assert P.dtype == dtype
+    assert P.shape == (4, 2, n, n)
+    assert (game.num_actions, game.batch_shape) == (n, (4, 2))
+    # Exact in real numbers, not only after rounding: each margin is the other's negative.
+    exact = P.astype(np.longdouble)
+    assert (exact + np.swapaxes(exact, -1, -2) == 1).all()
+    assert P.min() >= 0
+    assert P.max() <= 1
+    assert np.array_equal(P, again.preferences)
+    assert np.array_equal(P, game.symmetrized().preferences)
+    if not (kind == "cyclic" and n == 2):  # one possible game only
+        assert not np.array_equal(P, other.preferences)
+    assert bool(game.is_valid().all())
+
+
+def test_kinds_are_what_they_say():
+    key = jax.random.key(0)
+
+    def draw(kind, n, batch=(), **options):
+        return np.asarray(nj.games.random_game(key, n, batch, kind, **options).preferences)
+
+    upper = np.triu_indices(40, 1)
+    gaussian = draw("gaussian", 40, (50,), scale=1.7)[:, *upper]
+    logits = np.log(gaussian / (1 - gaussian))
+    assert abs(logits.std() - 1.7) < 0.02
+    assert abs(logits.mean()) < 0.04
+    uniform = draw("uniform", 40, (50,))[:, *upper]
+    assert abs(uniform.mean() - 0.5) < 0.01
+    assert abs(uniform.var() - 1 / 12) < 0.001
+    tournament = draw("tournament", 40, (50,))[:, *upper]
+    assert set(np.unique(tournament)) == {0.0, 1.0}
+    assert abs(tournament.mean() - 0.5) < 0.01
+    for n in (3, 7, 8):
+        cyclic = draw("cyclic", n)
+        assert (np.sum(cyclic == 1, axis=1) == (n - 1) // 2).all()
+        np.testing.assert_array_equal(cyclic.sum(1), n / 2)
+    ranked = draw("bradley_terry", 12)
+    logits = np.log(ranked / (1 - ranked))
+    np.testing.assert_allclose(logits[0, 1] + logits[1, 2], logits[0, 2], rtol=1e-6)
+    low = draw("low_rank", 30, rank=3)
+    singular = np.linalg.svd(np.log(low / (1 - low)), compute_uv=False)
+    assert singular[5] > 1e-2
+    assert singular[6] < 1e-6 * singular[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_actions": 1}, "num_actions: is 1"),
+        ({"num_actions": 3, "kind": "chess"}, "kind: is 'chess'; allowed are gaussian, uniform"),
+        ({"num_actions": 3, "scale": -1.0}, "scale: is -1.0"),
+        ({"num_actions": 3, "rank": 0, "kind": "low_rank"}, "rank: is 0"),
+    ],
+)
+def test_random_game_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        nj.games.random_game(jax.random.key(0), **options)
+
+
+def test_from_payoffs_records_its_units():
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((3, 5, 5)) * np.array([1, 10, 1000])[:, None, None]
+    A = A - np.swapaxes(A, 1, 2)
+    game = nj.MatrixGame.from_payoffs(A)
+    P = np.asarray(game.preferences)
+    np.testing.assert_allclose(np.abs(P - 0.5).max((1, 2)), 0.5, rtol=1e-15)
+    p = rng.dirichlet(np.ones(5), 3)
+    preferred = jnp.moveaxis(game.payoffs(jnp.array(p.T)), 0, -1)
+    np.testing.assert_allclose(game.to_payoff_units(preferred), np.einsum("bij,bj->bi", A, p), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(game.to_payoff_units(jnp.full(3, 0.75)), np.abs(A).max((1, 2)) / 2)
+    bounded = nj.MatrixGame.from_payoffs(A, bound=1e4)
+    np.testing.assert_allclose(bounded.preferences, 0.5 + A / 2e4)
+    np.testing.assert_array_equal(nj.MatrixGame.from_payoffs(np.zeros((2, 2))).preferences, 0.5)
+    with pytest.raises(ValueError, match="no payoff units"):
+        nj.MatrixGame(game.preferences).to_payoff_units(jnp.array(0.5))
+
+
+@pytest.mark.parametrize(
+    ("A", "bound", "message"),
+    [
+        ([[0.0, 1.0], [1.0, 0.0]], None, r"payoffs\[0, 1\] is 1.0 and payoffs\[1, 0\] is 1.0; .*skew-symmetric"),
+        ([[0.0, np.nan], [1.0, 0.0]], None, r"payoffs\[0, 1\] is nan"),
+        ([[0.0, 2.0], [-2.0, 0.0]], 1.0, r"payoffs\[0, 1\] is 2.0; allowed is at most the bound"),
+        ([[0.0, 2.0], [-2.0, 0.0]], -1.0, "bound: is -1.0"),
+        ([[0.0, 2.0]], None, r"payoffs: has shape \[1, 2\]"),
+    ],
+)
+def test_from_payoffs_refuses(A, bound, message):
+    with pytest.raises(ValueError, match=message):
+        nj.MatrixGame.from_payoffs(np.array(A), bound)
+
+
+def test_first_fault_names_the_entry():
+    P = np.full((2, 3, 3), 0.5)
+    assert first_fault(P) is None
+    for entry, found in ((np.nan, "nan"), (np.inf, "inf"), (1.5, "1.5"), (-0.1, "-0.1")):
+        bad = P.copy()
+        bad[1, 0, 2] = entry
+        fault = first_fault(bad)
+        assert fault is not None
+        assert (fault.index, fault.found) == ((1, 0, 2), found)
+    bad = P.copy()
+    bad[0, 0, 1] = 0.51
+    bad[1, 2, 0] = 0.7  # the worst
+    fault = first_fault(bad)
+    assert fault is not None
+    assert set(fault.index[1:]) == {0, 2}
+    assert "0.7" in fault.found
+    bad = P.copy()
+    bad[1, 1, 1] = 0.6
+    fault = first_fault(bad)
+    assert fault is not None
+    assert (fault.index, fault.allowed) == ((1, 1, 1), "1/2 on the diagonal")
+
+
+def test_a_query_is_linear_broadcasts_and_asks_for_full_precision():
+    game = nj.games.random_game(jax.random.key(0), 6, (4,), "gaussian")
+    v = jax.random.normal(jax.random.key(1), (6, 4))
+    np.testing.assert_allclose(game.payoffs(v), np.einsum("bij,jb->ib", game.preferences, v), rtol=1e-13)
+    shared = nj.MatrixGame(game.preferences[0])
+    np.testing.assert_allclose(shared.payoffs(v), shared.preferences @ v, rtol=1e-13)
+    for lowered in (
+        jax.jit(lambda g, v: g.payoffs(v)).lower(game, v),
+        jax.jit(lambda P: nj.solve(P, 0.1)).lower(game.preferences),
+        jax.jit(lambda P: nj.solve(P, 0.1, algorithm=nj.NashMP())).lower(game.preferences[0]),
+    ):
+        products = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
+        assert products
+        assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+def test_one_matrix_with_many_betas_is_a_matrix_product_without_copies():
+    P = nj.games.random_game(jax.random.key(0), 50).preferences
+    for shape in ((50, 50), (1, 50, 50)):
+        text = jax.jit(lambda P, b: nj.solve(P, b)).lower(P.reshape(shape), jnp.full(256, 0.1)).as_text()
+        assert "256x50x50" not in text
+
+
+def test_anything_with_payoffs_is_a_game():
+    class Wrapped:
+        num_actions, batch_shape = 3, ()
+
+        def payoffs(self, weights):
+            return weights
+
+    assert isinstance(Wrapped(), nj.Game)
+    assert not isinstance(ShapedArray((3, 3), np.dtype("float32")), nj.Game)

@@ -1,0 +1,145 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from independent import equilibrium
+from scipy.optimize import linprog, minimize
+from scipy.special import logsumexp
+
+import nashjax as nj
+from nashjax import simplex
+from nashjax.games.random import KINDS
+
+
+def draw(seed: int, n: int, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A game, a reference and a policy."""
+    P = nj.games.random_game(jax.random.key(seed), n, kind=kind).preferences
+    rng = np.random.default_rng(seed)
+    return np.asarray(P), rng.dirichlet(np.ones(n)), rng.dirichlet(np.ones(n))
+
+
+def regularized(P: np.ndarray, p: np.ndarray, q: np.ndarray, beta: float, r: np.ndarray) -> float:
+    """`P_b(p > q)` from its definition."""
+    kl = lambda a: np.sum(a * np.log(np.maximum(a, 1e-300) / r))  # noqa: E731
+    return p @ P @ q - beta * kl(p) + beta * kl(q)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.1, 0.01])
+def test_exploitability_is_what_the_best_response_gains(beta):
+    """Against the definition, maximised numerically over softmax policies."""
+    P, r, p = draw(0, 5, "gaussian")
+    found = float(nj.metrics.exploitability(P, p, beta, r))
+    response = np.asarray(nj.metrics.best_response(P, p, beta, r))
+    np.testing.assert_allclose(regularized(P, response, p, beta, r) - 0.5, found, rtol=1e-12)
+
+    def loss(u):
+        q = np.exp(u - logsumexp(u))
+        slope = P @ p - beta * np.log(np.maximum(q, 1e-300) / r)
+        return -regularized(P, q, p, beta, r), -q * (slope - q @ slope)
+
+    best = minimize(loss, np.log(r), jac=True, method="BFGS", options={"gtol": 1e-12})
+    np.testing.assert_allclose(-best.fun - 0.5, found, rtol=1e-6)
+
+
+def test_exploitability_without_regularisation_is_the_best_payoff_over_one_half():
+    P, r, p = draw(1, 8, "uniform")
+    best = linprog(-(P @ p), A_eq=np.ones((1, 8)), b_eq=[1])
+    np.testing.assert_allclose(nj.metrics.exploitability(P, p, 0.0, r), -best.fun - 0.5, rtol=1e-12)
+    response = np.asarray(nj.metrics.best_response(P, p, 0.0, r))
+    assert np.argmax(response) == np.argmax(P @ p)
+    np.testing.assert_allclose(response.max(), 1)
+    # An action that the reference excludes is no response.
+    allowed = np.where(np.arange(8) == np.argmax(P @ p), 0.0, 1.0)
+    allowed /= allowed.sum()
+    np.testing.assert_allclose(
+        nj.metrics.exploitability(P, p, 0.0, allowed), np.sort(P @ p)[-2] - 0.5, rtol=1e-12, atol=1e-15
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.sampled_from(KINDS), st.sampled_from([2, 3, 10]), st.floats(0.03, 1))
+def test_both_forms_of_the_exploitability_agree(seed, kind, n, beta):
+    P, r, p = draw(seed, n, kind)
+    subtracting = beta * logsumexp(np.log(r) + P @ p / beta) + beta * np.sum(p * np.log(p / r)) - 0.5
+    found = float(nj.metrics.exploitability(P, p, beta, r))
+    assert found >= 0
+    np.testing.assert_allclose(found, subtracting, atol=4e-15 * (1 + beta))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.sampled_from(KINDS), st.sampled_from([2, 3, 10]), st.sampled_from([0.03, 0.1, 0.5]))
+def test_certificates_hold(seed, kind, n, beta):
+    """The sandwich of spec 2, and the bounds made from it, against an equilibrium found by other means."""
+    P, r, p = draw(seed, n, kind)
+    star = equilibrium(P, beta, r)
+    E = float(nj.metrics.exploitability(P, p, beta, r))
+    divergence = float(nj.metrics.kl_divergence(p, star))
+    slack = 1 + 1e-9
+    assert beta * divergence <= E * slack
+    assert (beta + 1 / (4 * beta)) * divergence * slack >= E
+    np.testing.assert_allclose(regularized(P, p, star, beta, r), 0.5 - beta * divergence, atol=1e-12)
+    assert divergence <= float(nj.metrics.kl_bound(E, beta)) * slack
+    assert np.abs(p - star).sum() <= float(nj.metrics.l1_bound(E, beta)) * slack
+
+
+def test_bounds_at_beta_zero_say_nothing():
+    assert nj.metrics.kl_bound(0.1, 0.0) == np.inf
+    assert nj.metrics.l1_bound(0.1, 0.0) == 2
+
+
+@pytest.mark.parametrize("step", [0.5, 2.0, 50.0])
+def test_proximal_map_maximises_its_objective(step):
+    P, r, c = draw(3, 6, "gaussian")
+    beta = 0.1
+    g = P @ np.random.default_rng(0).dirichlet(np.ones(6))
+    problem = nj.RegularizedGame(nj.MatrixGame(jnp.array(P)), jnp.array(beta), jnp.log(r))
+    p = np.exp(problem.proximal_map(jnp.log(c), jnp.array(g), step))
+
+    def objective(q):
+        return q @ g - beta * np.sum(q * np.log(q / r)) - np.sum(q * np.log(q / c)) / step
+
+    np.testing.assert_allclose(p.sum(), 1, rtol=1e-14)
+    rng = np.random.default_rng(1)
+    for size in (1e-3, 0.1, 1):
+        for _ in range(50):
+            q = p * np.exp(size * rng.standard_normal(6))
+            assert objective(q / q.sum()) < objective(p)
+
+
+def test_a_policy_of_float32_is_certified_to_the_stated_floor():
+    """The exploitability that float32 reports and the true one differ by no more than the floor, every game."""
+    for beta in (1.0, 0.1, 0.01, 1e-3):
+        for n in (3, 10, 100):
+            P = nj.games.random_game(jax.random.key(n), n, (16,)).preferences.astype(jnp.float32)
+            solution = nj.solve(P, beta, tol=0.0, max_queries=3000)
+            exact = jax.nn.log_softmax(solution.log_policy.astype(jnp.float64), -1)
+            problem = nj.RegularizedGame(
+                nj.MatrixGame(P.astype(jnp.float64)), jnp.array(beta), jnp.full((n, 1), -jnp.log(n))
+            )
+            log_p = exact.T
+            true = problem.exploitability(log_p, problem.payoffs(log_p))
+            floor = nj.RegularizedGame(nj.MatrixGame(P), jnp.float32(beta), jnp.zeros(n, jnp.float32)).rounding_floor()
+            assert solution.log_policy.dtype == jnp.float32
+            assert (np.abs(true - solution.exploitability) <= floor).all()
+            assert (solution.exploitability <= 4 * floor).all()
+
+
+def test_metrics_take_batches_and_refuse_what_is_no_policy():
+    game = nj.games.random_game(jax.random.key(0), 4, (3, 1))
+    p = np.random.default_rng(0).dirichlet(np.ones(4), 5)
+    E = nj.metrics.exploitability(game, p, 0.1)
+    assert E.shape == (3, 5)
+    for i, j in np.ndindex(3, 5):
+        np.testing.assert_allclose(E[i, j], nj.metrics.exploitability(game.preferences[i, 0], p[j], 0.1), rtol=1e-12)
+    pure = np.array([0.0, 1.0, 0.0, 0.0])
+    assert np.isfinite(nj.metrics.exploitability(game, pure, 0.1)).all()
+    with pytest.raises(ValueError, match=r"policy\[1\] sums to 2"):
+        nj.metrics.exploitability(game, p * np.array([[1], [2], [1], [1], [1]]), 0.1)
+    with pytest.raises(ValueError, match=r"policy: has shape \[3\]; allowed is \[..., 4\]"):
+        nj.metrics.best_response(game, p[0, :3], 0.1)
+    log_p = np.log(p)
+    np.testing.assert_allclose(nj.metrics.span(log_p, log_p[0])[1], np.ptp(log_p[1] - log_p[0]), rtol=1e-12)
+    np.testing.assert_allclose(nj.metrics.entropy(p), -np.sum(p * log_p, -1), rtol=1e-12)
+    np.testing.assert_allclose(simplex.entropy(jnp.array(log_p.T)), nj.metrics.entropy(p), rtol=1e-12)

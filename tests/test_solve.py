@@ -1,0 +1,267 @@
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from independent import equilibrium
+
+import nashjax as nj
+from nashjax.games.random import KINDS
+
+
+def weighted_rps(a: float, b: float, c: float) -> np.ndarray:
+    """Rock-paper-scissors whose plain equilibrium is proportional to `(b, c, a)`, in closed form."""
+    A = np.array([[0, a, -c], [-a, 0, b], [c, -b, 0]])
+    return 0.5 + A / 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_call_returns_what_it_says(dtype):
+    game = nj.games.random_game(jax.random.key(0), 6, (4,))
+    solution = nj.solve(game.preferences.astype(dtype), 0.1)
+    assert solution.log_policy.dtype == solution.exploitability.dtype == solution.kl_bound.dtype == dtype
+    assert solution.policy.shape == (4, 6)
+    assert solution.exploitability.shape == solution.queries.shape == solution.status.shape == (4,)
+    np.testing.assert_allclose(solution.policy.sum(-1), 1, rtol=1e-6)
+    assert (solution.exploitability <= 1e-6).all()
+    assert (solution.status == nj.Status.CONVERGED).all()
+    assert bool(solution.converged.all())
+    assert (solution.queries >= solution.steps).all()
+    np.testing.assert_allclose(solution.kl_bound, solution.exploitability / 0.1, rtol=1e-5)
+    for i in range(4):
+        star = equilibrium(np.asarray(game.preferences[i]), 0.1, np.full(6, 1 / 6))
+        assert np.abs(solution.policy[i] - star).sum() <= np.sqrt(2 * 1e-6 / 0.1)
+
+
+def test_float32_in_by_default_where_x64_is_off():
+    with jax.enable_x64(False):
+        game = nj.games.random_game(jax.random.key(0), 4)
+        assert nj.solve(game, 0.1).policy.dtype == jnp.float32
+        assert nj.solve(np.array([[0.5, 1.0], [0.0, 0.5]]), 0.1).policy.dtype == jnp.float32
+
+
+def test_integers_and_booleans_are_promoted_and_half_precision_is_solved_in_float32():
+    tournament = np.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
+    expected = nj.solve(tournament, 0.1, reference=[0.5, 0.3, 0.2])
+    half = nj.solve(jnp.array(tournament, jnp.bfloat16), 0.1, reference=[0.5, 0.3, 0.2])
+    assert half.policy.dtype == jnp.float32
+    np.testing.assert_allclose(half.policy, expected.policy, atol=5e-3)
+    assert nj.MatrixGame.from_payoffs(np.array([[0, 1], [-1, 0]])).preferences.dtype == jnp.float64
+
+
+def test_betas_references_and_games_broadcast_as_in_numpy():
+    games = nj.games.random_game(jax.random.key(0), 5, (3, 1))
+    betas = jnp.array([0.5, 0.1, 0.02, 0.3])
+    references = jax.random.dirichlet(jax.random.key(1), jnp.ones(5), (2, 1, 1))
+    whole = nj.solve(games, betas, reference=references, tol=1e-12)
+    blocks = nj.solve(games, betas, reference=references, tol=1e-12, block_size=7)
+    assert whole.policy.shape == blocks.policy.shape == (2, 3, 4, 5)
+    for i, j, k in np.ndindex(2, 3, 4):
+        alone = nj.solve(games.preferences[j, 0], betas[k], reference=references[i, 0, 0], tol=1e-12)
+        np.testing.assert_allclose(whole.policy[i, j, k], alone.policy, atol=1e-9)
+        np.testing.assert_allclose(blocks.policy[i, j, k], alone.policy, atol=1e-9)
+
+
+def test_tolerance_may_differ_per_game():
+    game = nj.games.random_game(jax.random.key(0), 8)
+    solution = nj.solve(game, 0.05, tol=jnp.array([1e-3, 1e-6, 1e-12]))
+    assert (solution.exploitability <= np.array([1e-3, 1e-6, 1e-12])).all()
+    assert (np.diff(solution.queries) > 0).all()
+
+
+def test_games_of_different_sizes_share_a_batch():
+    """Zeros in the reference exclude actions: what is left gives what it gives alone (1e-9)."""
+    sizes = np.arange(3, 21)
+    P = np.full((len(sizes), 20, 20), 0.5)
+    reference = np.zeros((len(sizes), 20))
+    rng = np.random.default_rng(0)
+    for i, n in enumerate(sizes):
+        P[i] = nj.games.random_game(jax.random.key(100), 20, kind="uniform").preferences  # the rest must not matter
+        P[i, :n, :n] = nj.games.random_game(jax.random.key(i), int(n), kind=KINDS[i % len(KINDS)]).preferences
+        reference[i, :n] = rng.dirichlet(np.ones(n))
+    batch = nj.solve(P, 0.05, reference=reference, tol=1e-13)
+    assert bool(batch.converged.all())
+    for i, n in enumerate(sizes):
+        alone = nj.solve(P[i, :n, :n], 0.05, reference=reference[i, :n], tol=1e-13)
+        np.testing.assert_allclose(batch.policy[i, :n], alone.policy, atol=1e-9)
+        assert (batch.policy[i, n:] == 0).all()
+        assert np.isneginf(batch.log_policy[i, n:]).all()
+
+
+def test_a_zero_in_the_initial_policy_excludes_too():
+    P = nj.games.random_game(jax.random.key(0), 5).preferences
+    some = nj.solve(P, 0.1, initial=[0.25, 0.25, 0, 0.25, 0.25], tol=1e-13)
+    kept = np.array([0, 1, 3, 4])
+    alone = nj.solve(P[np.ix_(kept, kept)], 0.1, tol=1e-13)
+    np.testing.assert_allclose(some.policy[kept], alone.policy, atol=1e-9)
+    assert some.policy[2] == 0
+    warm = nj.solve(P, 0.1, initial=nj.solve(P, 0.1, tol=1e-13).policy, tol=1e-10)
+    assert int(warm.queries) == 1
+
+
+def test_copies_of_a_game_give_the_same_bits():
+    P = nj.games.random_game(jax.random.key(0), 11).preferences
+    for dtype in (jnp.float32, jnp.float64):
+        rows = nj.solve(jnp.broadcast_to(P.astype(dtype), (7, 11, 11)), 0.02)
+        assert (rows.log_policy == rows.log_policy[0]).all()
+        assert (rows.queries == rows.queries[0]).all()
+
+
+def test_a_game_that_has_ended_never_changes_while_others_go_on():
+    """The same bits beside an easy neighbour and beside one that takes a hundred times longer."""
+    games = nj.games.random_game(jax.random.key(0), 9, (2,)).preferences
+    beside_easy = nj.solve(games, jnp.array([0.1, 0.5]), tol=1e-8)
+    beside_hard = nj.solve(games, jnp.array([0.1, 1e-4]), tol=1e-8)
+    assert int(beside_hard.queries[1]) > 50 * int(beside_easy.queries[1])
+    for field in ("log_policy", "exploitability", "queries", "steps", "status"):
+        assert np.array_equal(getattr(beside_easy, field)[0], getattr(beside_hard, field)[0]), field
+
+
+def test_jit_and_vmap_give_the_same():
+    game = nj.games.random_game(jax.random.key(0), 7, (6,))
+    plain = nj.solve(game, 0.05, tol=1e-12)
+    jitted = jax.jit(lambda g, b: nj.solve(g, b, tol=1e-12))(game, 0.05)
+    mapped = jax.vmap(lambda P: nj.solve(P, 0.05, tol=1e-12))(game.preferences)
+    for other in (jitted, mapped):
+        np.testing.assert_allclose(plain.policy, other.policy, atol=1e-9)
+        np.testing.assert_array_equal(plain.status, other.status)
+
+
+def test_small_float32_tolerances_stall_at_the_documented_level():
+    """`eps^2 (1/beta + 8 beta)` four times over, about 6e-14 / beta in float32; slow progress is no stall."""
+    for beta in (1.0, 0.1, 0.01, 1e-3):
+        P = nj.games.random_game(jax.random.key(1), 30, (8,)).preferences.astype(jnp.float32)
+        solution = nj.solve(P, beta, tol=1e-22)
+        ended = (solution.status == nj.Status.STALLED) | (solution.exploitability <= 1e-22)
+        assert bool(ended.all())
+        assert (solution.exploitability <= 4 * 1.193e-7**2 * (1 / beta + 8 * beta)).all()
+        assert (solution.queries < 20_000).all()
+    slow = nj.solve(
+        weighted_rps(1.0, 0.1, 0.1).astype(np.float32), 1e-4, tol=1e-9, algorithm=nj.NashMP(), max_queries=500
+    )
+    assert int(slow.status) == nj.Status.MAX_QUERIES
+
+
+def test_the_best_iterate_is_returned_when_queries_run_out():
+    P = nj.games.random_game(jax.random.key(0), 20, (5,)).preferences
+    budget = 41
+    cut = nj.solve(P, 1e-3, algorithm=nj.NashMP(), max_queries=budget)
+    assert (cut.status == nj.Status.MAX_QUERIES).all()
+    assert (cut.queries <= budget).all()
+    path = nj.trajectory(P, 1e-3, algorithm=nj.NashMP(), num_steps=20)
+    np.testing.assert_array_equal(cut.exploitability, path.exploitability.min(-1))
+    np.testing.assert_allclose(nj.metrics.exploitability(P, cut.policy, 1e-3), cut.exploitability, rtol=1e-9)
+    once = nj.solve(P, 1e-3, max_queries=1)
+    assert (once.queries == 1).all()
+
+
+def test_beta_zero_is_certified_by_the_best_payoff():
+    P = weighted_rps(0.5, 0.8, 1.0)
+    solution = nj.solve(P, 0.0, tol=1e-7)
+    assert bool(solution.converged)
+    assert float(solution.kl_bound) == np.inf
+    assert (P @ np.asarray(solution.policy)).max() - 0.5 <= 1e-7
+    np.testing.assert_allclose(solution.policy, np.array([0.8, 1.0, 0.5]) / 2.3, atol=1e-5)
+
+
+def test_a_bad_game_inside_a_trace_ends_as_invalid_and_harms_no_other():
+    good = nj.games.random_game(jax.random.key(0), 4, (6,)).preferences
+    bad = good.at[1, 0, 2].set(jnp.nan).at[2, 3, 1].add(0.1).at[3].add(2.0)
+    beta = jnp.array([0.1, 0.1, 0.1, 0.1, -0.1, jnp.nan])
+    solution = jax.jit(nj.solve)(bad, beta)
+    assert list(solution.status) == [nj.Status.CONVERGED] + [nj.Status.INVALID] * 5
+    assert np.isnan(solution.log_policy[1:]).all()
+    assert np.isposinf(solution.exploitability[1:]).all()
+    assert np.isposinf(solution.kl_bound[1:]).all()
+    np.testing.assert_array_equal(solution.policy[0], jax.jit(nj.solve)(good, jnp.full(6, 0.1)).policy[0])
+    reference = jnp.array([[0.5, 0.5, 0, 0], [0.5, 0.6, 0, 0], [1.5, -0.5, 0, 0], [0, 0, 0, 0]])
+    status = jax.jit(lambda r: nj.solve(good[0], 0.1, reference=r).status)(reference)
+    assert list(status) == [nj.Status.CONVERGED] + [nj.Status.INVALID] * 3
+    path = jax.jit(lambda P: nj.trajectory(P, 0.1, algorithm=nj.NashMP(), num_steps=2))(bad)
+    assert np.isposinf(path.exploitability[1]).all()
+    assert np.isfinite(path.exploitability[0]).all()
+
+
+GOOD = np.array([[0.5, 0.7, 0.2], [0.3, 0.5, 0.9], [0.8, 0.1, 0.5]])
+
+
+def changed(index: tuple[int, ...], value: float) -> np.ndarray:
+    P = np.stack([GOOD, GOOD])
+    P[index] = value
+    return P
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"game": np.full((2, 3), 0.5)}, r"game: has shape \[2, 3\]; allowed are square"),
+        ({"game": np.full((1, 1), 0.5)}, r"game: has 1 action"),
+        ({"game": np.array(0.5)}, r"game: has shape \[\]"),
+        ({"game": changed((1, 0, 2), np.nan)}, r"game: preferences\[1, 0, 2\] is nan; allowed is a finite"),
+        ({"game": changed((1, 0, 2), 1.2)}, r"game: preferences\[1, 0, 2\] is 1.2; allowed is a probability in"),
+        ({"game": changed((0, 1, 2), 0.8)}, r"preferences\[0, 1, 2\] is 0.8, and 0.1 at the mirrored entry"),
+        ({"game": changed((0, 1, 1), 0.4)}, r"preferences\[0, 1, 1\] is 0.4; allowed is 1/2 on the diagonal"),
+        ({"beta": -0.1}, r"beta is -0.1; allowed are finite numbers >= 0"),
+        ({"beta": [0.1, np.nan]}, r"beta\[1\] is nan"),
+        ({"beta": 1e-320}, r"beta is 1e-320; allowed are 0 or, in float64, at least"),
+        ({"beta": "high"}, "beta: is 'high'; allowed are real numbers"),
+        ({"tol": -1e-3}, "tol is -0.001; allowed are numbers >= 0"),
+        ({"max_queries": 0}, "max_queries: is 0"),
+        ({"block_size": 0}, "block_size: is 0"),
+        ({"reference": [0.5, 0.5]}, r"reference: has shape \[2\]; allowed is \[..., 3\]"),
+        ({"reference": [0.5, 0.6, -0.1]}, r"reference\[2\] is -0.1; allowed are probabilities >= 0"),
+        ({"reference": [0.0, 0.0, 0.0]}, "reference is all zero"),
+        ({"reference": [[0.5, 0.5, 0.0], [0.5, 0.4, 0.0]]}, r"reference\[1\] sums to 0.9"),
+        ({"initial": [0.5, np.nan, 0.5]}, r"initial\[1\] is nan"),
+        ({"reference": [0.5, 0.5, 0.0], "initial": [0.0, 0.0, 1.0]}, "initial is 0 wherever the reference is not"),
+        ({"beta": [0.1] * 3, "game": changed((0, 0, 0), 0.5)}, r"do not broadcast: game \[2\], beta \[3\]"),
+    ],
+)
+def test_bad_input_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        nj.solve(**{"game": GOOD, "beta": 0.1, **arguments})
+
+
+def test_almost_complementary_matrices_are_made_exact():
+    noisy = GOOD + 4e-7 * np.random.default_rng(0).uniform(-1, 1, (3, 3)) * (1 - np.eye(3))
+    exact = 0.5 + (noisy - noisy.T) / 2
+    np.testing.assert_allclose(
+        nj.solve(noisy, 0.1, tol=1e-15).policy, nj.solve(exact, 0.1, tol=1e-15).policy, atol=1e-15
+    )
+
+
+def test_trajectory_records_every_step():
+    game = nj.games.random_game(jax.random.key(0), 5, (2, 3))
+    path = nj.trajectory(game, 0.1, algorithm=nj.AdaptiveNashMP(), num_steps=8)
+    assert path.log_policy.shape == (2, 3, 9, 5)
+    assert path.exploitability.shape == path.queries.shape == (2, 3, 9)
+    assert path.step_size.shape == (2, 3, 8)
+    np.testing.assert_allclose(np.exp(path.log_policy[:, :, 0]), 0.2, rtol=1e-12)
+    again = nj.metrics.exploitability(nj.MatrixGame(game.preferences[:, :, None]), np.exp(path.log_policy), 0.1)
+    np.testing.assert_allclose(path.exploitability, again, rtol=1e-9, atol=1e-18)
+    solved = nj.solve(game, 0.1, tol=0.0, max_queries=int(path.queries.max()))
+    assert (path.exploitability.min(-1) >= solved.exploitability * (1 - 1e-9)).any()
+    none = nj.trajectory(game, 0.1, algorithm=nj.NashMP(), num_steps=0)
+    assert none.log_policy.shape == (2, 3, 1, 5)
+    with pytest.raises(ValueError, match="num_steps: is -1"):
+        nj.trajectory(game, 0.1, algorithm=nj.NashMP(), num_steps=-1)
+
+
+def test_status_says_itself_in_words():
+    assert [int(s) for s in nj.Status] == [0, 1, 2, 3]
+    assert all(s.describe().endswith(".") for s in nj.Status)
+
+
+def test_import_needs_jax_only():
+    """`import nashjax` loads nothing that only the command line or an extra needs."""
+    code = textwrap.dedent("""
+        import sys
+        import nashjax
+        extra = {"typer", "rich", "flax", "optax", "orbax", "chex", "pandas", "matplotlib", "scipy.optimize"}
+        print(sorted(extra & set(sys.modules)))
+    """)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
