@@ -131,25 +131,25 @@ def as_policy(name: str, policy: ArrayLike, game: Game, *, validate: bool = True
     Raises:
       ValueError: naming the argument `name`, the first bad index, what is there and what is allowed.
     """
-    shape = jnp.shape(policy)
+    shape = np.shape(policy)
     if not shape or shape[-1] != game.num_actions:
         raise ValueError(
             f"{name}: has shape {list(shape)}; allowed is [..., {game.num_actions}], a probability for each action"
         )
     if validate and _is_concrete(policy):
         _check_policy(name, _as_numbers(policy, name))
-    return jnp.asarray(policy, _dtype(game))
+    return jnp.asarray(policy if hasattr(policy, "dtype") else np.asarray(policy), _dtype(game))
 
 
 def _as_game(game: Game | ArrayLike) -> Game:
     if isinstance(game, MatrixGame):
-        check_square(jnp.shape(game.preferences), "game")
+        check_square(np.shape(game.preferences), "game")
         preferences = as_floating(game.preferences)
         return game if preferences is game.preferences else MatrixGame(preferences, game.payoff_scale)
     if isinstance(game, Game):
         return game
-    check_square(jnp.shape(game), "game")
-    return MatrixGame(as_floating(jnp.asarray(game)))
+    check_square(np.shape(game), "game")
+    return MatrixGame(as_floating(game if isinstance(game, jax.Array) else np.asarray(game)))
 
 
 def _dtype(game: Game) -> jnp.dtype:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from nashjax import problem, simplex
 from nashjax.games import Game
-from nashjax.inputs import as_inputs, as_policy
+from nashjax.inputs import Inputs, as_inputs, as_policy
 
 
 def best_response(
@@ -31,9 +31,8 @@ def best_response(
     Raises:
       ValueError: an argument is not valid.
     """
-    regularized, log_policy, payoffs = _query(game, policy, beta, reference)
-    response = jnp.broadcast_to(regularized.best_response(payoffs), log_policy.shape)
-    return jnp.moveaxis(jnp.exp(response), 0, -1)
+    regularized, _, payoffs = _query(game, policy, beta, reference)
+    return _response(regularized, payoffs)
 
 
 def exploitability(
@@ -47,7 +46,7 @@ def exploitability(
       `[*batch]`, in units of preference, >= 0; 0 only at the equilibrium.
     """
     regularized, log_policy, payoffs = _query(game, policy, beta, reference)
-    return regularized.exploitability(log_policy, payoffs)
+    return _exploitability(regularized, log_policy, payoffs)
 
 
 def kl_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
@@ -87,10 +86,22 @@ def _query(
     game: Game | ArrayLike, policy: ArrayLike, beta: ArrayLike, reference: ArrayLike | None
 ) -> tuple[problem.RegularizedGame, jax.Array, jax.Array]:
     inputs = as_inputs(game, beta, reference)
-    asked = as_policy("policy", policy, inputs.game)
+    return _ask(inputs, as_policy("policy", policy, inputs.game))
+
+
+@jax.jit
+def _ask(inputs: Inputs, asked: jax.Array) -> tuple[problem.RegularizedGame, jax.Array, jax.Array]:
     # The policy takes part in the broadcast, but it is no start of a solve: its zeros exclude nothing.
     batch = inputs._replace(initial=asked).batch_shape
     regularized, _, valid = inputs._replace(tol=jnp.zeros(batch)).prepare()
     log_policy = jnp.log(jnp.moveaxis(jnp.broadcast_to(asked, (*batch, asked.shape[-1])), -1, 0))
     log_policy = jnp.where(valid, log_policy, jnp.nan)
     return regularized, log_policy, regularized.payoffs(log_policy)
+
+
+@jax.jit
+def _response(regularized: problem.RegularizedGame, payoffs: jax.Array) -> jax.Array:
+    return jnp.moveaxis(jnp.exp(regularized.best_response(payoffs)), 0, -1)
+
+
+_exploitability = jax.jit(problem.RegularizedGame.exploitability)

@@ -28,18 +28,22 @@ def equilibrium(P: np.ndarray, beta: float, reference: np.ndarray) -> np.ndarray
         return target - np.log(np.exp(target).sum()) - u
 
     u = log_r.copy()
-    for b in [*np.geomspace(max(beta, 1.0), beta, 40)]:
+    for b in np.geomspace(max(beta, 1.0), beta, 8):
+        size = np.abs(residual(u, b)).max()
         for _ in range(60):
             p = np.exp(u)
-            size = np.abs(residual(u, b)).max()
-            if size < 1e-17:
-                break
             response = np.exp(residual(u, b) + u)
             jacobian = np.eye(len(u)) - ((A - response @ A) * p / b).astype(np.float64)
             move = np.linalg.solve(jacobian, residual(u, b).astype(np.float64))
             fraction = 1.0
             while fraction > 1e-4 and np.abs(residual(u + fraction * move, b)).max() > size:
                 fraction /= 2
-            u = u + fraction * move
+            following = np.abs(residual(u + fraction * move, b)).max()
+            if following >= size:  # as small as rounding allows
+                break
+            u, size = u + fraction * move, following
+            if b > beta and size < 1e-3:  # near enough to go on to the next
+                break
+        assert b > beta or size < 1e-15
     p = np.exp(u)
     return (p / p.sum()).astype(np.float64)

@@ -1,5 +1,7 @@
 """Every algorithm through the same checks; a new one adds a row to ALGORITHMS."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,17 +17,17 @@ names = [type(a).__name__ for a in ALGORITHMS]
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS, ids=names)
 
 
-def all_kinds(n: int, games: int, betas: list[float], seed: int = 0) -> tuple[nj.MatrixGame, jax.Array, jax.Array]:
+@functools.cache
+def drawn(n: int, games: int, kind: str, seed: int) -> np.ndarray:
+    return np.asarray(nj.games.random_game(jax.random.key(seed), n, (games,), kind).preferences)
+
+
+def all_kinds(n: int, games: int, betas: list[float], seed: int = 0) -> tuple[nj.MatrixGame, np.ndarray, np.ndarray]:
     """Games `[kinds * betas * games]` with a random reference each."""
-    keys = jax.random.split(jax.random.key(seed), len(KINDS) * len(betas))
-    drawn = [
-        nj.games.random_game(keys[i * len(betas) + j], n, (games,), kind).preferences
-        for i, kind in enumerate(KINDS)
-        for j in range(len(betas))
-    ]
-    beta = jnp.tile(jnp.repeat(jnp.array(betas), games), len(KINDS))
-    reference = jax.random.dirichlet(jax.random.key(seed + 1), jnp.ones(n), beta.shape)
-    return nj.MatrixGame(jnp.concatenate(drawn)), beta, reference
+    P = np.concatenate([drawn(n, games * len(betas), kind, seed) for kind in KINDS])
+    beta = np.tile(np.repeat(betas, games), len(KINDS))
+    reference = np.random.default_rng(seed).dirichlet(np.ones(n), len(beta))
+    return nj.MatrixGame(jnp.array(P)), beta, reference
 
 
 @jax.jit
@@ -43,23 +45,23 @@ def divergences(algorithm, game, beta, log_reference, log_star):
     return jax.lax.scan(advance, algorithm.init(problem, log_reference), length=400)[1]
 
 
-@every_algorithm
 @pytest.mark.parametrize(("n", "games"), [(2, 180), (3, 180), (10, 180), (50, 20)])
-def test_every_step_contracts_in_every_game(algorithm, n, games):
+def test_every_step_contracts_in_every_game(n, games):
     """`KL(p*||p_{k+1}) <= KL(p*||p_k) / (1 + eta)` (spec 3) at each of 400 steps of 10,080 games in all.
 
     Rounding slack: 1e-13 of the divergence, and `1e-13 sqrt(KL) + 1e-26` because `log p*` is itself rounded.
     """
     game, beta, reference = all_kinds(n, games, [0.03, 0.1, 0.5])
-    solution = nj.solve(game, beta, reference=reference, tol=0.0, max_queries=20_000)
-    assert (solution.exploitability <= 1e-28).all()
+    solution = nj.solve(game, beta, reference=reference, tol=1e-29)
+    assert (solution.exploitability <= 1e-29).all()
     log_star, log_reference = solution.log_policy.T, jnp.log(reference).T
-    before, after, eta, moved = map(np.asarray, divergences(algorithm, game, beta, log_reference, log_star))
-    slack = 1e-13 * before + 1e-13 * np.sqrt(before) + 1e-26
-    excess = np.where(moved, after - before / (1 + eta) - slack, -1)
-    assert (excess <= 0).all(), np.unravel_index(np.argmax(excess), excess.shape)
-    np.testing.assert_array_equal(after[~moved], before[~moved])
-    assert (after[-1] <= 1e-9 * before[0] + 1e-24).all()
+    for algorithm in (nj.NashMP(), nj.AdaptiveNashMP()):
+        before, after, eta, moved = map(np.asarray, divergences(algorithm, game, beta, log_reference, log_star))
+        slack = 1e-13 * before + 1e-13 * np.sqrt(before) + 1e-26
+        excess = np.where(moved, after - before / (1 + eta) - slack, -1)
+        assert (excess <= 0).all(), (algorithm, np.unravel_index(np.argmax(excess), excess.shape))
+        np.testing.assert_array_equal(after[~moved], before[~moved])
+        assert (after[-1] <= 1e-9 * before[0] + 1e-24).all()
     # The sandwich of spec 2, at the starting policies.
     E = np.asarray(nj.metrics.exploitability(game, reference, beta, reference))
     divergence = np.asarray(simplex.kl_divergence(log_reference, log_star))
@@ -72,8 +74,8 @@ def test_equal_to_a_high_precision_numpy_solve():
     """216 games over the kinds, references and betas; `|p - p*|_1 <= sqrt(2 E / beta)` is the bound."""
     for n in (3, 7, 20):
         game, beta, reference = all_kinds(n, 6, [0.3, 0.05], seed=n)
-        games = zip(np.asarray(game.preferences), np.asarray(beta), np.asarray(reference), strict=True)
-        star = np.array([equilibrium(P, float(b), r) for P, b, r in games])
+        games = zip(np.asarray(game.preferences), beta, reference, strict=True)
+        star = np.array([equilibrium(P, b, r) for P, b, r in games])
         for algorithm in ALGORITHMS:
             solution = nj.solve(game, beta, reference=reference, algorithm=algorithm, tol=1e-20, max_queries=30_000)
             assert bool(solution.converged.all())
@@ -82,7 +84,7 @@ def test_equal_to_a_high_precision_numpy_solve():
 
 @every_algorithm
 def test_the_equilibrium_stays_put(algorithm):
-    game, beta, reference = all_kinds(6, 4, [0.5, 0.05])
+    game, beta, reference = all_kinds(10, 3, [0.1, 0.02])
     star = nj.solve(game, beta, reference=reference, tol=1e-28).policy
     star = star / star.sum(-1, keepdims=True)
     path = nj.trajectory(game, beta, algorithm=algorithm, num_steps=10, reference=reference, initial=star)
@@ -91,8 +93,8 @@ def test_the_equilibrium_stays_put(algorithm):
 
 @every_algorithm
 def test_permuting_actions_permutes_the_answer(algorithm):
-    game, beta, reference = all_kinds(9, 3, [0.1, 0.02])
-    order = np.random.default_rng(0).permutation(9)
+    game, beta, reference = all_kinds(10, 3, [0.1, 0.02])
+    order = np.random.default_rng(0).permutation(10)
     permuted = game.preferences[:, order][:, :, order]
     options = {"algorithm": algorithm, "tol": 1e-12}
     plain = nj.solve(game, beta, reference=reference, **options)
@@ -104,12 +106,12 @@ def test_permuting_actions_permutes_the_answer(algorithm):
 @every_algorithm
 def test_a_batch_gives_what_its_games_give_alone(algorithm):
     """Within 1e-10 and 2 queries: the sums of a batch may be ordered otherwise, which shows in the last digit."""
-    game, beta, reference = all_kinds(10, 1, [0.1, 0.02])
-    options = {"algorithm": algorithm, "tol": 1e-10}
+    game, beta, reference = all_kinds(10, 3, [0.1, 0.02])
+    options = {"algorithm": algorithm, "tol": 1e-12}
     batch = nj.solve(game, beta, reference=reference, **options)
-    blocks = nj.solve(game, beta, reference=reference, block_size=5, **options)
+    blocks = nj.solve(game, beta, reference=reference, block_size=7, **options)
     mapped = jax.vmap(lambda g, b, r: nj.solve(g, b, reference=r, **options))(game, beta, reference)
-    for i in range(len(beta)):
+    for i in range(0, len(beta), 3):
         alone = nj.solve(game.preferences[i], beta[i], reference=reference[i], **options)
         for other in (batch, blocks, mapped):
             np.testing.assert_allclose(alone.policy, other.policy[i], atol=1e-10)
@@ -165,7 +167,7 @@ def test_fixed_step_is_the_papers_and_can_be_set():
 
 def test_adaptive_wastes_no_rejected_query():
     """A rejected trial repeats the policy, costs one query, and the next one tries a smaller step."""
-    game, beta, _ = all_kinds(10, 8, [0.01])
+    game, beta, _ = all_kinds(10, 3, [0.01, 0.01])
     path = nj.trajectory(game, beta, algorithm=nj.AdaptiveNashMP(), num_steps=60)
     cost = np.diff(path.queries)
     repeated = (path.log_policy[:, 1:] == path.log_policy[:, :-1]).all(-1)
@@ -184,7 +186,7 @@ def test_adaptive_never_needs_more_queries_than_the_fixed_step(kind):
     game = nj.games.random_game(jax.random.key(5), 100, (64,), kind)
     reference = None
     if kind == "cyclic":  # whose equilibrium is the uniform reference
-        reference = jax.random.dirichlet(jax.random.key(6), jnp.ones(100), (64,))
+        reference = np.random.default_rng(6).dirichlet(np.ones(100), 64)
     fixed = nj.solve(game, 0.01, reference=reference, algorithm=nj.NashMP())
     adaptive = nj.solve(game, 0.01, reference=reference, algorithm=nj.AdaptiveNashMP())
     assert bool(fixed.converged.all())

@@ -45,8 +45,8 @@ def test_float32_in_by_default_where_x64_is_off():
 
 def test_integers_and_booleans_are_promoted_and_half_precision_is_solved_in_float32():
     tournament = np.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
-    expected = nj.solve(tournament, 0.1, reference=[0.5, 0.3, 0.2])
-    half = nj.solve(jnp.array(tournament, jnp.bfloat16), 0.1, reference=[0.5, 0.3, 0.2])
+    expected = nj.solve(tournament, 0.1, reference=np.array([0.5, 0.3, 0.2]))
+    half = nj.solve(jnp.array(tournament, jnp.bfloat16), 0.1, reference=np.array([0.5, 0.3, 0.2]))
     assert half.policy.dtype == jnp.float32
     np.testing.assert_allclose(half.policy, expected.policy, atol=5e-3)
     assert nj.MatrixGame.from_payoffs(np.array([[0, 1], [-1, 0]])).preferences.dtype == jnp.float64
@@ -73,27 +73,32 @@ def test_tolerance_may_differ_per_game():
 
 
 def test_games_of_different_sizes_share_a_batch():
-    """Zeros in the reference exclude actions: what is left gives what it gives alone (1e-9)."""
+    """Zeros in the reference exclude actions: what is left gives what it gives alone (1e-9).
+
+    Alone by other means for every game, and by `solve` for some: each size is a program to compile.
+    """
     sizes = np.arange(3, 21)
-    P = np.full((len(sizes), 20, 20), 0.5)
-    reference = np.zeros((len(sizes), 20))
     rng = np.random.default_rng(0)
+    kinds = [nj.games.random_game(jax.random.key(1), 20, (3,), kind).preferences for kind in KINDS]
+    P = np.concatenate(kinds)  # what lies outside the first n actions must not matter
+    reference = np.zeros((len(sizes), 20))
     for i, n in enumerate(sizes):
-        P[i] = nj.games.random_game(jax.random.key(100), 20, kind="uniform").preferences  # the rest must not matter
-        P[i, :n, :n] = nj.games.random_game(jax.random.key(i), int(n), kind=KINDS[i % len(KINDS)]).preferences
         reference[i, :n] = rng.dirichlet(np.ones(n))
-    batch = nj.solve(P, 0.05, reference=reference, tol=1e-13)
+    batch = nj.solve(P, 0.05, reference=reference, tol=1e-20)
     assert bool(batch.converged.all())
     for i, n in enumerate(sizes):
-        alone = nj.solve(P[i, :n, :n], 0.05, reference=reference[i, :n], tol=1e-13)
-        np.testing.assert_allclose(batch.policy[i, :n], alone.policy, atol=1e-9)
+        star = equilibrium(P[i, :n, :n], 0.05, reference[i, :n])
+        np.testing.assert_allclose(batch.policy[i, :n], star, atol=1e-9)
         assert (batch.policy[i, n:] == 0).all()
         assert np.isneginf(batch.log_policy[i, n:]).all()
+    for i, n in ((0, 3), (6, 9), (16, 19)):
+        alone = nj.solve(P[i, :n, :n], 0.05, reference=reference[i, :n], tol=1e-20)
+        np.testing.assert_allclose(batch.policy[i, :n], alone.policy, atol=1e-9)
 
 
 def test_a_zero_in_the_initial_policy_excludes_too():
     P = nj.games.random_game(jax.random.key(0), 5).preferences
-    some = nj.solve(P, 0.1, initial=[0.25, 0.25, 0, 0.25, 0.25], tol=1e-13)
+    some = nj.solve(P, 0.1, initial=np.array([0.25, 0.25, 0, 0.25, 0.25]), tol=1e-13)
     kept = np.array([0, 1, 3, 4])
     alone = nj.solve(P[np.ix_(kept, kept)], 0.1, tol=1e-13)
     np.testing.assert_allclose(some.policy[kept], alone.policy, atol=1e-9)
@@ -111,11 +116,11 @@ def test_copies_of_a_game_give_the_same_bits():
 
 
 def test_a_game_that_has_ended_never_changes_while_others_go_on():
-    """The same bits beside an easy neighbour and beside one that takes a hundred times longer."""
+    """The same bits beside an easy neighbour and beside one that takes ten times longer."""
     games = nj.games.random_game(jax.random.key(0), 9, (2,)).preferences
     beside_easy = nj.solve(games, jnp.array([0.1, 0.5]), tol=1e-8)
     beside_hard = nj.solve(games, jnp.array([0.1, 1e-4]), tol=1e-8)
-    assert int(beside_hard.queries[1]) > 50 * int(beside_easy.queries[1])
+    assert int(beside_hard.queries[1]) > 10 * int(beside_easy.queries[1])
     for field in ("log_policy", "exploitability", "queries", "steps", "status"):
         assert np.array_equal(getattr(beside_easy, field)[0], getattr(beside_hard, field)[0]), field
 
@@ -132,13 +137,13 @@ def test_jit_and_vmap_give_the_same():
 
 def test_small_float32_tolerances_stall_at_the_documented_level():
     """`eps^2 (1/beta + 8 beta)` four times over, about 6e-14 / beta in float32; slow progress is no stall."""
-    for beta in (1.0, 0.1, 0.01, 1e-3):
-        P = nj.games.random_game(jax.random.key(1), 30, (8,)).preferences.astype(jnp.float32)
-        solution = nj.solve(P, beta, tol=1e-22)
-        ended = (solution.status == nj.Status.STALLED) | (solution.exploitability <= 1e-22)
-        assert bool(ended.all())
-        assert (solution.exploitability <= 4 * 1.193e-7**2 * (1 / beta + 8 * beta)).all()
-        assert (solution.queries < 20_000).all()
+    beta = jnp.array([[1.0], [0.1], [0.01], [1e-3]])
+    P = nj.games.random_game(jax.random.key(1), 30, (8,)).preferences.astype(jnp.float32)
+    solution = nj.solve(P, beta, tol=1e-22)
+    ended = (solution.status == nj.Status.STALLED) | (solution.exploitability <= 1e-22)
+    assert bool(ended.all())
+    assert (solution.exploitability <= 4 * 1.193e-7**2 * (1 / beta + 8 * beta)).all()
+    assert (solution.queries < 20_000).all()
     slow = nj.solve(
         weighted_rps(1.0, 0.1, 0.1).astype(np.float32), 1e-4, tol=1e-9, algorithm=nj.NashMP(), max_queries=500
     )
