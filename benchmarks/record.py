@@ -1,0 +1,34 @@
+"""Writing the figures of a study, with what they were measured on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import nashjax as nj
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_results(study: str, about: str, rows: list[dict[str, Any]], folder: Path) -> Path:
+    """Write `STUDY.json`: what was measured, on what, and one object a row."""
+    machine = {
+        "nashjax": nj.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+        "cpu_cores": os.cpu_count(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{study}.json"
+    lines = ",\n  ".join(json.dumps(row) for row in rows)
+    path.write_text(
+        f'{{\n "about": {json.dumps(about)},\n "machine": {json.dumps(machine)},\n "rows": [\n  {lines}\n ]\n}}\n',
+        encoding="utf-8",
+    )
+    return path

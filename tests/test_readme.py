@@ -1,0 +1,43 @@
+"""What the README shows is what happens."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nashjax as nj
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_example_prints_what_it_says(tmp_path: Path):
+    code, shown = blocks("python")[0], blocks("text")[0]
+    assert len(code.strip().splitlines()) <= 7  # the imports, and six lines at most
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    # Other machines may round the last digits otherwise.
+    number = re.compile(r"\d+\.\d+(?:e-?\d+)?")
+    assert number.sub("#", done.stdout) == number.sub("#", shown)
+    for found, said in zip(number.findall(done.stdout), number.findall(shown), strict=True):
+        assert abs(float(found) - float(said)) <= 1e-3 * abs(float(said)) + 1e-6
+
+
+def test_the_continuous_integration_runs_the_second_command():
+    install, test = (command.strip() for command in blocks("sh")[:2])
+    assert install.endswith("&& nashjax demo")
+    assert test in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_links_lead_somewhere_and_public_names_are_there():
+    for page in (README, *((ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "CHANGELOG.md"))):
+        for target in re.findall(r"\]\(([^)#]+)\)", page):
+            assert target.startswith("https://") or (ROOT / target).exists(), target
+        for name in re.findall(r"`nj\.([A-Za-z_.]+)", page):
+            value = nj
+            for part in name.split("."):
+                value = getattr(value, part)
+    assert set(nj.__all__) <= set(dir(nj))
