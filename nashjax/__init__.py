@@ -4,7 +4,7 @@
 """
 
 from nashjax import games, metrics
-from nashjax.algorithms import AdaptiveNashMP, NashMP
+from nashjax.algorithms import AdaptiveNashMP, NashMP, Newton
 from nashjax.games import Game, MatrixGame
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Solution, Status
@@ -17,6 +17,7 @@ __all__ = [
     "Game",
     "MatrixGame",
     "NashMP",
+    "Newton",
     "RegularizedGame",
     "Solution",
     "Status",

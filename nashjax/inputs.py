@@ -171,7 +171,8 @@ def _batch_shapes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
 
 
 def _log_policy(policy: jax.Array, excluded: jax.Array, batch: tuple[int, ...]) -> jax.Array:
-    log_policy = jnp.where(excluded, -jnp.inf, jnp.log(policy))
+    # The logarithm of an excluded action is never taken: its derivative would be infinite.
+    log_policy = jnp.where(excluded, -jnp.inf, jnp.log(jnp.where(excluded, 1, policy)))
     # Axes of size 1 keep the batch axes apart from the action axis once that is in front.
     padded = log_policy.reshape((1,) * (len(batch) - log_policy.ndim + 1) + log_policy.shape)
     return simplex.normalize(jnp.moveaxis(padded, -1, 0))
@@ -226,7 +227,7 @@ def _check_policy(name: str, policy: np.ndarray) -> None:
 def _check_overlap(reference: jax.Array, initial: jax.Array) -> None:
     if not _is_concrete((reference, initial)):
         return
-    empty = np.asarray(~jnp.any((reference > 0) & (initial > 0), axis=-1))
+    empty = ~np.any((np.asarray(reference) > 0) & (np.asarray(initial) > 0), axis=-1)
     if empty.any():
         index = [int(i) for i in np.argwhere(empty)[0]]
         place = "initial" + (str(index) if index else "")
@@ -237,10 +238,14 @@ _all_valid = jax.jit(lambda game: jnp.all(game.is_valid()))
 
 
 def _check_game(game: Game) -> None:
-    if not hasattr(game, "is_valid") or not _is_concrete(game) or bool(_all_valid(game)):
+    if not hasattr(game, "is_valid") or not _is_concrete(game):
         return
+    with jax.ensure_compile_time_eval():  # a concrete game can also stand inside a trace
+        if bool(_all_valid(game)):
+            return
+        valid = np.asarray(game.is_valid())  # pyright: ignore[reportAttributeAccessIssue]
     fault = first_fault(np.asarray(game.preferences)) if isinstance(game, MatrixGame) else None
     if fault is not None:
         raise ValueError(f"game: preferences{list(fault.index)} is {fault.found}; allowed is {fault.allowed}")
-    bad = np.argwhere(~np.asarray(game.is_valid()))[0]  # pyright: ignore[reportAttributeAccessIssue]
-    raise ValueError(f"game{[int(i) for i in bad]} is not a preference game; allowed is P + P^T = 1, P in [0, 1]")
+    bad = [int(i) for i in np.argwhere(~valid)[0]]
+    raise ValueError(f"game{bad} is not a preference game; allowed is P + P^T = 1, P in [0, 1]")

@@ -78,6 +78,41 @@ class RegularizedGame:
         pull = jnp.where(self._excluded, -jnp.inf, eta * self.log_reference)
         return simplex.normalize((step * payoffs + pull + log_center) / (1 + eta))
 
+    def newton_change(
+        self, log_policy: jax.Array, payoffs: jax.Array, residual: jax.Array, weight: jax.Array
+    ) -> jax.Array:
+        """The change of `p` that a Newton step on `log p = normalise(weight P p + constant)` makes (spec 3).
+
+        With `S = diag(sqrt p)`, `Pi` the projector orthogonal to `sqrt p` and `A = P - 1/2`, solves
+        `(I - weight Pi S A S Pi) z = Pi S residual`. `S A S` is skew-symmetric, so the matrix is always
+        invertible and its inverse has norm <= 1.
+
+        Args:
+          log_policy: `log p`, `[n, *batch]`.
+          payoffs: its query `P p`, `[n, *batch]`.
+          residual: of the equation, right-hand side less left, `[n, *batch]`; where `p` is 0 it does not count.
+          weight: `[]` or `[*batch]`: `s / (1 + eta)` for a proximal step, `1 / beta` for the game itself.
+
+        Returns:
+          `S z`, `[n, *batch]`, to first order the change of `p`; it sums to 0.
+
+        Raises:
+          TypeError: the game has no `dense()`.
+        """
+        if not hasattr(self.game, "dense"):
+            raise TypeError(f"{type(self.game).__name__} has no dense(), which Newton's method and derivatives need")
+        matrix: jax.Array = self.game.dense()  # pyright: ignore[reportAttributeAccessIssue]
+        root = jnp.exp(log_policy / 2)
+        rhs = root * jnp.where(root > 0, residual, 0)
+        rhs = rhs - root * jnp.sum(root * rhs, axis=0)
+        # Linear algebra wants the batch in front. For skew K and unit q: Pi K Pi = K + q (K q)^T - (K q) q^T.
+        q, Kq = jnp.moveaxis(root, 0, -1), jnp.moveaxis(root * (payoffs - 0.5), 0, -1)
+        K = q[..., :, None] * (matrix - 0.5) * q[..., None, :]
+        K = K + q[..., :, None] * Kq[..., None, :] - Kq[..., :, None] * q[..., None, :]
+        system = jnp.eye(q.shape[-1], dtype=q.dtype) - jnp.asarray(weight)[..., None, None] * K
+        z = jnp.linalg.solve(system, jnp.moveaxis(rhs, 0, -1)[..., None])[..., 0]
+        return root * jnp.moveaxis(z, -1, 0)
+
     @property
     def _excluded(self) -> jax.Array:
         return jnp.isneginf(self.log_reference)

@@ -1,7 +1,8 @@
-"""The driver: repeat an algorithm's step over a batch of games until each certificate is small enough."""
+"""The front door: `solve` games to a tolerance, or record the `trajectory` of a method."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -10,18 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from nashjax.algorithms import AdaptiveNashMP, Algorithm
+from nashjax.algorithms import Algorithm
+from nashjax.driver import run
 from nashjax.games import Game
+from nashjax.hybrid import run_hybrid
+from nashjax.implicit import attach_derivative
 from nashjax.inputs import Inputs, as_inputs
 from nashjax.problem import kl_bound
 from nashjax.solution import Solution, Status
-
-STALL_LEVEL = 4.0
-"""Below this many rounding floors an exploitability may be all that the dtype can show (benchmarks/adaptive.py)."""
-STALL_PATIENCE = 50
-"""Steps without a new best at that level, and a quarter of all steps made, before a game counts as stalled."""
-
-_RUNNING = -1
 
 
 def solve(
@@ -67,7 +64,8 @@ def solve(
     if block_size is not None and block_size < 1:
         raise ValueError(f"block_size: is {block_size}; allowed are integers >= 1, or None")
     inputs = as_inputs(game, beta, reference, initial, tol, validate=validate)
-    return _solve(inputs, AdaptiveNashMP() if algorithm is None else algorithm, max_queries, block_size)
+    solution = _solve(jax.lax.stop_gradient(inputs), algorithm, max_queries, block_size)
+    return dataclasses.replace(solution, log_policy=attach_derivative(inputs, solution.log_policy))
 
 
 class Trajectory(NamedTuple):
@@ -118,7 +116,9 @@ def trajectory(
 
 
 @functools.partial(jax.jit, static_argnames="block_size")
-def _solve(inputs: Inputs, algorithm: Algorithm[Any], max_queries: jax.Array, block_size: int | None) -> Solution:
+def _solve(
+    inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array, block_size: int | None
+) -> Solution:
     if block_size is None:
         return _solve_block(inputs, algorithm, max_queries)
     batch = inputs.batch_shape
@@ -134,65 +134,18 @@ def _solve(inputs: Inputs, algorithm: Algorithm[Any], max_queries: jax.Array, bl
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_games].reshape(*batch, *x.shape[2:]), blocks)
 
 
-class _Progress(NamedTuple):
-    """What the loop carries: the algorithm's state and, of each game, the best so far."""
-
-    state: Any
-    log_policy: jax.Array  # [n, *batch]
-    exploitability: jax.Array  # [*batch], as are the following
-    steps: jax.Array
-    steps_since_best: jax.Array
-    status: jax.Array
-
-
-def _solve_block(inputs: Inputs, algorithm: Algorithm[Any], max_queries: jax.Array) -> Solution:
-    """Solve games side by side until the last one ends; a game that has ended stays as it is."""
+def _solve_block(inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array) -> Solution:
     problem, log_initial, valid = inputs.prepare()
-    floor = problem.rounding_floor()
-
-    def judge(progress: _Progress) -> jax.Array:
-        """The status of each game that is still running."""
-        patience = STALL_PATIENCE + progress.steps // 4  # slow progress is not a stall
-        stalled = (progress.exploitability <= STALL_LEVEL * floor) & (progress.steps_since_best >= patience)
-        spent = progress.state.queries + algorithm.queries_per_step > max_queries
-        verdict = jnp.select(
-            [progress.exploitability <= inputs.tol, stalled, spent],
-            [jnp.int8(Status.CONVERGED), jnp.int8(Status.STALLED), jnp.int8(Status.MAX_QUERIES)],
-            jnp.int8(_RUNNING),
-        )
-        return jnp.broadcast_to(verdict, valid.shape)
-
-    def advance(progress: _Progress) -> _Progress:
-        state = algorithm.step(problem, progress.state)
-        exploitability = problem.exploitability(state.log_policy, state.payoffs)
-        better = exploitability < progress.exploitability
-        following = _Progress(
-            state=state,
-            log_policy=jnp.where(better, state.log_policy, progress.log_policy),
-            exploitability=jnp.where(better, exploitability, progress.exploitability),
-            steps=progress.steps + 1,
-            steps_since_best=jnp.where(better, 0, progress.steps_since_best + 1),
-            status=progress.status,
-        )
-        status = jnp.where(jnp.isfinite(exploitability), judge(following), jnp.int8(Status.INVALID))
-        running = progress.status == _RUNNING
-        return jax.tree.map(lambda new, old: jnp.where(running, new, old), following._replace(status=status), progress)
-
-    state = algorithm.init(problem, log_initial)
-    exploitability = problem.exploitability(log_initial, state.payoffs)
-    valid &= jnp.isfinite(exploitability)
-    zero = jnp.zeros(valid.shape, jnp.int32)
-    start = _Progress(state, log_initial, jnp.where(valid, exploitability, jnp.inf), zero, zero, zero.astype(jnp.int8))
-    start = start._replace(status=jnp.where(valid, judge(start), jnp.int8(Status.INVALID)))
-    end = jax.lax.while_loop(lambda progress: jnp.any(progress.status == _RUNNING), advance, start)
-
-    failed = end.status == Status.INVALID
-    exploitability = jnp.where(failed, jnp.inf, end.exploitability)
+    if algorithm is None:
+        end = run_hybrid(inputs, max_queries)
+    else:
+        end = run(problem, algorithm, log_initial, valid, inputs.tol, max_queries)
+    log_policy = jnp.where(end.status == Status.INVALID, jnp.nan, end.log_policy)
     return Solution(
-        log_policy=jnp.moveaxis(jnp.where(failed, jnp.nan, end.log_policy), 0, -1),
-        exploitability=exploitability,
-        kl_bound=kl_bound(exploitability, problem.beta, floor),
-        queries=end.state.queries,
+        log_policy=jnp.moveaxis(log_policy, 0, -1),
+        exploitability=end.exploitability,
+        kl_bound=kl_bound(end.exploitability, problem.beta, problem.rounding_floor()),
+        queries=end.queries,
         steps=end.steps,
         status=end.status,
     )

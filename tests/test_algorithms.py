@@ -12,7 +12,7 @@ import nashjax as nj
 from nashjax import simplex
 from nashjax.games.random import KINDS
 
-ALGORITHMS = [nj.NashMP(), nj.AdaptiveNashMP()]
+ALGORITHMS = [nj.NashMP(), nj.AdaptiveNashMP(), nj.Newton()]
 names = [type(a).__name__ for a in ALGORITHMS]
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS, ids=names)
 

@@ -1,0 +1,135 @@
+"""The driver: repeat an algorithm's step over a batch of games until each certificate is small enough."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nashjax.algorithms import Algorithm
+from nashjax.problem import RegularizedGame
+from nashjax.solution import Status
+
+STALL_LEVEL = 4.0
+"""Below this many rounding floors an exploitability may be all that the dtype can show (benchmarks/adaptive.py)."""
+STALL_PATIENCE = 50
+"""Steps without a new best at that level, and a quarter of all steps made, before a game counts as stalled."""
+POLISHING_STEPS = 2
+"""Undamped Newton steps past the tolerance, which make the logarithms of rare actions accurate (spec 3)."""
+
+_RUNNING = -1
+
+
+class Outcome(NamedTuple):
+    """How games ended; actions first.
+
+    Attributes:
+      log_policy: the best policy found, `[n, *batch]`.
+      exploitability: of that policy, `[*batch]`; inf where the status is INVALID.
+      queries: evaluations of `P v`, int32 `[*batch]`.
+      steps: steps of the algorithm, int32 `[*batch]`.
+      status: int8 `[*batch]`.
+    """
+
+    log_policy: jax.Array
+    exploitability: jax.Array
+    queries: jax.Array
+    steps: jax.Array
+    status: jax.Array
+
+
+class _Progress(NamedTuple):
+    """What the loop carries: the algorithm's state and, of each game, the best so far."""
+
+    state: Any
+    best: Outcome
+    steps_since_best: jax.Array  # [*batch]
+
+
+def run(
+    problem: RegularizedGame,
+    algorithm: Algorithm[Any],
+    log_initial: jax.Array,
+    playing: jax.Array,
+    tol: jax.Array,
+    max_queries: jax.Array | int,
+) -> Outcome:
+    """Run an algorithm on games side by side until the last one ends; a game that has ended stays as it is.
+
+    Args:
+      problem: the games.
+      algorithm: the method.
+      log_initial: where it starts, `[n, *batch]`.
+      playing: bool `[*batch]`; the other games end at once, as INVALID.
+      tol: exploitability to reach, `[*batch]`.
+      max_queries: most queries of each game, `[*batch]`.
+    """
+    floor = problem.rounding_floor()
+
+    def judge(progress: _Progress) -> jax.Array:
+        """The status of each game that is still running."""
+        best = progress.best
+        patience = STALL_PATIENCE + best.steps // 4  # slow progress is not a stall
+        stalled = (best.exploitability <= STALL_LEVEL * floor) & (progress.steps_since_best >= patience)
+        spent = best.queries + algorithm.queries_per_step > max_queries
+        if hasattr(algorithm, "max_steps"):
+            spent |= best.steps >= algorithm.max_steps  # pyright: ignore[reportAttributeAccessIssue]
+        verdict = jnp.select(
+            [best.exploitability <= tol, stalled, spent],
+            [jnp.int8(Status.CONVERGED), jnp.int8(Status.STALLED), jnp.int8(Status.MAX_QUERIES)],
+            jnp.int8(_RUNNING),
+        )
+        return jnp.broadcast_to(verdict, playing.shape)
+
+    def advance(progress: _Progress) -> _Progress:
+        best = progress.best
+        state = algorithm.step(problem, progress.state)
+        exploitability = problem.exploitability(state.log_policy, state.payoffs)
+        better = exploitability < best.exploitability
+        best = Outcome(
+            log_policy=jnp.where(better, state.log_policy, best.log_policy),
+            exploitability=jnp.where(better, exploitability, best.exploitability),
+            queries=state.queries,
+            steps=best.steps + 1,
+            status=best.status,
+        )
+        following = _Progress(state, best, jnp.where(better, 0, progress.steps_since_best + 1))
+        status = jnp.where(jnp.isfinite(exploitability), judge(following), jnp.int8(Status.INVALID))
+        following = following._replace(best=best._replace(status=status))
+        running = progress.best.status == _RUNNING
+        return jax.tree.map(lambda new, old: jnp.where(running, new, old), following, progress)
+
+    state = algorithm.init(problem, log_initial)
+    exploitability = problem.exploitability(log_initial, state.payoffs)
+    playing &= jnp.isfinite(exploitability)
+    zero = jnp.zeros(playing.shape, jnp.int32)
+    best = Outcome(log_initial, jnp.where(playing, exploitability, jnp.inf), state.queries, zero, zero.astype(jnp.int8))
+    start = _Progress(state, best, zero)
+    status = jnp.where(playing, judge(start), jnp.int8(Status.INVALID))
+    start = start._replace(best=best._replace(status=status))
+    end = jax.lax.while_loop(lambda progress: jnp.any(progress.best.status == _RUNNING), advance, start)
+    best = end.best
+    if hasattr(algorithm, "polish"):
+        # A game that has converged did so with its last policy, whose query the state holds.
+        best = _polish(problem, algorithm, best, end.state.payoffs)
+    return best._replace(exploitability=jnp.where(best.status == Status.INVALID, jnp.inf, best.exploitability))
+
+
+def _polish(problem: RegularizedGame, algorithm: Any, end: Outcome, payoffs: jax.Array) -> Outcome:
+    """Undamped steps for the games that have converged, each kept unless it makes the certificate worse."""
+    bound = jnp.maximum(end.exploitability, STALL_LEVEL * problem.rounding_floor())
+
+    def polish(carried: tuple[Outcome, jax.Array], _: None) -> tuple[tuple[Outcome, jax.Array], None]:
+        end, payoffs = carried
+        log_policy, polished_payoffs = algorithm.polish(problem, end.log_policy, payoffs)
+        exploitability = problem.exploitability(log_policy, polished_payoffs)
+        kept = (end.status == Status.CONVERGED) & (exploitability <= bound) & (problem.beta > 0)
+        polished = end._replace(
+            log_policy=jnp.where(kept, log_policy, end.log_policy),
+            exploitability=jnp.where(kept, exploitability, end.exploitability),
+            queries=end.queries + jnp.where(end.status == Status.CONVERGED, 2, 0),
+        )
+        return (polished, jnp.where(kept, polished_payoffs, payoffs)), None
+
+    return jax.lax.scan(polish, (end, payoffs), length=POLISHING_STEPS)[0][0]
