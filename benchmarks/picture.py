@@ -38,7 +38,7 @@ def draw_policies(axes: Axes, P: np.ndarray) -> None:
         axes.bar(np.arange(n) + 0.27 * (k - 1), policy[k], 0.27, color=BLUES[k], label=f"beta = {beta:g}")
     axes.plot(range(n), (P.sum(1) - 0.5) / (n - 1), "k_", markersize=16, label="mean win rate")
     axes.set_xticks(range(n), list("ABCDEFGH"))
-    axes.set(title="out: the mixture that nothing beats", ylabel="probability", xlabel="item")
+    axes.set(title="out: the equilibrium at three betas", ylabel="probability", xlabel="item")
     axes.legend(frameon=False, fontsize=8)
 
 

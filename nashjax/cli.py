@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ from nashjax.files import (
     read_reference,
     write_answer,
 )
-from nashjax.files.errors import bad_input, quoted, visible
+from nashjax.files.errors import bad_input, number, quoted, visible
 from nashjax.files.memory import check_game_memory
 from nashjax.games.random import KINDS
 
@@ -38,14 +38,33 @@ _NOT_CONVERGED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
 
 _T = TypeVar("_T")
 
+_UsageError: Any = typer.BadParameter.__base__
+
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Certified Nash equilibria of preference games: of data in a file, or of random games.",
     epilog="Example: nashjax solve battles.csv --beta 0.02",
 )
+
+
+def _number(low: float, *, whole: bool = False, closed: bool = True, high: float = math.inf) -> Callable[[str], Any]:
+    """A reader of an option's text that says what it found and what is allowed."""
+    kind = "integers" if whole else "finite numbers"
+    allowed = f"{kind} {'>=' if closed else '>'} {low:g}" + (f" and <= {high:.10g}" if math.isfinite(high) else "")
+
+    def read(text: object) -> float | int:
+        try:
+            value = int(str(text)) if whole else number(str(text))
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high and (closed or value > low)):
+            raise typer.BadParameter(f"found {quoted(str(text))}; allowed are {allowed}")
+        return value
+
+    return read
+
 
 Beta = Annotated[
     list[str] | None,
@@ -53,9 +72,11 @@ Beta = Annotated[
         metavar="NUMBERS", help="Regularisation, >= 0, default 0.01; several with commas between or by repeating."
     ),
 ]
-Tolerance = Annotated[float, typer.Option(help="Exploitability to reach, > 0.")]
+Tolerance = Annotated[
+    float, typer.Option(parser=_number(0, closed=False), metavar="NUMBER", help="Exploitability to reach, > 0.")
+]
 Double = Annotated[bool, typer.Option("--x64", help="Compute in double precision.")]
-Top = Annotated[int, typer.Option(min=0, help="Rows to show; 0 shows all.")]
+Top = Annotated[int, typer.Option(parser=_number(0, whole=True), metavar="INTEGER", help="Rows to show; 0 shows all.")]
 
 
 def main() -> None:
@@ -63,7 +84,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # An output that cannot show a letter of a name shows its code instead.
         stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-    app()
+    try:
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except _UsageError as error:
+        _fail(visible(error.format_message()))
+    sys.exit(code)
 
 
 def _print_version(wanted: bool) -> None:
@@ -86,7 +111,12 @@ def solve(
     beta: Beta = None,
     tol: Tolerance = 1e-6,
     max_queries: Annotated[
-        int, typer.Option(min=1, max=2**31 - 1, help="Most preference queries for each game.")
+        int,
+        typer.Option(
+            parser=_number(1, whole=True, high=2**31 - 1),
+            metavar="INTEGER",
+            help="Most preference queries for each game.",
+        ),
     ] = 100_000,
     reference: Annotated[
         str | None,
@@ -96,7 +126,12 @@ def solve(
         ),
     ] = None,
     prior: Annotated[
-        float, typer.Option(help="Imagined comparisons of each pair, half won by each: shrinks rare pairs to 1/2.")
+        float,
+        typer.Option(
+            parser=_number(0),
+            metavar="NUMBER",
+            help="Imagined comparisons of each pair, half won by each: shrinks rare pairs to 1/2.",
+        ),
     ] = 0.0,
     top: Top = 10,
     output: Annotated[
@@ -119,7 +154,8 @@ def solve(
     \b
     FILE is one of
       array    .npy or .npz of shape [..., n, n], entry [i, j] the probability
-               that i is preferred over j
+               that i is preferred over j; in a .npz file the array
+               preferences, or the only one, and if wanted the names, items
       matrix   .csv with the item names in the header and in the first column
       pairs    .csv with rows item_a,item_b,wins_a,wins_b,ties
       battles  .csv with rows model_a,model_b,winner
@@ -130,9 +166,8 @@ def solve(
     """
     with _errors_in_one_line():
         betas = _parse_betas(beta, default=0.01)
-        _check_tolerance(tol)
         if output is not None:
-            check_output(output, file)
+            check_output(output, file, *([] if reference is None else [Path(reference)]))
         columns = Columns(item_a, item_b, winner)
         game = read_games(file, format=form, columns=columns, tie_words=tie_word or (), prior=prior)
         policy = None if reference is None else read_reference(reference, game.items, game.preferences.shape[:-2])
@@ -146,11 +181,22 @@ def solve(
 
 @app.command(epilog="Example: nashjax demo --games 4096 --actions 50 --beta 0.1 --kind cyclic")
 def demo(
-    games: Annotated[int, typer.Option(min=1, help="How many games.")] = 1024,
-    actions: Annotated[int, typer.Option(min=2, help="How many actions each game has.")] = 20,
+    games: Annotated[
+        int, typer.Option(parser=_number(1, whole=True), metavar="INTEGER", help="How many games.")
+    ] = 1024,
+    actions: Annotated[
+        int, typer.Option(parser=_number(2, whole=True), metavar="INTEGER", help="How many actions each game has.")
+    ] = 20,
     beta: Annotated[str, typer.Option(metavar="NUMBER", help="Regularisation, >= 0.")] = "0.05",
     kind: Annotated[str, typer.Option(metavar="KIND", help=f"How games are drawn: {', '.join(KINDS)}.")] = "gaussian",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same games.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            parser=_number(0, whole=True, high=2**32 - 1),
+            metavar="INTEGER",
+            help="The same seed draws the same games, others with --x64.",
+        ),
+    ] = 0,
     tol: Tolerance = 1e-6,
     x64: Double = False,
     top: Top = 8,
@@ -160,7 +206,6 @@ def demo(
         betas = _parse_betas([beta], default=0.05)
         if betas.size > 1:
             raise bad_input("--beta", quoted(beta), "is one number")
-        _check_tolerance(tol)
         if kind not in KINDS:
             raise bad_input("--kind", quoted(kind), f"are {', '.join(KINDS)}")
         check_game_memory("demo", actions, games)
@@ -252,18 +297,13 @@ def _parse_betas(texts: list[str] | None, default: float) -> np.ndarray:
     betas = []
     for field in fields:
         try:
-            value = float(field)
+            value = number(field)
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and value >= 0):
             raise bad_input("--beta", quoted(field), "are finite numbers >= 0")
         betas.append(value)
     return np.array(betas)
-
-
-def _check_tolerance(tol: float) -> None:
-    if not (math.isfinite(tol) and tol > 0):
-        raise bad_input("--tol", f"{tol:g}", "are finite numbers > 0")
 
 
 def _exit_code(answer: Answer) -> int:
@@ -301,13 +341,17 @@ def _interruptible(work: Callable[[], _T]) -> _T:
     return result
 
 
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(_BAD_INPUT)
+
+
 @contextlib.contextmanager
 def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(_BAD_INPUT) from None
+        _fail(str(error))
     except KeyboardInterrupt:
         sys.stdout.flush()
         # Not through Python's usual end, which the thread still computing could disturb.

@@ -72,7 +72,7 @@ def run(
         best = progress.best
         patience = STALL_PATIENCE + best.steps // 4  # slow progress is not a stall
         stalled = (best.exploitability <= STALL_LEVEL * floor) & (progress.steps_since_best >= patience)
-        spent = best.queries + algorithm.queries_per_step > max_queries
+        spent = best.queries > max_queries - algorithm.queries_per_step
         if hasattr(algorithm, "max_steps"):
             spent |= best.steps >= algorithm.max_steps  # pyright: ignore[reportAttributeAccessIssue]
         verdict = jnp.select(
@@ -112,11 +112,13 @@ def run(
     best = end.best
     if hasattr(algorithm, "polish"):
         # A game that has converged did so with its last policy, whose query the state holds.
-        best = _polish(problem, algorithm, best, end.state.payoffs)
+        best = _polish(problem, algorithm, best, end.state.payoffs, max_queries)
     return best._replace(exploitability=jnp.where(best.status == Status.INVALID, jnp.inf, best.exploitability))
 
 
-def _polish(problem: RegularizedGame, algorithm: Any, end: Outcome, payoffs: jax.Array) -> Outcome:
+def _polish(
+    problem: RegularizedGame, algorithm: Any, end: Outcome, payoffs: jax.Array, max_queries: jax.Array | int
+) -> Outcome:
     """Undamped steps for the games that have converged, each kept unless it makes the certificate worse."""
     bound = jnp.maximum(end.exploitability, STALL_LEVEL * problem.rounding_floor())
 
@@ -124,11 +126,12 @@ def _polish(problem: RegularizedGame, algorithm: Any, end: Outcome, payoffs: jax
         end, payoffs = carried
         log_policy, polished_payoffs = algorithm.polish(problem, end.log_policy, payoffs)
         exploitability = problem.exploitability(log_policy, polished_payoffs)
-        kept = (end.status == Status.CONVERGED) & (exploitability <= bound) & (problem.beta > 0)
+        asked = (end.status == Status.CONVERGED) & (problem.beta > 0) & (end.queries <= max_queries - 2)
+        kept = asked & (exploitability <= bound)
         polished = end._replace(
             log_policy=jnp.where(kept, log_policy, end.log_policy),
             exploitability=jnp.where(kept, exploitability, end.exploitability),
-            queries=end.queries + jnp.where(end.status == Status.CONVERGED, 2, 0),
+            queries=end.queries + jnp.where(asked, 2, 0),
         )
         return (polished, jnp.where(kept, polished_payoffs, payoffs)), None
 

@@ -44,6 +44,7 @@ def run_hybrid(inputs: Inputs, max_queries: jax.Array) -> Outcome:
     budget = jnp.minimum(max_queries, first_order_budget(n))
     first = run(problem, AdaptiveNashMP(), log_initial, valid, handover, budget)
     unfinished = (first.status == Status.MAX_QUERIES) | (tight & (first.status == Status.CONVERGED))
+    first = first._replace(status=jnp.where(unfinished, jnp.int8(Status.MAX_QUERIES), first.status))
     return _finish(inputs, first, unfinished, max_queries)
 
 
@@ -77,11 +78,13 @@ def _finish(inputs: Inputs, first: Outcome, unfinished: jax.Array, max_queries: 
 def _finish_chunk(inputs: Inputs, start: Outcome, unfinished: jax.Array, max_queries: jax.Array) -> Outcome:
     problem, _, _ = inputs.prepare()
 
-    def go_on(algorithm: Algorithm[Any], outcome: Outcome, unfinished: jax.Array) -> Outcome:
+    def go_on(outcome: Outcome, algorithm: Algorithm[Any]) -> Outcome:
         left = max_queries - outcome.queries
-        ended = run(problem, algorithm, outcome.log_policy, unfinished, inputs.tol, left)
+        playing = unfinished & (outcome.status == Status.MAX_QUERIES) & (left > algorithm.queries_per_step)
+        ended = run(problem, algorithm, outcome.log_policy, playing, inputs.tol, left)
         ended = ended._replace(queries=outcome.queries + ended.queries, steps=outcome.steps + ended.steps)
-        return jax.tree.map(lambda new, old: jnp.where(unfinished, new, old), ended, outcome)
+        return jax.tree.map(lambda new, old: jnp.where(playing, new, old), ended, outcome)
 
-    outcome = go_on(_NEWTON, start, unfinished)
-    return go_on(AdaptiveNashMP(), outcome, unfinished & (outcome.status == Status.MAX_QUERIES))
+    outcome = go_on(start, _NEWTON)
+    # In float64 Newton's method solved every game that was tried; in float32 rounding can defeat it at a small beta.
+    return outcome if start.log_policy.dtype == jnp.float64 else go_on(outcome, AdaptiveNashMP())

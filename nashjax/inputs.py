@@ -60,15 +60,18 @@ class Inputs(NamedTuple):
         reference = uniform if self.reference is None else self.reference
         initial = reference if self.initial is None else self.initial
         valid &= _is_policy(reference) & _is_policy(initial)
-        # A zero in either policy excludes the action from the game.
-        excluded = (reference == 0) | (initial == 0)
+        excluded = reference == 0
+        # What starts at 0 would stay there: a probability that has underflowed must not exclude its action.
+        initial = jnp.maximum(initial, jnp.finfo(initial.dtype).tiny)
         log_reference = _log_policy(reference, excluded, batch)
         log_initial = jnp.broadcast_to(_log_policy(initial, excluded, batch), (game.num_actions, *batch))
-        valid &= ~jnp.all(excluded, axis=-1)
         return RegularizedGame(game, self.beta, log_reference), log_initial, jnp.broadcast_to(valid, batch)
 
     def take(self, index: jax.Array) -> Inputs:
-        """The games at these positions of the flattened batch, `[block]`; what all games share stays as it is."""
+        """The games at these positions of the flattened batch, `[block]`.
+
+        What all games share stays one; what only some of them share is copied for each.
+        """
         shapes, batch = _batch_shapes(self), self.batch_shape
 
         def gather(argument: str, leaves: object) -> object:
@@ -119,8 +122,6 @@ def as_inputs(
         found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items() if shape)
         raise ValueError(f"batch shapes do not broadcast: {found}; allowed are shapes that numpy broadcasts") from None
     if validate:
-        if inputs.reference is not None and inputs.initial is not None:
-            _check_overlap(inputs.reference, inputs.initial)
         _check_game(game)
     return inputs
 
@@ -131,30 +132,70 @@ def as_policy(name: str, policy: ArrayLike, game: Game, *, validate: bool = True
     Raises:
       ValueError: naming the argument `name`, the first bad index, what is there and what is allowed.
     """
-    shape = np.shape(policy)
+    dtype = _dtype(game)
+    policy = _as_array(name, policy)
+    shape = policy.shape
     if not shape or shape[-1] != game.num_actions:
         raise ValueError(
             f"{name}: has shape {list(shape)}; allowed is [..., {game.num_actions}], a probability for each action"
         )
     if validate and _is_concrete(policy):
-        _check_policy(name, _as_numbers(policy, name))
-    return jnp.asarray(policy if hasattr(policy, "dtype") else np.asarray(policy), _dtype(game))
+        values = _as_numbers(policy, name)
+        check_policy(name, values)
+        if name == "reference":  # in which a zero has a meaning
+            tiny = float(jnp.finfo(dtype).tiny)
+            _check_all(name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}")
+    return jnp.asarray(policy, dtype)
+
+
+def check_policy(name: str, policy: np.ndarray) -> None:
+    """Raise ValueError unless the last axis holds probabilities that sum to 1."""
+    _check_all(name, policy, np.isfinite(policy) & (policy >= 0), "probabilities >= 0")
+    sums = policy.sum(axis=-1)
+    wrong = np.abs(sums - 1) > SUM_TOLERANCE
+    if wrong.any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        found = "is all zero" if sums[index] == 0 else f"sums to {sums[index]}"
+        raise ValueError(
+            f"{_place(name, index)} {found}; allowed are probabilities that sum to 1 within {SUM_TOLERANCE:g}"
+        )
 
 
 def _as_game(game: Game | ArrayLike) -> Game:
     if isinstance(game, MatrixGame):
-        check_square(np.shape(game.preferences), "game")
-        preferences = as_floating(game.preferences)
-        return game if preferences is game.preferences else MatrixGame(preferences, game.payoff_scale)
-    if isinstance(game, Game):
+        preferences, payoff_scale = game.preferences, game.payoff_scale
+    elif isinstance(game, Game):
         return game
-    check_square(np.shape(game), "game")
-    return MatrixGame(as_floating(game if isinstance(game, jax.Array) else np.asarray(game)))
+    else:
+        preferences, payoff_scale = _as_array("game", game), None
+    check_square(preferences.shape, "game")
+    if not isinstance(preferences, jax.Array):
+        with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
+            preferences = jnp.asarray(preferences)
+    return MatrixGame(as_floating(preferences), payoff_scale)
+
+
+def _as_array(name: str, x: ArrayLike) -> jax.Array | np.ndarray:
+    """The argument as an array of real numbers."""
+    if not isinstance(x, jax.Array):
+        try:
+            x = np.asarray(x)
+        except ValueError:
+            raise ValueError(f"{name}: is not an array; allowed are real numbers in rows of equal length") from None
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.kind in "biu"):
+        raise ValueError(f"{name}: has dtype {x.dtype}; allowed are real numbers")
+    return x
 
 
 def _dtype(game: Game) -> jnp.dtype:
-    floating = [x for x in jax.tree.leaves(game) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
-    return jnp.result_type(*floating) if floating else jnp.result_type(float)
+    """Float32 or float64, whatever smaller types the game is made of."""
+    try:
+        floating = [x for x in jax.tree.leaves(game) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
+    except TypeError:
+        raise ValueError(
+            f"game: {type(game).__name__} is not a pytree; allowed are arrays and games registered with jax"
+        ) from None
+    return jnp.result_type(jnp.float32, *floating) if floating else jnp.result_type(float)
 
 
 def _batch_shapes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
@@ -189,14 +230,16 @@ def _is_concrete(x: object) -> bool:
 
 
 def _check_numbers(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype) -> None:
+    tiny, largest = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
     if _is_concrete(beta):
         values = _as_numbers(beta, "beta")
         _check_all("beta", values, np.isfinite(values) & (values >= 0), "finite numbers >= 0")
-        tiny = float(jnp.finfo(dtype).tiny)
-        _check_all("beta", values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}")
+        allowed = f"0 or, in {dtype}, {tiny:.3g} to {largest:.3g}"
+        _check_all("beta", values, (values == 0) | ((values >= tiny) & (values <= largest)), allowed)
     if _is_concrete(tol):
         values = _as_numbers(tol, "tol")
-        _check_all("tol", values, values >= 0, "numbers >= 0")
+        allowed = f"numbers from 0 to, in {dtype}, {largest:.3g}"
+        _check_all("tol", values, (values >= 0) & (values <= largest), allowed)
 
 
 def _as_numbers(x: ArrayLike, name: str) -> np.ndarray:
@@ -209,29 +252,11 @@ def _as_numbers(x: ArrayLike, name: str) -> np.ndarray:
 def _check_all(name: str, values: np.ndarray, good: np.ndarray, allowed: str) -> None:
     if not good.all():
         index = tuple(int(i) for i in np.argwhere(~good)[0])
-        place = name + (str(list(index)) if index else "")
-        raise ValueError(f"{place} is {values[index]}; allowed are {allowed}")
+        raise ValueError(f"{_place(name, index)} is {values[index]}; allowed are {allowed}")
 
 
-def _check_policy(name: str, policy: np.ndarray) -> None:
-    _check_all(name, policy, np.isfinite(policy) & (policy >= 0), "probabilities >= 0")
-    sums = policy.sum(axis=-1)
-    wrong = np.abs(sums - 1) > SUM_TOLERANCE
-    if wrong.any():
-        index = tuple(int(i) for i in np.argwhere(wrong)[0])
-        place = name + (str(list(index)) if index else "")
-        found = "is all zero" if sums[index] == 0 else f"sums to {sums[index]}"
-        raise ValueError(f"{place} {found}; allowed are probabilities that sum to 1 within {SUM_TOLERANCE:g}")
-
-
-def _check_overlap(reference: jax.Array, initial: jax.Array) -> None:
-    if not _is_concrete((reference, initial)):
-        return
-    empty = ~np.any((np.asarray(reference) > 0) & (np.asarray(initial) > 0), axis=-1)
-    if empty.any():
-        index = [int(i) for i in np.argwhere(empty)[0]]
-        place = "initial" + (str(index) if index else "")
-        raise ValueError(f"{place} is 0 wherever the reference is not; allowed is at least one action left to play")
+def _place(name: str, index: tuple[int, ...]) -> str:
+    return name + (str(list(index)) if index else "")
 
 
 _all_valid = jax.jit(lambda game: jnp.all(game.is_valid()))

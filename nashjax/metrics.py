@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import problem, simplex
 from nashjax.games import Game
-from nashjax.inputs import Inputs, as_inputs, as_policy
+from nashjax.games.matrix import as_floating
+from nashjax.inputs import Inputs, as_inputs, as_policy, check_policy
 
 
 def best_response(
@@ -31,37 +34,46 @@ def best_response(
     Raises:
       ValueError: an argument is not valid.
     """
-    regularized, _, payoffs = _query(game, policy, beta, reference)
-    return _response(regularized, payoffs)
+    inputs = as_inputs(game, beta, reference)
+    return _best_response(inputs, as_policy("policy", policy, inputs.game))
 
 
 def exploitability(
     game: Game | ArrayLike, policy: ArrayLike, beta: ArrayLike, reference: ArrayLike | None = None
 ) -> jax.Array:
-    """What the best response gains over a policy, `E_b(p)` (spec 2); at `beta = 0`, `max_i (P p)_i - 1/2`.
+    """What the best response gains over a policy, `E_b(p)` (spec 2).
 
-    Arguments and errors as in `best_response`.
+    At `beta = 0` that is `max_i (P p)_i - 1/2` over the actions that the reference allows. Arguments and errors as in
+    `best_response`.
 
     Returns:
-      `[*batch]`, in units of preference, >= 0; 0 only at the equilibrium.
+      `[*batch]`, in units of preference, >= 0, and 0 at the equilibrium; inf for a policy that plays an excluded
+      action.
     """
-    regularized, log_policy, payoffs = _query(game, policy, beta, reference)
-    return _exploitability(regularized, log_policy, payoffs)
+    inputs = as_inputs(game, beta, reference)
+    return _exploitability(inputs, as_policy("policy", policy, inputs.game))
 
 
 def kl_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
-    """Certified bound on `KL(p||p*)`, `E_b(p) / beta` in nats (spec 2); inf at `beta = 0`; `[*batch]`."""
-    return problem.kl_bound(jnp.asarray(exploitability), jnp.asarray(beta))
+    """Certified bound on `KL(p||p*)` in nats, `(E_b(p) + rounding) / beta` (spec 2); inf at `beta = 0`; `[*batch]`.
+
+    The rounding is what the dtype of the exploitability may hide.
+    """
+    return problem.kl_bound(*_with_floor(exploitability, beta))
 
 
 def l1_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
-    """Certified bound on `||p - p*||_1`, `sqrt(2 E_b(p) / beta)`, at most 2 (spec 2); `[*batch]`."""
-    return problem.l1_bound(jnp.asarray(exploitability), jnp.asarray(beta))
+    """Certified bound on `||p - p*||_1 <= sqrt(2 KL(p||p*))`, at most 2 (spec 2); `[*batch]`."""
+    return problem.l1_bound(*_with_floor(exploitability, beta))
 
 
 def kl_divergence(policy: ArrayLike, other: ArrayLike) -> jax.Array:
-    """`KL(policy || other)` in nats, accurate also where the two nearly agree; `[*batch, n]` to `[*batch]`."""
-    return simplex.kl_divergence(_log_actions_first(policy), _log_actions_first(other))
+    """`KL(policy || other)` in nats, accurate also where the two nearly agree; `[*batch, n]` to `[*batch]`.
+
+    Raises:
+      ValueError: one of the two does not hold probabilities that sum to 1.
+    """
+    return simplex.kl_divergence(*_log_actions_first(policy=policy, other=other))
 
 
 def span(log_policy: ArrayLike, other: ArrayLike) -> jax.Array:
@@ -74,34 +86,49 @@ def span(log_policy: ArrayLike, other: ArrayLike) -> jax.Array:
 
 
 def entropy(policy: ArrayLike) -> jax.Array:
-    """Shannon entropy in nats, `[*batch, n]` to `[*batch]`; its exponential is the effective number of actions."""
-    return simplex.entropy(_log_actions_first(policy))
+    """Shannon entropy in nats, `[*batch, n]` to `[*batch]`; its exponential is the effective number of actions.
+
+    Raises:
+      ValueError: the argument does not hold probabilities that sum to 1.
+    """
+    return simplex.entropy(*_log_actions_first(policy=policy))
 
 
-def _log_actions_first(policy: ArrayLike) -> jax.Array:
-    return jnp.moveaxis(jnp.log(jnp.asarray(policy)), -1, 0)
+def _with_floor(exploitability: ArrayLike, beta: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array]:
+    E = as_floating(jnp.asarray(exploitability))
+    b = jnp.asarray(beta, E.dtype)
+    return E, b, problem.rounding_floor(b, E.dtype)
 
 
-def _query(
-    game: Game | ArrayLike, policy: ArrayLike, beta: ArrayLike, reference: ArrayLike | None
-) -> tuple[problem.RegularizedGame, jax.Array, jax.Array]:
-    inputs = as_inputs(game, beta, reference)
-    return _ask(inputs, as_policy("policy", policy, inputs.game))
+def _log_actions_first(**policies: ArrayLike) -> list[jax.Array]:
+    for name, policy in policies.items():
+        if not isinstance(policy, Tracer):
+            check_policy(name, np.asarray(policy, np.float64))
+    arrays = [jnp.asarray(policy) for policy in policies.values()]
+    if len({array.shape[-1] for array in arrays}) > 1:
+        found = ", ".join(f"{name} {list(jnp.shape(policy))}" for name, policy in policies.items())
+        raise ValueError(f"numbers of actions differ: {found}; allowed are equal last axes")
+    return [jnp.log(jnp.moveaxis(array, -1, 0)) for array in jnp.broadcast_arrays(*arrays)]
 
 
 @jax.jit
-def _ask(inputs: Inputs, asked: jax.Array) -> tuple[problem.RegularizedGame, jax.Array, jax.Array]:
-    # The policy takes part in the broadcast, but it is no start of a solve: its zeros exclude nothing.
-    batch = inputs._replace(initial=asked).batch_shape
-    regularized, _, valid = inputs._replace(tol=jnp.zeros(batch)).prepare()
-    log_policy = jnp.log(jnp.moveaxis(jnp.broadcast_to(asked, (*batch, asked.shape[-1])), -1, 0))
-    log_policy = jnp.where(valid, log_policy, jnp.nan)
-    return regularized, log_policy, regularized.payoffs(log_policy)
-
-
-@jax.jit
-def _response(regularized: problem.RegularizedGame, payoffs: jax.Array) -> jax.Array:
+def _best_response(inputs: Inputs, policy: jax.Array) -> jax.Array:
+    regularized, _, payoffs = _ask(inputs, policy)
     return jnp.moveaxis(jnp.exp(regularized.best_response(payoffs)), 0, -1)
 
 
-_exploitability = jax.jit(problem.RegularizedGame.exploitability)
+@jax.jit
+def _exploitability(inputs: Inputs, policy: jax.Array) -> jax.Array:
+    regularized, log_policy, payoffs = _ask(inputs, policy)
+    return regularized.exploitability(log_policy, payoffs)
+
+
+def _ask(inputs: Inputs, policy: jax.Array) -> tuple[problem.RegularizedGame, jax.Array, jax.Array]:
+    """The problem, `log p` and its query, `[n, *batch]`; NaN where the game is not valid."""
+    # The policy takes part in the broadcast, so it stands in the place of an initial one.
+    inputs = inputs._replace(initial=policy)
+    regularized, _, valid = inputs.prepare()
+    batch = inputs.batch_shape
+    log_policy = jnp.log(jnp.moveaxis(jnp.broadcast_to(policy, (*batch, policy.shape[-1])), -1, 0))
+    log_policy = jnp.where(valid, simplex.normalize(log_policy), jnp.nan)
+    return regularized, log_policy, regularized.payoffs(log_policy)

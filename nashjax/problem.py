@@ -21,8 +21,10 @@ class RegularizedGame:
 
     Attributes:
       game: what answers the preference queries.
-      beta: strength of the regularisation towards the reference, `[]` or `[*batch]`, >= 0, in units of preference.
-      log_reference: log of the reference policy `r`, `[n]` or `[n, *batch]`, normalised; `-inf` excludes an action.
+      beta: strength of the regularisation towards the reference, `[*batch]`, >= 0, in units of preference.
+      log_reference: log of the reference policy `r`, `[n, *batch]`, normalised; `-inf` excludes an action.
+
+    Batch axes may have size 1 but must be there: `[n]` beside policies `[n, 5]` would be read as `[1, n]`.
     """
 
     game: Game
@@ -125,12 +127,14 @@ def rounding_floor(beta: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """What rounding alone may add to or hide from an exploitability, about `eps^2 / beta` (spec 2).
 
     The payoffs carry an error of about eps, so the log-ratio to the best response one of eps/beta, and the
-    exploitability half the square of that, times beta; the second term is the rounding of the logarithms themselves.
-    At `beta = 0` the payoffs are compared directly. Measured: benchmarks/adaptive.py, column `floor`.
+    exploitability half the square of that, times beta; but never more than the error of the payoffs themselves, which
+    is what counts at `beta = 0`. The second term is the rounding of the logarithms. Measured: benchmarks/adaptive.py,
+    column `floor`.
     """
     eps = jnp.finfo(dtype).eps
     beta = jnp.asarray(beta, dtype)
-    return jnp.where(beta > 0, eps**2 * (1 / jnp.where(beta > 0, beta, 1) + 8 * beta), 2 * eps)
+    of_payoffs = jnp.where(beta > eps, eps**2 / jnp.where(beta > eps, beta, 1), eps)
+    return of_payoffs + 8 * eps**2 * beta
 
 
 def kl_bound(exploitability: jax.Array, beta: jax.Array, floor: jax.Array | float = 0.0) -> jax.Array:

@@ -111,7 +111,8 @@ def certificate(answer: Answer, index: tuple[int, ...]) -> list[str]:
     number = _bound(exploitability)
     if answer.beta[index] == 0:
         sentences.append(
-            f"Exploitability {number}: no item is preferred over the mixture with probability more than 1/2 + {number}."
+            f"Exploitability {number}: no item that the reference allows is preferred over the mixture "
+            f"with probability more than 1/2 + {number}."
         )
         return sentences
     sentences.append(

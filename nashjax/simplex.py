@@ -36,7 +36,7 @@ def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
       `[*batch]`, >= 0; inf where `q` excludes an action that `p` plays.
     """
     p, q = jnp.exp(log_p), jnp.exp(log_q)
-    played = p > 0
+    played = p != 0  # true for NaN, which must not be hidden
     d = jnp.where(played, log_q - log_p, 0)
     # Above 1 the exponential may overflow while p underflows; there is nothing left to cancel there.
     near = p * jnp.maximum(jnp.expm1(jnp.minimum(d, 1)) - d, 0)

@@ -38,8 +38,9 @@ class Solution:
 
     Attributes:
       log_policy: log-probabilities of the best policy found, `[*batch, n]`; `-inf` for excluded actions, NaN where the
-        status is INVALID. Where a probability is tiny its logarithm is the less accurate the tinier it is: the
-        certificate weighs each action by its probability.
+        status is INVALID. The certificate weighs each action by its probability, so first-order methods leave
+        the logarithms of rare actions wrong by up to several nats; `Newton` (the default at `tol < 1e-9` in float64)
+        makes them accurate.
       exploitability: `E_b` of that policy (spec 2), `[*batch]`, in units of preference; inf where INVALID.
       kl_bound: certified bound on `KL(policy || equilibrium)` in nats, `[*batch]`:
         `(exploitability + rounding floor) / beta`; inf at `beta = 0`.

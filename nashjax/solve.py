@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import operator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax.algorithms import Algorithm
@@ -20,6 +22,9 @@ from nashjax.inputs import Inputs, as_inputs
 from nashjax.problem import kl_bound
 from nashjax.solution import Solution, Status
 
+LARGEST_INT = 2**31 - 1
+"""Queries are counted in int32."""
+
 
 def solve(
     game: Game | ArrayLike,
@@ -28,7 +33,7 @@ def solve(
     reference: ArrayLike | None = None,
     algorithm: Algorithm[Any] | None = None,
     tol: ArrayLike = 1e-6,
-    max_queries: int = 100_000,
+    max_queries: int | jax.Array = 100_000,
     initial: ArrayLike | None = None,
     block_size: int | None = None,
     validate: bool = True,
@@ -36,19 +41,23 @@ def solve(
     """Find the equilibria of beta-regularised preference games, each with a certificate (spec 1-3).
 
     The batch shapes of all arguments broadcast as in numpy: one game with 256 betas is one matrix, not 256 copies.
-    Works under `jit` and `vmap`. In float32 an exploitability can be shown down to about `2e-14 / beta`; a `tol`
-    below that ends as `Status.STALLED`.
+    Works under `jit`, `vmap` and `grad`. Rounding hides exploitabilities below about `eps^2 (1/beta + 8 beta)`; a `tol`
+    below that ends as `Status.STALLED`. The policy (not the certificate) has derivatives in the game, where that means
+    `P -> 1/2 + (P - P^T)/2`, in `beta > 0` and in the reference, by implicit differentiation and at the cost of one
+    linear solve; second ones too. They are as exact as the policy: ask for a tight `tol`.
 
     Args:
-      game: a `Game`, or preferences `[*batch, n, n]` taken as a `MatrixGame`. Its dtype, float32 or float64, is that
-        of the solve; integers and booleans are promoted.
+      game: a `Game`, or preferences `[*batch, n, n]` taken as a `MatrixGame`. Its dtype, float32 or (with
+        `jax_enable_x64`) float64, is that of the solve; integers and booleans are promoted.
       beta: regularisation, `[*batch]`, >= 0, in units of preference. At 0 the first-order methods converge slowly.
       reference: policy `r` that `beta` pulls towards, probabilities `[*batch, n]`, default uniform. A zero excludes
         the action, so that games of different sizes can share a batch.
-      algorithm: default `AdaptiveNashMP()`.
+      algorithm: default `AdaptiveNashMP()`, then `Newton()` for tolerances below 1e-9 in float64 and for games that
+        have used many queries (see `nashjax/hybrid.py`).
       tol: exploitability to reach, `[*batch]`, in units of preference.
       max_queries: most evaluations of `P v` for each game, >= 1.
-      initial: policy to start from, `[*batch, n]`, default the reference; a zero excludes the action.
+      initial: policy to start from, `[*batch, n]`, default the reference. Zeros are raised to the smallest number of
+        the dtype: where a solve starts does not change the game.
       block_size: games solved at a time, each block to its own convergence; default all in one.
       validate: check values before any compute. Inside a trace values cannot be checked; a bad game then ends as
         `Status.INVALID`, with NaN for its policy.
@@ -59,10 +68,11 @@ def solve(
     Raises:
       ValueError: an argument is not valid; the message names it, the first bad index and what is allowed.
     """
-    if max_queries < 1:
-        raise ValueError(f"max_queries: is {max_queries}; allowed are integers >= 1")
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size: is {block_size}; allowed are integers >= 1, or None")
+    _check_algorithm(algorithm)
+    if not isinstance(max_queries, Tracer):
+        _check_integer("max_queries", max_queries, 1)
+    if block_size is not None:
+        _check_integer("block_size", block_size, 1)
     inputs = as_inputs(game, beta, reference, initial, tol, validate=validate)
     solution = _solve(jax.lax.stop_gradient(inputs), algorithm, max_queries, block_size)
     return dataclasses.replace(solution, log_policy=attach_derivative(inputs, solution.log_policy))
@@ -110,19 +120,39 @@ def trajectory(
     Raises:
       ValueError: an argument is not valid.
     """
-    if num_steps < 0:
-        raise ValueError(f"num_steps: is {num_steps}; allowed are integers >= 0")
+    _check_algorithm(algorithm)
+    _check_integer("num_steps", num_steps, 0)
     return _trajectory(as_inputs(game, beta, reference, initial), algorithm, num_steps)
+
+
+def _check_algorithm(algorithm: object) -> None:
+    if algorithm is not None and (isinstance(algorithm, type) or not hasattr(algorithm, "step")):
+        raise ValueError(f"algorithm: is {algorithm!r}; allowed are instances such as nashjax.NashMP()")
+
+
+def _check_integer(name: str, value: Any, low: int) -> None:
+    try:
+        good = low <= operator.index(value) <= LARGEST_INT
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"{name}: is {value!r}; allowed are integers from {low} to {LARGEST_INT}")
+
+
+def _in_dtype(algorithm: Algorithm[Any] | None, dtype: jnp.dtype) -> Any:
+    """The algorithm with its hyper-parameters in the dtype of the games."""
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), algorithm)
 
 
 @functools.partial(jax.jit, static_argnames="block_size")
 def _solve(
     inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array, block_size: int | None
 ) -> Solution:
-    if block_size is None:
-        return _solve_block(inputs, algorithm, max_queries)
+    algorithm = _in_dtype(algorithm, inputs.beta.dtype)
     batch = inputs.batch_shape
     num_games = math.prod(batch)
+    if block_size is None or num_games <= block_size:
+        return _solve_block(inputs, algorithm, max_queries)
     num_blocks = math.ceil(num_games / block_size)
     # The last block is filled up with copies of the last game, cut off again at the end.
     index = jnp.minimum(jnp.arange(num_blocks * block_size), num_games - 1).reshape(num_blocks, block_size)
@@ -154,6 +184,7 @@ def _solve_block(inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: 
 @functools.partial(jax.jit, static_argnames="num_steps")
 def _trajectory(inputs: Inputs, algorithm: Algorithm[Any], num_steps: int) -> Trajectory:
     problem, log_initial, valid = inputs.prepare()
+    algorithm = _in_dtype(algorithm, inputs.beta.dtype)
 
     def record(state: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         exploitability = problem.exploitability(state.log_policy, state.payoffs)

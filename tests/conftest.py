@@ -1,11 +1,28 @@
 """Shared by all tests: both precisions, and where the real data is."""
 
+import os
 from pathlib import Path
 
 import jax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled programs from one run of a test to the next, and for the command lines that it starts."""
+    if config.cache is None:
+        return
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")  # each its own: they write at the same time
+    settings = {
+        "jax_compilation_cache_dir": str(config.cache.mkdir(f"compiled-{worker}")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -79,7 +79,7 @@ def test_pairs_with_two_betas_to_csv_and_names_printed_literally(tmp_path: Path)
         "beta = 0",
         "beta = 1",
     ]
-    assert "no item is preferred over the mixture with probability" in done.stdout
+    assert "no item that the reference allows is preferred over the" in done.stdout
     with open(tmp_path / "o.csv", newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [float(row["beta"]) for row in rows] == [0.1] * 3 + [0.0] * 3 + [1.0] * 3
@@ -176,13 +176,34 @@ BAD_INPUT = {
     "beta nan": (BATTLES, ["--beta", "nan"], "--beta: found 'nan'; allowed are finite numbers >= 0"),
     "beta inf": (BATTLES, ["--beta", "inf"], "--beta: found 'inf'"),
     "beta text": (BATTLES, ["--beta", "x"], "--beta: found 'x'"),
-    "tol": (BATTLES, ["--tol", "nan"], "--tol: found nan; allowed are finite numbers > 0"),
-    "tol zero": (BATTLES, ["--tol", "0"], "--tol: found 0"),
-    "prior": (BATTLES, ["--prior", "-1"], "prior: found -1.0; allowed are finite numbers >= 0"),
+    "beta too large": (MATRIX, ["--beta", "1e39"], "beta is 1e+39; allowed are 0 or, in float32, 1.18e-38 to"),
+    "tol": (BATTLES, ["--tol", "nan"], "'--tol': found 'nan'; allowed are finite numbers > 0"),
+    "tol zero": (BATTLES, ["--tol", "0"], "'--tol': found '0'"),
+    "tol text": (BATTLES, ["--tol", "abc"], "'--tol': found 'abc'"),
+    "prior": (BATTLES, ["--prior", "-1"], "'--prior': found '-1'; allowed are finite numbers >= 0"),
+    "top": (BATTLES, ["--top", "1.5"], "'--top': found '1.5'; allowed are integers >= 0"),
+    "max queries": (BATTLES, ["--max-queries", "0"], "found '0'; allowed are integers >= 1 and <= 2147483647"),
+    "unknown option": (BATTLES, ["--bet", "1"], "No such option"),
+    "not square": ("i,a,b\na,0.5,0.5\n", [], "g.csv: found 2 columns and 1 rows; allowed are as many rows as columns"),
+    "outside [0, 1]": (MATRIX.replace("paper,1", "paper,1.5"), [], "line 3 (paper), column rock: found 1.5; allowed"),
+    "nan": (MATRIX.replace("paper,1", "paper,nan"), [], "line 3 (paper), column rock: found nan; allowed"),
+    "inf": (MATRIX.replace("paper,1", "paper,inf"), [], "line 3 (paper), column rock: found inf; allowed"),
+    "one item": ("i,a\na,0.5\n", [], "found 1 item(s); allowed are at least 2"),
+    "duplicated name": ("i,a,a\na,0.5,0.5\na,0.5,0.5\n", [], "line 1, column 3: found 'a' a second time"),
+    "self-battle": (BATTLES + "x,x,tie\n", [], "line 6: found 'x' against itself; allowed are two different items"),
+    "truncated": (BATTLES + "x,y\n", [], "line 6: found 2 fields; allowed are 3, as in the header"),
+    "no rows": ("model_a,model_b,winner\n", [], "and no rows; allowed is at least one row"),
+    "unclosed quote": (BATTLES + '"x,y,tie\n', [], "quotes closed"),
+    "underscores": (PAIRS.replace("paper,0,12", "paper,1_0,12"), [], "column wins_a: found '1_0'; allowed are counts"),
+    "separator": (BATTLES.replace(",", ";"), [], "found the one column 'model_a;model_b;winner'; allowed are commas"),
+    "reference all zero": (BATTLES, ["--reference", "0,0,0"], "found only zeros; allowed are probabilities that sum"),
+    "reference sum": (BATTLES, ["--reference", "0.5,0.4,0"], "found a sum of 0.9; allowed are probabilities that sum"),
+    "reference shape": (BATTLES, ["--reference", "0.5,0.5"], "found shape [2]; allowed is a probability for each of 3"),
+    "reference underflows": (BATTLES, ["--reference", "0.5,0.5,1e-50"], "reference[2] is 1e-50; allowed are 0 or"),
     "reference": (BATTLES, ["--reference", "0.5,0.6,-0.1"], "entry [2] (z): found -0.1; allowed are probabilities"),
-    "beta too small": (MATRIX, ["--beta", "1e-200"], "beta is 1e-200; allowed are 0 or, in float32, at least"),
+    "beta too small": (MATRIX, ["--beta", "1e-200"], "beta is 1e-200; allowed are 0 or, in float32, 1.18e-38 to"),
     "output suffix": (MATRIX, ["--output", "o.txt"], "o.txt: found suffix '.txt'; allowed are .json, .csv, .npz"),
-    "output is input": (MATRIX, ["--output", "g.csv"], "g.csv: found the file that is read"),
+    "output is input": (MATRIX, ["--output", "g.csv"], "g.csv: found a file that is read"),
     "format": (MATRIX, ["--format", "excel"], "format: found 'excel'; allowed are array, matrix, pairs, battles"),
 }
 
@@ -201,6 +222,44 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, case: str):
     assert [path.name for path in tmp_path.iterdir()] == ["g.csv"], "nothing is written"
 
 
+def test_bad_files_that_are_no_text(tmp_path: Path):
+    good = np.full((2, 3, 3), 0.5)
+    np.save(tmp_path / "flat.npy", good[:, 0])
+    np.save(tmp_path / "good.npy", good)
+    whole = (tmp_path / "good.npy").read_bytes()
+    (tmp_path / "cut.npy").write_bytes(whole[:-8])
+    np.save(tmp_path / "r.npy", np.full((3, 3), 1 / 3))
+    (tmp_path / "latin.csv").write_bytes("model_a,model_b,winner\nJos\xe9,y,model_a\n".encode("latin-1"))
+    (tmp_path / "folder.csv").mkdir()
+    for arguments, message in (
+        (["flat.npy"], "flat.npy: found shape [2, 3]; allowed are square matrices"),
+        (["cut.npy"], "cut.npy: is damaged or cut short"),
+        (["latin.csv"], "latin.csv, line 2: found byte 0xe9 at position 4 of the line; allowed is text in UTF-8"),
+        (["folder.csv"], "folder.csv: found a directory; allowed is a file"),
+        (["missing.csv"], "missing.csv: there is no such file"),
+        (
+            ["good.npy", "--reference", "r.npy"],
+            "found batch shape [3] for games of batch shape [2]; allowed are shapes",
+        ),
+        (["good.npy", "--reference", "r.npy", "--output", "r.npy"], "r.npy: found suffix '.npy'"),
+    ):
+        before = sorted(path.name for path in tmp_path.iterdir())
+        done = run("solve", *arguments, folder=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert before == sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_the_reference_is_not_overwritten(tmp_path: Path):
+    write(tmp_path, BATTLES)
+    reference = write(tmp_path, "item,probability\nx,0.5\ny,0.25\nz,0.25\n", "r.csv")
+    done = run("solve", "g.csv", "--reference", "r.csv", "--output", "r.csv", folder=tmp_path)
+    assert done.returncode == 2
+    assert "r.csv: found a file that is read" in done.stderr
+    assert reference.read_text().startswith("item,probability")
+
+
 def test_a_matrix_too_large_for_this_machine(tmp_path: Path):
     with open(tmp_path / "g.npy", "wb") as stream:
         header = {"descr": "<f8", "fortran_order": False, "shape": (5_000_000, 5_000_000)}
@@ -215,7 +274,8 @@ def test_usage_errors_have_exit_code_2(tmp_path: Path):
     for arguments in (["solve"], ["demo", "--games", "0"], ["solve", "x.csv", "--top", "-1"]):
         done = run(*arguments, folder=tmp_path)
         assert done.returncode == 2
-        assert "Traceback" not in done.stderr
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
 
 
 # --- demo, help, and how the program ends ---
@@ -252,6 +312,16 @@ def test_help_has_examples_and_version_is_shown():
     assert done.returncode == 0
 
 
+def open_pipe(path: Path, reader: subprocess.Popen[str]) -> int:
+    """Open a pipe to write into once somebody reads it; unlike `open`, give up if the reader ends."""
+    while True:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            assert reader.poll() is None
+            time.sleep(0.05)
+
+
 def test_an_interrupt_ends_it_at_once_without_a_traceback(tmp_path: Path):
     logits = np.random.default_rng(0).normal(size=(400, 400))
     np.save(tmp_path / "g.npy", 1 / (1 + np.exp(logits.T - logits)))
@@ -268,7 +338,7 @@ def test_an_interrupt_ends_it_at_once_without_a_traceback(tmp_path: Path):
         text=True,
     ) as process:
         signal.signal(signal.SIGINT, before)
-        with open(tmp_path / "r.csv", "w") as pipe:
+        with open(open_pipe(tmp_path / "r.csv", process), "w") as pipe:
             pipe.write("item,probability\n" + "".join(f"{i},0.0025\n" for i in range(400)))
         time.sleep(2)
         assert process.poll() is None

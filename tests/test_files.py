@@ -430,7 +430,10 @@ def test_csv_of_one_game_and_of_a_batch(tmp_path: Path):
     write_answer(tmp_path / "o.csv", answer)
     with open(tmp_path / "o.csv", newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["beta", "item", "probability", "payoff", "mean_win_rate", "comparisons"]
+    of_item = ["beta", "item", "probability", "payoff", "mean_win_rate", "comparisons"]
+    assert list(rows[0]) == [*of_item, "exploitability", "kl_bound", "queries", "status"]
+    assert {row["status"] for row in rows} == {"CONVERGED"}
+    assert [float(row["exploitability"]) for row in rows] == [float(answer.exploitability)] * len(rows)
     assert tuple(row["item"] for row in rows) == answer.items
     assert [float(row["probability"]) for row in rows] == answer.policy.tolist()
     assert rows[0]["comparisons"] == "4.0"
@@ -476,7 +479,7 @@ def test_outputs_that_cannot_be_written(tmp_path: Path):
     )
     assert "found no directory" in _error(lambda: check_output(tmp_path / "no" / "o.json", source))
     assert "found no directory" in _error(lambda: check_output(source / "o.json", source))
-    assert "found the file that is read" in _error(lambda: check_output(source, source))
+    assert "found a file that is read" in _error(lambda: check_output(source, source))
     (tmp_path / "d.json").mkdir()
     assert "found a directory" in _error(lambda: check_output(tmp_path / "d.json", source))
 

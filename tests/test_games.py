@@ -86,7 +86,9 @@ def test_from_payoffs_records_its_units():
     np.testing.assert_allclose(np.abs(P - 0.5).max((1, 2)), 0.5, rtol=1e-15)
     p = rng.dirichlet(np.ones(5), 3)
     preferred = jnp.moveaxis(game.payoffs(jnp.array(p.T)), 0, -1)
-    np.testing.assert_allclose(game.to_payoff_units(preferred), np.einsum("bij,bj->bi", A, p), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        game.to_payoff_units(preferred, per_action=True), np.einsum("bij,bj->bi", A, p), rtol=1e-12, atol=1e-12
+    )
     np.testing.assert_allclose(game.to_payoff_units(jnp.full(3, 0.75)), np.abs(A).max((1, 2)) / 2)
     bounded = nj.MatrixGame.from_payoffs(A, bound=1e4)
     np.testing.assert_allclose(bounded.preferences, 0.5 + A / 2e4)

@@ -93,6 +93,38 @@ def test_certificates_hold(seed, kind, n, beta):
     assert np.abs(p - star).sum() <= float(nj.metrics.l1_bound(E, beta)) * slack
 
 
+def test_bounds_allow_for_rounding():
+    """An exploitability of 0 in float32 says no more than that it is below what rounding shows."""
+    games = nj.games.random_game(jax.random.key(7), 3, (6,), "uniform").preferences.astype(jnp.float32)
+    solution = nj.solve(games, 1.0, tol=0.0)
+    for P, p, bound in zip(games, solution.policy, nj.metrics.l1_bound(solution.exploitability, 1.0), strict=True):
+        star = equilibrium(np.asarray(P, np.float64), 1.0, np.full(3, 1 / 3))
+        assert 0 < np.abs(np.asarray(p, np.float64) - star).sum() <= bound
+
+
+def test_distances_broadcast_over_batches_and_refuse_what_is_no_policy():
+    p = np.random.default_rng(0).dirichlet(np.ones(3), (5, 3))
+    q = p[0, 1]
+    expected = np.sum(p * np.log(p / q), -1)
+    np.testing.assert_allclose(nj.metrics.kl_divergence(p, q), expected, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(nj.metrics.kl_divergence(p[:3, :1], q), expected[:3, :1], rtol=1e-12, atol=1e-15)
+    with pytest.raises(ValueError, match=r"policy\[0\] is nan"):
+        nj.metrics.kl_divergence(np.array([np.nan, 1.0]), np.array([0.5, 0.5]))
+    with pytest.raises(ValueError, match="numbers of actions differ"):
+        nj.metrics.kl_divergence(np.array([1.0, 0.0]), q)
+    with pytest.raises(ValueError, match="policy sums to 2"):
+        nj.metrics.entropy(np.array([1.0, 1.0]))
+    assert np.isnan(simplex.kl_divergence(jnp.array([np.nan, 0.0]), jnp.log(jnp.array([0.5, 0.5]))))
+
+
+def test_the_rounding_floor_is_never_above_that_of_the_payoffs():
+    """A tiny beta does not let an exploitability that float32 can well show count as rounding."""
+    P = np.array([[0.5, 1.0, 0.45], [0.0, 0.5, 0.65], [0.55, 0.35, 0.5]], np.float32)
+    solution = nj.solve(P, 1e-12, reference=np.array([0.8, 0.1, 0.1]), algorithm=nj.NashMP(), max_queries=500)
+    assert int(solution.status) == nj.Status.MAX_QUERIES
+    assert float(solution.exploitability) > 1e-4
+
+
 def test_bounds_at_beta_zero_say_nothing():
     assert nj.metrics.kl_bound(0.1, 0.0) == np.inf
     assert nj.metrics.l1_bound(0.1, 0.0) == 2

@@ -36,7 +36,7 @@ def test_links_lead_somewhere_and_public_names_are_there():
     for page in (README, *((ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "CHANGELOG.md"))):
         for target in re.findall(r"\]\(([^)#]+)\)", page):
             assert target.startswith("https://") or (ROOT / target).exists(), target
-        for name in re.findall(r"`nj\.([A-Za-z_.]+)", page):
+        for name in re.findall(r"`nj\.([A-Za-z_]+(?:\.[A-Za-z_]+)*)", page):
             value = nj
             for part in name.split("."):
                 value = getattr(value, part)

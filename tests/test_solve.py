@@ -96,15 +96,18 @@ def test_games_of_different_sizes_share_a_batch():
         np.testing.assert_allclose(batch.policy[i, :n], alone.policy, atol=1e-9)
 
 
-def test_a_zero_in_the_initial_policy_excludes_too():
-    P = nj.games.random_game(jax.random.key(0), 5).preferences
-    some = nj.solve(P, 0.1, initial=np.array([0.25, 0.25, 0, 0.25, 0.25]), tol=1e-13)
-    kept = np.array([0, 1, 3, 4])
-    alone = nj.solve(P[np.ix_(kept, kept)], 0.1, tol=1e-13)
-    np.testing.assert_allclose(some.policy[kept], alone.policy, atol=1e-9)
-    assert some.policy[2] == 0
-    warm = nj.solve(P, 0.1, initial=nj.solve(P, 0.1, tol=1e-13).policy, tol=1e-10)
-    assert int(warm.queries) == 1
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_warm_start_with_zeros_excludes_nothing(dtype):
+    """A probability that has underflowed must not change the game: the answer is the one of a cold start."""
+    P = np.array([[0.5, 0.9, 0.6], [0.1, 0.5, 0.2], [0.4, 0.8, 0.5]], dtype)
+    pure = np.array([1.0, 0.0, 0.0], dtype)
+    cold = nj.solve(P, 0.5)
+    warm = nj.solve(P, 0.5, initial=pure)
+    assert bool(warm.converged)
+    np.testing.assert_allclose(cold.policy, warm.policy, atol=2e-3)
+    star = equilibrium(P.astype(float), 0.5, np.full(3, 1 / 3))
+    assert np.abs(warm.policy - star).sum() <= np.sqrt(2 * float(warm.kl_bound)) * 1.001
+    assert int(nj.solve(P, 0.5, initial=warm.policy).queries) == 1
 
 
 def test_copies_of_a_game_give_the_same_bits():
@@ -135,6 +138,26 @@ def test_jit_and_vmap_give_the_same():
         np.testing.assert_array_equal(plain.status, other.status)
 
 
+def test_games_that_a_trace_closes_over():
+    """Under `jit` and `scan` a game that is not traced is still checked, and nothing else changes."""
+    game = nj.games.random_game(jax.random.key(0), 4)
+    expected = nj.solve(game, jnp.array([0.1, 0.3]))
+    found = jax.lax.scan(lambda _, b: (None, nj.solve(game, b).policy), None, jnp.array([0.1, 0.3]))[1]
+    np.testing.assert_allclose(found, expected.policy, atol=1e-12)
+    reference = jnp.full(4, 0.25)
+    P = np.asarray(game.preferences)
+    cut = jax.jit(lambda b, m: nj.solve(P, b, reference=reference, initial=reference, max_queries=m))(0.1, 2)
+    assert int(cut.queries) <= 2
+    assert np.isfinite(jax.jit(lambda b: nj.metrics.exploitability(game, reference, b))(0.1))
+    with pytest.raises(ValueError, match=r"preferences\[0, 2\] is nan"):
+        jax.jit(lambda b: nj.solve(np.where(np.eye(3)[::-1] > 0, np.nan, 0.5), b).policy)(0.1)
+
+
+def test_empty_batches_are_solved():
+    for block_size in (None, 2):
+        assert nj.solve(np.zeros((0, 3, 3)), 0.1, block_size=block_size).policy.shape == (0, 3)
+
+
 def test_small_float32_tolerances_stall_at_the_documented_level():
     """`eps^2 (1/beta + 8 beta)` four times over, about 6e-14 / beta in float32; slow progress is no stall."""
     beta = jnp.array([[1.0], [0.1], [0.01], [1e-3]])
@@ -159,8 +182,12 @@ def test_the_best_iterate_is_returned_when_queries_run_out():
     path = nj.trajectory(P, 1e-3, algorithm=nj.NashMP(), num_steps=20)
     np.testing.assert_array_equal(cut.exploitability, path.exploitability.min(-1))
     np.testing.assert_allclose(nj.metrics.exploitability(P, cut.policy, 1e-3), cut.exploitability, rtol=1e-9)
-    once = nj.solve(P, 1e-3, max_queries=1)
-    assert (once.queries == 1).all()
+    assert (nj.solve(P, 1e-3, algorithm=nj.NashMP(), max_queries=1).queries == 1).all()
+    # The default changes methods on the way, and keeps to the budget too.
+    for budget in (1, 2, 30, 161, 165):
+        cut = nj.solve(P, 1e-3, tol=1e-12, max_queries=budget)
+        assert (cut.queries <= budget).all()
+        assert (cut.status == nj.Status.MAX_QUERIES).all()
 
 
 def test_beta_zero_is_certified_by_the_best_payoff():
@@ -211,17 +238,25 @@ def changed(index: tuple[int, ...], value: float) -> np.ndarray:
         ({"game": changed((0, 1, 1), 0.4)}, r"preferences\[0, 1, 1\] is 0.4; allowed is 1/2 on the diagonal"),
         ({"beta": -0.1}, r"beta is -0.1; allowed are finite numbers >= 0"),
         ({"beta": [0.1, np.nan]}, r"beta\[1\] is nan"),
-        ({"beta": 1e-320}, r"beta is 1e-320; allowed are 0 or, in float64, at least"),
+        ({"beta": 1e-320}, r"beta is 1e-320; allowed are 0 or, in float64, 2.23e-308 to"),
         ({"beta": "high"}, "beta: is 'high'; allowed are real numbers"),
-        ({"tol": -1e-3}, "tol is -0.001; allowed are numbers >= 0"),
+        ({"tol": -1e-3}, "tol is -0.001; allowed are numbers from 0 to"),
         ({"max_queries": 0}, "max_queries: is 0"),
+        ({"max_queries": 10**12}, "max_queries: is 1000000000000; allowed are integers from 1 to"),
+        ({"block_size": 2.0}, "block_size: is 2.0"),
+        ({"algorithm": nj.NashMP}, "algorithm: is .*; allowed are instances"),
+        ({"algorithm": "nash"}, "algorithm: is 'nash'"),
+        ({"game": [[0.5, 0.2], [0.8]]}, "game: is not an array"),
+        ({"game": [["a", "b"], ["c", "d"]]}, "game: has dtype <U1"),
+        ({"game": np.full((2, 2), 0.5 + 0j)}, "game: has dtype complex128"),
+        ({"beta": 1e39, "game": GOOD.astype(np.float32)}, "beta is 1e[+]39; allowed are 0 or, in float32"),
+        ({"reference": [0.5, 0.5, 1e-320]}, r"reference\[2\] is 1e-320; allowed are 0 or, in float64"),
         ({"block_size": 0}, "block_size: is 0"),
         ({"reference": [0.5, 0.5]}, r"reference: has shape \[2\]; allowed is \[..., 3\]"),
         ({"reference": [0.5, 0.6, -0.1]}, r"reference\[2\] is -0.1; allowed are probabilities >= 0"),
         ({"reference": [0.0, 0.0, 0.0]}, "reference is all zero"),
         ({"reference": [[0.5, 0.5, 0.0], [0.5, 0.4, 0.0]]}, r"reference\[1\] sums to 0.9"),
         ({"initial": [0.5, np.nan, 0.5]}, r"initial\[1\] is nan"),
-        ({"reference": [0.5, 0.5, 0.0], "initial": [0.0, 0.0, 1.0]}, "initial is 0 wherever the reference is not"),
         ({"beta": [0.1] * 3, "game": changed((0, 0, 0), 0.5)}, r"do not broadcast: game \[2\], beta \[3\]"),
     ],
 )
@@ -247,8 +282,9 @@ def test_trajectory_records_every_step():
     np.testing.assert_allclose(np.exp(path.log_policy[:, :, 0]), 0.2, rtol=1e-12)
     again = nj.metrics.exploitability(nj.MatrixGame(game.preferences[:, :, None]), np.exp(path.log_policy), 0.1)
     np.testing.assert_allclose(path.exploitability, again, rtol=1e-9, atol=1e-18)
-    solved = nj.solve(game, 0.1, tol=0.0, max_queries=int(path.queries.max()))
-    assert (path.exploitability.min(-1) >= solved.exploitability * (1 - 1e-9)).any()
+    solved = nj.solve(game, 0.1, algorithm=nj.AdaptiveNashMP(), tol=1e-3)
+    reached = np.maximum.accumulate(path.exploitability <= 1e-3, axis=-1)
+    np.testing.assert_array_equal(solved.steps, np.argmax(reached, axis=-1))
     none = nj.trajectory(game, 0.1, algorithm=nj.NashMP(), num_steps=0)
     assert none.log_policy.shape == (2, 3, 1, 5)
     with pytest.raises(ValueError, match="num_steps: is -1"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState
+from nashjax.algorithms.base import BasicState, check_hyperparameter
 from nashjax.algorithms.nash_mp import PAPER_STEP
 from nashjax.problem import RegularizedGame
 
@@ -48,7 +49,8 @@ class AdaptiveNashMP:
     which proves `KL(p*||p') <= KL(p*||p) / (1 + eta)` with the `eta` used, however large. Accepted, `s` grows and
     the next prediction is `P p'` (two queries in all); rejected, `s` shrinks to `s'` and the paid query serves the
     next prediction, `g~ = P p + (s'/s)(P h - P p)` (one query). `s` never falls below the paper's 2, which passes
-    by theory with the prediction `P p`.
+    by theory with the prediction `P p`. Games that are solved side by side all compute the second product; `queries`
+    counts it where it was used.
 
     Attributes:
       growth: factor of `s` after an accepted trial, > 1.
@@ -61,6 +63,11 @@ class AdaptiveNashMP:
     growth: float | jax.Array = 1.35
     shrink: float | jax.Array = 0.6
     first_step: float | jax.Array = 16.0
+
+    def __post_init__(self):
+        check_hyperparameter("growth", self.growth, 1, math.inf)
+        check_hyperparameter("shrink", self.shrink, 0, 1)
+        check_hyperparameter("first_step", self.first_step, PAPER_STEP, math.inf, closed=True)
 
     def init(self, problem: RegularizedGame, log_policy: jax.Array) -> AdaptiveNashMPState:
         """Start from a policy `[n, *batch]`: one query."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -68,3 +69,15 @@ class BasicState(NamedTuple):
             queries=jnp.ones(batch, jnp.int32),
             step_size=jnp.zeros(batch, log_policy.dtype),
         )
+
+
+def check_hyperparameter(name: str, value: object, low: float, high: float, *, closed: bool = False) -> None:
+    """Raise ValueError unless a plain number lies between `low` and `high`, `low` itself allowed if `closed`.
+
+    Arrays are not looked at: they may be traced, or stand for no value at all while jax rebuilds a pytree.
+    """
+    if not isinstance(value, Real):
+        return
+    number = float(value)
+    if not ((low < number or (closed and low == number)) and number < high):
+        raise ValueError(f"{name}: is {value}; allowed are numbers {'>=' if closed else '>'} {low:g} and < {high:g}")

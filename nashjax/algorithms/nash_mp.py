@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from nashjax.algorithms.base import BasicState
+from nashjax.algorithms.base import BasicState, check_hyperparameter
 from nashjax.problem import RegularizedGame
 
 PAPER_STEP = 2.0
@@ -31,6 +32,9 @@ class NashMP:
     queries_per_step: ClassVar[int] = 2
 
     eta: float | jax.Array | None = None
+
+    def __post_init__(self):
+        check_hyperparameter("eta", self.eta, 0, math.inf)
 
     def init(self, problem: RegularizedGame, log_policy: jax.Array) -> BasicState:
         """Start from a policy `[n, *batch]`: one query."""

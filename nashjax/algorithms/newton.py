@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState
+from nashjax.algorithms.base import BasicState, check_hyperparameter
 from nashjax.problem import RegularizedGame
 
 
@@ -75,6 +76,14 @@ class Newton:
     max_inner_steps: int = dataclasses.field(default=6, metadata={"static": True})
     max_steps: int = dataclasses.field(default=1000, metadata={"static": True})
 
+    def __post_init__(self):
+        check_hyperparameter("first_step", self.first_step, 0, math.inf)
+        check_hyperparameter("shrink", self.shrink, 0, 1)
+        check_hyperparameter("decrease", self.decrease, 0, 1)
+        check_hyperparameter("largest_eta", self.largest_eta, 0, math.inf)
+        check_hyperparameter("max_inner_steps", self.max_inner_steps, 1, math.inf, closed=True)
+        check_hyperparameter("max_steps", self.max_steps, 1, math.inf, closed=True)
+
     def init(self, problem: RegularizedGame, log_policy: jax.Array) -> NewtonState:
         """Start from a policy `[n, *batch]`: one query."""
         start = BasicState.start(problem, log_policy)
@@ -89,7 +98,7 @@ class Newton:
         )
 
     def step(self, problem: RegularizedGame, state: NewtonState) -> NewtonState:
-        """Make one inner Newton step and, if that is good enough, the move: two or three queries, one linear solve."""
+        """Make one inner Newton step and, if that is good enough, the move: three queries, one linear solve."""
         s = state.next_step
         eta = s * problem.beta
         answer = problem.proximal_map(state.log_policy, state.opponent_payoffs, s)
@@ -122,7 +131,7 @@ class Newton:
         return NewtonState(
             log_policy=log_policy,
             payoffs=reached,
-            queries=state.queries + jnp.where(proved, 3, 2),
+            queries=state.queries + 3,
             step_size=eta,
             log_opponent=jnp.where(stays, opponent, log_policy),
             opponent_payoffs=jnp.where(stays, payoffs, reached),

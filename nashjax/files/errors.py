@@ -7,7 +7,11 @@ class BadInput(ValueError):  # noqa: N818 (it reads as what it is)
 
 def bad_input(where: object, found: str, allowed: str) -> BadInput:
     """The error `WHERE: found FOUND; allowed ALLOWED`; `allowed` begins with its verb ("are counts >= 0")."""
-    return BadInput(f"{visible(str(where))}: found {found}; allowed {allowed}")
+    return BadInput(f"{_short(visible(str(where)))}: found {found}; allowed {allowed}")
+
+
+def _short(text: str, limit: int = 300) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def unreadable(where: object, error: OSError) -> BadInput:
@@ -24,6 +28,13 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def number(text: str) -> float:
+    """The number a text stands for; raises ValueError for anything else, such as Python's `1_000`."""
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
 
 
 def quoted(text: str, limit: int = 60) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nashjax.files.arrays import read_vector_array
-from nashjax.files.errors import BadInput, bad_input, listed, quoted, unreadable, visible
+from nashjax.files.errors import BadInput, bad_input, listed, number, quoted, unreadable, visible
 from nashjax.files.tables import open_table
 
 SUM_TOLERANCE = 1e-6
@@ -72,7 +72,7 @@ def _from_csv(path: Path, items: tuple[str, ...]) -> np.ndarray:
             if item not in items:
                 raise bad_input(table.line("item"), quoted(item), f"are the items of the game: {listed(list(items))}")
             try:
-                given[item] = float(record[at_probability])
+                given[item] = number(record[at_probability])
             except ValueError:
                 raise bad_input(
                     table.line("probability"), quoted(record[at_probability]), "are probabilities >= 0"
@@ -116,7 +116,7 @@ def _distinct(path: Path) -> Callable[[list[tuple[str, object]]], dict[str, obje
 
 def _from_text(text: str) -> np.ndarray:
     try:
-        return np.array([float(field) for field in text.split(",")])
+        return np.array([number(field) for field in text.split(",")])
     except ValueError:
         raise bad_input("reference", quoted(text), f"are {_FORMS}") from None
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nashjax.files.errors import BadInput, bad_input, listed, quoted, unreadable, visible
+from nashjax.files.errors import BadInput, bad_input, listed, number, quoted, unreadable, visible
 from nashjax.files.memory import check_game_memory
 
 TIE_WORDS = ("tie", "draw", "both", "bothbad", "tie (bothbad)")
@@ -123,6 +123,8 @@ def open_table(path: Path) -> Iterator[Table]:
 def recognise(table: Table, columns: Columns) -> str:
     """Tell `battles`, `pairs` and `matrix` apart by the header; raises BadInput for any other."""
     header = set(table.header)
+    if len(header) == 1 and any(separator in table.header[0] for separator in ";\t|"):
+        raise bad_input(table.header_line, f"the one column {quoted(table.header[0])}", "are commas between columns")
     if columns.winner is None and header.issuperset(columns.of_pairs()):
         return "pairs"
     if header.issuperset(columns.of_battles()):
@@ -158,7 +160,7 @@ def read_matrix(table: Table) -> tuple[list[str], np.ndarray, list[int]]:
         if record[0].strip() != names[row]:
             raise bad_input(table.line(), f"row {quoted(record[0])}", f"is {quoted(names[row])}, as in the header")
         try:
-            matrix[row] = [float(field) for field in record[1:]]
+            matrix[row] = [number(field) for field in record[1:]]
         except ValueError:
             raise _no_number(table, names, record[1:]) from None
         lines.append(table.line_number)
@@ -245,7 +247,7 @@ def _pair(table: Table, a: str, b: str) -> tuple[str, str]:
 
 def _count(table: Table, at: int, field: str) -> float:
     try:
-        count = float(field)
+        count = number(field)
     except ValueError:
         count = -1.0
     if not 0 <= count <= LARGEST_COUNT:  # false for NaN
@@ -256,7 +258,7 @@ def _count(table: Table, at: int, field: str) -> float:
 
 def _is_number(field: str) -> bool:
     try:
-        float(field)
+        number(field)
     except ValueError:
         return False
     return True

@@ -57,15 +57,16 @@ class Answer:
         return ",".join(map(str, index[self.several_betas :]))
 
 
-def check_output(path: Path, source: Path) -> None:
-    """Raise BadInput if an answer could not be written to `path`; `source`, which was read, is not overwritten."""
+def check_output(path: Path, *sources: Path) -> None:
+    """Raise BadInput if an answer could not be written to `path`; `sources`, which are read, are not overwritten."""
     suffix = path.suffix.lower()
     if suffix not in _WRITERS:
         raise bad_input(path, f"suffix {quoted(suffix)}", f"are {', '.join(_WRITERS)}")
     if path.is_dir():
         raise bad_input(path, "a directory", "is a file to write")
-    if path.exists() and source.exists() and path.samefile(source):
-        raise bad_input(path, "the file that is read", "is another one to write")
+    for source in sources:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise bad_input(path, "a file that is read", "is another one to write")
     folder = path.parent
     if not folder.is_dir():
         raise bad_input(path, f"no directory {quoted(str(folder))}", "is a file in a directory that exists")
@@ -119,6 +120,8 @@ def _as_csv(answer: Answer) -> bytes:
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     header = ["beta", "item", "probability", "payoff", "mean_win_rate", "comparisons"]
+    # What is true of the whole game stands in each of its rows.
+    header += ["exploitability", "kl_bound", "queries", "status"]
     writer.writerow(["game", *header] if answer.is_batch else header)
     comparisons = [""] * len(answer.items) if answer.comparisons is None else answer.comparisons.tolist()
     for index in np.ndindex(answer.beta.shape):
@@ -132,7 +135,9 @@ def _as_csv(answer: Answer) -> bytes:
             comparisons,
             strict=True,
         )
-        writer.writerows([*game, beta, *row] for row in rows)
+        numbers = (answer.exploitability, answer.kl_bound, answer.queries, answer.status)
+        ending = [values[index].item() for values in numbers]
+        writer.writerows([*game, beta, *row, *ending] for row in rows)
     return stream.getvalue().encode()
 
 

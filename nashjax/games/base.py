@@ -14,8 +14,9 @@ class Game(Protocol):
     A game is a pytree (register it with jax) whose array leaves lead with the batch axes, of size 1 where
     games share the leaf. Everything that solves a game sees it through `payoffs` alone.
 
-    Optional: `symmetrized()`, a form of the game in which `P + P^T = 1` holds to the last digit, taken once before
-    a solve; `is_valid()`, a flag `[*batch_shape]` that tells which games are preference games at all.
+    Optional: `symmetrized()`, a form of the game in which `P + P^T = 1` holds but for rounding, taken once before
+    a solve; `is_valid()`, a flag `[*batch_shape]` that tells which games are preference games at all; `dense()`, the
+    matrix `[*batch_shape, n, n]`, which Newton's method and derivatives need.
     """
 
     @property

@@ -50,6 +50,8 @@ class MatrixGame:
         if bound is None:
             bound = jnp.where(largest > 0, largest, 1)
         bound = jnp.asarray(bound, payoffs.dtype)
+        if np.broadcast_shapes(bound.shape, payoffs.shape[:-2]) != payoffs.shape[:-2]:
+            raise ValueError(f"bound: has shape {list(bound.shape)}; allowed is {list(payoffs.shape[:-2])} or a scalar")
         if not isinstance(payoffs, Tracer) and not isinstance(bound, Tracer):
             _check_payoffs(np.asarray(payoffs), np.asarray(bound))
         scale = jnp.broadcast_to(2 * bound, payoffs.shape[:-2])
@@ -77,7 +79,7 @@ class MatrixGame:
         return self.preferences
 
     def symmetrized(self) -> MatrixGame:
-        """The game `1/2 + (P - P^T)/2`, in which `P + P^T = 1` to the last digit (spec 2)."""
+        """The game `1/2 + (P - P^T)/2`, in which `P + P^T = 1` but for the rounding of each entry (spec 2)."""
         half_margin = (self.preferences - jnp.swapaxes(self.preferences, -1, -2)) / 2
         return dataclasses.replace(self, preferences=0.5 + half_margin)
 
@@ -88,17 +90,21 @@ class MatrixGame:
         complementary = jnp.abs(P + jnp.swapaxes(P, -1, -2) - 1) <= SYMMETRY_TOLERANCE
         return jnp.all(in_range & complementary, axis=(-2, -1))
 
-    def to_payoff_units(self, preference: jax.Array) -> jax.Array:
-        """Read probabilities of being preferred, `[*batch_shape]` or `[*batch_shape, n]`, as payoffs of `from_payoffs`.
+    def to_payoff_units(self, preference: jax.Array, *, per_action: bool = False) -> jax.Array:
+        """Read probabilities of being preferred as payoffs of `from_payoffs`.
+
+        A difference of probabilities, such as an exploitability, is multiplied by `payoff_scale` instead.
+
+        Args:
+          preference: `[..., *batch_shape]`, or `[..., *batch_shape, n]` if `per_action`.
+          per_action: whether the last axis is that of the actions.
 
         Raises:
           ValueError: the game was not made by `from_payoffs`.
         """
         if self.payoff_scale is None:
             raise ValueError("the game has no payoff units: it was not made by MatrixGame.from_payoffs")
-        extra_axes = max(jnp.ndim(preference) - len(self.batch_shape), 0)
-        scale = self.payoff_scale.reshape(self.payoff_scale.shape + (1,) * extra_axes)
-        return (preference - 0.5) * scale
+        return (preference - 0.5) * (self.payoff_scale[..., None] if per_action else self.payoff_scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +174,7 @@ def _check_payoffs(A: np.ndarray, bound: np.ndarray) -> None:
         raise ValueError(f"bound: is {bound}; allowed are positive finite numbers")
     limit = np.broadcast_to(bound, A.shape[:-2])[..., None, None]
     excess = np.abs(A + np.swapaxes(A, -1, -2)) / limit
-    if excess.max() > SYMMETRY_TOLERANCE:
+    if (excess > SYMMETRY_TOLERANCE).any():
         index = tuple(int(i) for i in np.unravel_index(np.argmax(excess), A.shape))
         mirrored = (*index[:-2], index[-1], index[-2])
         raise ValueError(

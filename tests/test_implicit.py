@@ -1,0 +1,104 @@
+"""Derivatives of equilibria against central differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nashjax as nj
+
+N = 6
+P = np.asarray(nj.games.random_game(jax.random.key(0), N).preferences)
+rng = np.random.default_rng(0)
+REFERENCE = rng.dirichlet(np.ones(N))
+WEIGHTS = rng.standard_normal(N)
+
+
+@jax.jit
+def value(preferences, beta, reference):
+    return jnp.sum(WEIGHTS * nj.solve(preferences, beta, reference=reference, tol=1e-14).log_policy)
+
+
+def central_difference(f, size: float) -> float:
+    """Of `f` at 0, with the error of the fourth order."""
+    return (8 * (f(size) - f(-size)) - (f(2 * size) - f(-2 * size))) / (12 * size)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.1, 0.01, 1e-3])
+def test_gradients_are_central_differences(beta):
+    in_game, in_beta, in_reference = jax.jit(jax.grad(value, (0, 1, 2)))(P, beta, REFERENCE)
+    skew = rng.standard_normal((N, N))
+    skew = skew - skew.T
+    # `P - P^T` is what counts: a change that is not skew-symmetric changes nothing.
+    np.testing.assert_allclose(in_game, -in_game.T, atol=1e-9 * np.abs(in_game).max())
+    numeric = central_difference(lambda h: value(P + h * skew, beta, REFERENCE), 2e-4 * beta)
+    np.testing.assert_allclose(np.sum(in_game * skew), numeric, rtol=1e-6)
+    numeric = central_difference(lambda h: value(P, beta * (1 + h), REFERENCE), 1e-3)
+    np.testing.assert_allclose(in_beta * beta, numeric, rtol=1e-6)
+    shift = rng.standard_normal(N) * REFERENCE
+    shift -= REFERENCE * shift.sum()
+    numeric = central_difference(lambda h: value(P, beta, REFERENCE + h * shift), 1e-3)
+    np.testing.assert_allclose(np.sum(in_reference * shift), numeric, rtol=1e-6)
+
+
+def test_gradients_reach_the_parameters_of_the_matrix():
+    """Embeddings of items feed the matrix; the derivative is that of the whole."""
+    embeddings = rng.standard_normal((2, N, 3))
+
+    def total(x):
+        blades, chests = x
+        return value(jax.nn.sigmoid(blades @ chests.T - chests @ blades.T), 0.05, REFERENCE)
+
+    gradient = jax.grad(total)(embeddings)
+    direction = rng.standard_normal(embeddings.shape)
+    numeric = central_difference(lambda h: total(embeddings + h * direction), 1e-4)
+    np.testing.assert_allclose(np.sum(gradient * direction), numeric, rtol=1e-6)
+
+
+def test_second_derivatives_forward_mode_and_vmap():
+    f = lambda b: value(P, b, REFERENCE)  # noqa: E731
+    slope = jax.jit(jax.grad(f))
+    numeric = central_difference(lambda h: slope(0.05 + h), 1e-4)
+    np.testing.assert_allclose(jax.hessian(f)(0.05), numeric, rtol=1e-6)
+    np.testing.assert_allclose(jax.jvp(f, (0.05,), (1.0,))[1], slope(0.05), rtol=1e-9)
+    betas = jnp.array([0.05, 0.1])
+    np.testing.assert_allclose(jax.vmap(slope)(betas), [slope(0.05), slope(0.1)], rtol=1e-9)
+    # The same from one batched solve.
+    batched = jax.grad(lambda b: jnp.sum(nj.solve(P, b, reference=REFERENCE, tol=1e-14).log_policy @ WEIGHTS))(betas)
+    np.testing.assert_allclose(batched, jax.vmap(slope)(betas), rtol=1e-8)
+
+
+def test_excluded_actions_have_no_derivative():
+    reference = np.array([0.3, 0.3, 0.4, 0, 0, 0])
+    gradient = jax.grad(lambda P: jnp.sum(nj.solve(P, 0.1, reference=reference, tol=1e-14).policy * WEIGHTS))(P)
+    assert np.isfinite(gradient).all()
+    assert (gradient[3:] == 0).all()
+    assert (gradient[:3, :3] != 0).any()
+
+
+def test_a_game_without_a_matrix_says_what_is_missing():
+    @jax.tree_util.register_pytree_node_class
+    class Rank1:
+        batch_shape = ()
+
+        def __init__(self, u):
+            self.u = u
+
+        num_actions = 4
+
+        def payoffs(self, weights):
+            v = jnp.arange(4.0) / 8
+            return weights.sum(0) / 2 + self.u * (v @ weights) - v * (self.u @ weights)
+
+        def tree_flatten(self):
+            return (self.u,), None
+
+        @classmethod
+        def tree_unflatten(cls, _, leaves):
+            return cls(*leaves)
+
+    u = jnp.array([0.1, -0.2, 0.3, 0.0])
+    dense = jax.vmap(Rank1(u).payoffs, 1, 1)(jnp.eye(4))
+    np.testing.assert_allclose(nj.solve(Rank1(u), 0.1).policy, nj.solve(dense, 0.1).policy, atol=1e-9)
+    with pytest.raises(TypeError, match=r"Rank1 has no dense\(\)"):
+        jax.grad(lambda u: nj.solve(Rank1(u), 0.1).policy[0])(u)

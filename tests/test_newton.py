@@ -1,0 +1,100 @@
+"""Newton's method and the default that ends with it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_data import SETS, load
+
+import nashjax as nj
+from nashjax.games.random import KINDS
+from nashjax.hybrid import first_order_budget
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_real_data_to_machine_precision(data, name):
+    """Every beta of the references: 1e-9 in p and 1e-6 in log p wherever p > 1e-280."""
+    P, answers = load(data, name)
+    betas = np.array([float(beta) for beta in answers["regularised"]])
+    expected = np.array([answer["p"] for answer in answers["regularised"].values()])
+    solution = nj.solve(P, betas, tol=1e-14)
+    assert bool(solution.converged.all())
+    assert (solution.exploitability <= 1e-14).all()
+    assert np.abs(solution.policy - expected).max() <= 1e-9
+    log_expected = np.log(np.maximum(expected, 1e-290))
+    common = expected > 1e-280
+    assert np.abs(solution.log_policy - log_expected)[common].max() <= 1e-6
+
+
+def test_random_games_at_any_beta():
+    """Every game of every kind converges; those with ties and copies of actions, whose equilibria are many, too.
+
+    The small version of benchmarks/robustness.py.
+    """
+    n = 10
+    drawn = [np.asarray(nj.games.random_game(jax.random.key(8), n, (8,), kind).preferences) for kind in KINDS]
+    tied = np.round(2 * drawn[1]) / 2
+    copied = drawn[2][:, np.arange(n) // 2][:, :, np.arange(n) // 2]
+    P = np.concatenate([*drawn, tied, copied])
+    betas = np.array([1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-6])[:, None]
+    for algorithm in (None, nj.Newton()):
+        solution = nj.solve(P, betas, algorithm=algorithm, tol=1e-14)
+        assert bool(solution.converged.all())
+        again = nj.metrics.exploitability(P, np.exp(solution.log_policy), betas)
+        # Judged again from rounded probabilities; at small beta that alone weighs more than the tolerance.
+        assert (again <= 1e-14 + 1e-28 / betas).all()
+
+
+def test_rare_actions_have_accurate_logarithms():
+    """Against the fixed point itself: `log p_i - log p_j = ((P p)_i - (P p)_j) / beta`, down to p of 1e-100."""
+    P = np.asarray(nj.games.random_game(jax.random.key(3), 10, kind="bradley_terry").preferences)
+    solution = nj.solve(P, 1e-3, tol=1e-14)
+    log_p = np.asarray(solution.log_policy)
+    assert log_p.min() < np.log(1e-100)
+    payoffs = P @ np.exp(log_p)
+    np.testing.assert_allclose(log_p - log_p[0], (payoffs - payoffs[0]) / 1e-3, atol=1e-9)
+    rough = nj.solve(P, 1e-3, tol=1e-14, algorithm=nj.AdaptiveNashMP())
+    assert np.abs(rough.log_policy - log_p).max() > 1e-3
+
+
+def test_the_default_hands_over_where_it_says():
+    """Loose tolerances of easy games see no linear solve; hard and tight ones do, each game for itself."""
+    P = nj.games.random_game(jax.random.key(0), 10, (8,)).preferences
+    first_order = nj.solve(P, 0.1, algorithm=nj.AdaptiveNashMP())
+    default = nj.solve(P, 0.1)
+    np.testing.assert_array_equal(first_order.log_policy, default.log_policy)
+    np.testing.assert_array_equal(first_order.queries, default.queries)
+    betas = jnp.array([0.1, 1e-4])[:, None]
+    mixed = nj.solve(P, betas, tol=1e-8)
+    slow = nj.solve(P, betas, tol=1e-8, algorithm=nj.AdaptiveNashMP())
+    few = np.asarray(slow.queries) <= first_order_budget(10)
+    assert few[0].all()
+    assert not few[1].all()
+    np.testing.assert_array_equal(np.asarray(mixed.queries)[few], np.asarray(slow.queries)[few])
+    assert np.asarray(mixed.queries)[~few].sum() < np.asarray(slow.queries)[~few].sum() / 5
+    assert bool(mixed.converged.all())
+
+
+def test_many_hard_games_are_finished_in_chunks():
+    """More games than a chunk holds, some hard: what each gives alone."""
+    P = np.asarray(nj.games.random_game(jax.random.key(1), 10, (10, 40), "uniform").preferences)
+    betas = np.where(np.arange(400).reshape(10, 40) % 7 == 0, 1e-4, 0.1)
+    whole = nj.solve(P, betas, tol=1e-10)
+    assert bool(whole.converged.all())
+    hard = np.argwhere(betas < 0.01)[:20]
+    alone = nj.solve(P[*hard.T], betas[*hard.T], tol=1e-10)
+    np.testing.assert_allclose(whole.policy[*hard.T], alone.policy, atol=1e-9)
+    np.testing.assert_array_equal(whole.queries[*hard.T], alone.queries)
+
+
+def test_in_float32_what_newton_cannot_solve_ends_in_a_status():
+    P = nj.games.random_game(jax.random.key(2), 20, (8,)).preferences.astype(jnp.float32)
+    betas = jnp.array([1e-2, 1e-4, 1e-6])[:, None]
+    solution = nj.solve(P, betas, tol=1e-7, max_queries=4000)
+    exact = nj.metrics.exploitability(P.astype(jnp.float64), jax.nn.softmax(solution.log_policy.astype(float)), betas)
+    assert bool(solution.converged[0].all())
+    assert (solution.queries <= 4000).all()
+    for status, true, beta in zip(*map(np.ravel, (solution.status, exact)), np.repeat(betas, 8), strict=True):
+        assert status in (nj.Status.CONVERGED, nj.Status.MAX_QUERIES, nj.Status.STALLED)
+        if status == nj.Status.CONVERGED:
+            assert true <= 1e-7 + 4 * 1.2e-7**2 / beta + 2.4e-7 * (beta < 1e-6)
