@@ -4,17 +4,18 @@
 """
 
 from nashjax import games, metrics
-from nashjax.algorithms import AdaptiveNashMP, NashMP, Newton
+from nashjax.algorithms import AdaptiveNashMP, InteriorPoint, NashMP, Newton
 from nashjax.games import Game, MatrixGame
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Solution, Status
-from nashjax.solve import Trajectory, solve, trajectory
+from nashjax.solve import Trajectory, solve, solve_path, trajectory
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveNashMP",
     "Game",
+    "InteriorPoint",
     "MatrixGame",
     "NashMP",
     "Newton",
@@ -25,5 +26,6 @@ __all__ = [
     "games",
     "metrics",
     "solve",
+    "solve_path",
     "trajectory",
 ]

@@ -52,7 +52,7 @@ def run(
     algorithm: Algorithm[Any],
     log_initial: jax.Array,
     playing: jax.Array,
-    tol: jax.Array,
+    tol: jax.Array | float,
     max_queries: jax.Array | int,
 ) -> Outcome:
     """Run an algorithm on games side by side until the last one ends; a game that has ended stays as it is.
@@ -112,8 +112,44 @@ def run(
     best = end.best
     if hasattr(algorithm, "polish"):
         # A game that has converged did so with its last policy, whose query the state holds.
-        best = _polish(problem, algorithm, best, end.state.payoffs, max_queries)
+        best = jax.lax.cond(
+            jnp.any(best.status == Status.CONVERGED),
+            lambda best: _polish(problem, algorithm, best, end.state.payoffs, max_queries),
+            lambda best: best,
+            best,
+        )
     return best._replace(exploitability=jnp.where(best.status == Status.INVALID, jnp.inf, best.exploitability))
+
+
+def resume(
+    problem: RegularizedGame,
+    algorithm: Algorithm[Any],
+    outcome: Outcome,
+    playing: jax.Array,
+    tol: jax.Array | float,
+    max_queries: jax.Array | int,
+) -> Outcome:
+    """Go on with another algorithm in the games `playing`; all else stays as it is. The counts go on too."""
+    left = max_queries - outcome.queries
+    playing &= (outcome.status != Status.INVALID) & (left > algorithm.queries_per_step)
+    ended = run(problem, algorithm, outcome.log_policy, playing, tol, left)
+    ended = ended._replace(queries=outcome.queries + ended.queries, steps=outcome.steps + ended.steps)
+    return jax.tree.map(lambda new, old: jnp.where(playing, new, old), ended, outcome)
+
+
+def restart(outcome: Outcome, log_policy: jax.Array) -> Outcome:
+    """The outcome with another policy to go on from; its exploitability is not known yet, inf."""
+    log_policy = jnp.broadcast_to(log_policy, outcome.log_policy.shape)
+    return outcome._replace(log_policy=log_policy, exploitability=jnp.full_like(outcome.exploitability, jnp.inf))
+
+
+def keep_better(new: Outcome, old: Outcome) -> Outcome:
+    """The new outcome, with the old policy where that has the lower exploitability."""
+    better = new.exploitability <= old.exploitability
+    return new._replace(
+        log_policy=jnp.where(better, new.log_policy, old.log_policy),
+        exploitability=jnp.where(better, new.exploitability, old.exploitability),
+    )
 
 
 def _polish(

@@ -19,6 +19,9 @@ from nashjax.problem import RegularizedGame
 SUM_TOLERANCE = 1e-6
 """How far the probabilities of a reference or initial policy may be from summing to 1."""
 
+SMALL_BETA = 1e-3
+"""Below this the mixture is nearly that of the plain game, and interior points are the way to find it."""
+
 
 class Inputs(NamedTuple):
     """The arguments that describe games, batch axes first, cast to the dtype of the game; a pytree.
@@ -88,6 +91,23 @@ class Inputs(NamedTuple):
         return Inputs(*(gather(name, getattr(self, name)) for name in self._fields))  # pyright: ignore[reportArgumentType]
 
 
+class BetaKinds(NamedTuple):
+    """Which kinds of beta a solve can meet; what cannot come up is not compiled."""
+
+    regular: bool = True
+    small: bool = True
+    zero: bool = True
+
+
+def beta_kinds(beta: ArrayLike) -> BetaKinds:
+    """The kinds among these values, every kind where they are traced."""
+    if isinstance(beta, Tracer):
+        return BetaKinds()
+    values = np.asarray(beta)
+    zero, small = values == 0, (values > 0) & (values < SMALL_BETA)
+    return BetaKinds(regular=bool((~zero & ~small).any()), small=bool(small.any()), zero=bool(zero.any()))
+
+
 def as_inputs(
     game: Game | ArrayLike,
     beta: ArrayLike,
@@ -124,6 +144,33 @@ def as_inputs(
     if validate:
         _check_game(game)
     return inputs
+
+
+def as_path_inputs(
+    game: Game | ArrayLike,
+    betas: ArrayLike,
+    reference: ArrayLike | None,
+    initial: ArrayLike | None,
+    tol: ArrayLike,
+    *,
+    validate: bool = True,
+) -> Inputs:
+    """The arguments of a path: as `as_inputs`, with `beta` `[num_betas, *batch]`, a new axis in front of all others.
+
+    Raises:
+      ValueError: as `as_inputs`; or the betas increase along the first axis.
+    """
+    if not isinstance(betas, jax.Array):
+        betas = _as_numbers(betas, "betas")
+    if betas.ndim == 0 or betas.shape[0] == 0:
+        raise ValueError(f"betas: has shape {list(betas.shape)}; allowed is [num_betas, ...], at least one")
+    if validate and _is_concrete(betas):
+        values = np.asarray(betas)
+        _check_numbers(values, tol, _dtype(_as_game(game)), beta_name="betas")
+        _check_all("betas", values[1:], values[1:] <= values[:-1], "betas that do not increase along the first axis")
+    inputs = as_inputs(game, betas[0], reference, initial, tol, validate=validate)
+    between = (1,) * (len(inputs.batch_shape) - (betas.ndim - 1))
+    return inputs._replace(beta=jnp.asarray(betas, inputs.beta.dtype).reshape(len(betas), *between, *betas.shape[1:]))
 
 
 def as_policy(name: str, policy: ArrayLike, game: Game, *, validate: bool = True) -> jax.Array:
@@ -229,13 +276,13 @@ def _is_concrete(x: object) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x))
 
 
-def _check_numbers(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype) -> None:
+def _check_numbers(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name: str = "beta") -> None:
     tiny, largest = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
     if _is_concrete(beta):
-        values = _as_numbers(beta, "beta")
-        _check_all("beta", values, np.isfinite(values) & (values >= 0), "finite numbers >= 0")
+        values = _as_numbers(beta, beta_name)
+        _check_all(beta_name, values, np.isfinite(values) & (values >= 0), "finite numbers >= 0")
         allowed = f"0 or, in {dtype}, {tiny:.3g} to {largest:.3g}"
-        _check_all("beta", values, (values == 0) | ((values >= tiny) & (values <= largest)), allowed)
+        _check_all(beta_name, values, (values == 0) | ((values >= tiny) & (values <= largest)), allowed)
     if _is_concrete(tol):
         values = _as_numbers(tol, "tol")
         allowed = f"numbers from 0 to, in {dtype}, {largest:.3g}"

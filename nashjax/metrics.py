@@ -5,13 +5,15 @@ Each takes one game or many; the batch shapes of the arguments broadcast as in n
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from nashjax import problem, simplex
+from nashjax import linear, problem, simplex
 from nashjax.games import Game
 from nashjax.games.matrix import as_floating
 from nashjax.inputs import Inputs, as_inputs, as_policy, check_policy
@@ -52,6 +54,41 @@ def exploitability(
     """
     inputs = as_inputs(game, beta, reference)
     return _exploitability(inputs, as_policy("policy", policy, inputs.game))
+
+
+class Uniqueness(NamedTuple):
+    """Whether an equilibrium of the plain game is the only one (spec 3); a pytree, `[*batch]` each.
+
+    Attributes:
+      margin: how much less than the others the best action off the support earns, in units of preference; inf where
+        all allowed actions are on it. 0 where an action off the support earns as much.
+      null_dimension: dimension of the null space of `P - 1/2` on the support, int32.
+      unique: whether the margin is positive beyond rounding and the dimension is 1.
+    """
+
+    margin: jax.Array
+    null_dimension: jax.Array
+    unique: jax.Array
+
+
+def uniqueness(game: Game | ArrayLike, policy: ArrayLike, reference: ArrayLike | None = None) -> Uniqueness:
+    """Tell whether an equilibrium at `beta = 0` is the only one (spec 3).
+
+    The support is what is played with more probability than it earns less than the best action: at an exact equilibrium
+    an action has one of the two only. Where both are small, as in a policy solved to a loose tolerance, the answer is
+    that of a nearby game.
+
+    Args:
+      game: a `Game` with `dense()`, or preferences `[*batch, n, n]`.
+      policy: an equilibrium, such as `nashjax.solve(game, 0.0)` returns, probabilities `[*batch, n]`.
+      reference: probabilities `[*batch, n]`, default uniform; only its zeros count, which exclude actions.
+
+    Raises:
+      ValueError: an argument is not valid.
+      TypeError: the game has no `dense()`.
+    """
+    inputs = as_inputs(game, 0.0, reference)
+    return _uniqueness(inputs, as_policy("policy", policy, inputs.game))
 
 
 def kl_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
@@ -121,6 +158,22 @@ def _best_response(inputs: Inputs, policy: jax.Array) -> jax.Array:
 def _exploitability(inputs: Inputs, policy: jax.Array) -> jax.Array:
     regularized, log_policy, payoffs = _ask(inputs, policy)
     return regularized.exploitability(log_policy, payoffs)
+
+
+@jax.jit
+def _uniqueness(inputs: Inputs, policy: jax.Array) -> Uniqueness:
+    plain, log_policy, payoffs = _ask(inputs, policy)
+    shortfall = plain.shortfall(payoffs)
+    support = jnp.exp(log_policy) > shortfall
+    others = ~support & ~jnp.isneginf(plain.log_reference)
+    margin = jnp.min(jnp.where(others, shortfall, jnp.inf), axis=0)
+    inside = jnp.moveaxis(support, 0, -1)
+    on_support = jnp.where(inside[..., :, None] & inside[..., None, :], linear.margins(plain.game), 0)
+    size = jnp.linalg.svd(on_support, compute_uv=False)
+    rounding = 16 * jnp.finfo(size.dtype).eps * policy.shape[-1]
+    rank = jnp.sum(size > rounding * jnp.maximum(jnp.max(size, axis=-1, keepdims=True), 0.5), axis=-1)
+    null_dimension = (jnp.sum(support, axis=0) - rank).astype(jnp.int32)
+    return Uniqueness(margin, null_dimension, (margin > rounding) & (null_dimension == 1))
 
 
 def _ask(inputs: Inputs, policy: jax.Array) -> tuple[problem.RegularizedGame, jax.Array, jax.Array]:

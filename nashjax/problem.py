@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from nashjax import simplex
+from nashjax import linear, simplex
 from nashjax.games import Game
 
 
@@ -40,7 +40,7 @@ class RegularizedGame:
 
         At `beta = 0`: the reference restricted to the actions of the highest payoff.
         """
-        shortfall = self._highest(payoffs) - payoffs
+        shortfall = self.shortfall(payoffs)
         scaled = jnp.where(
             self.beta > 0, shortfall / jnp.where(self.beta > 0, self.beta, 1), jnp.where(shortfall > 0, jnp.inf, 0)
         )
@@ -60,6 +60,10 @@ class RegularizedGame:
         """
         regularized = self.beta * simplex.kl_divergence(log_policy, self.best_response(payoffs))
         return jnp.where(self.beta > 0, regularized, jnp.maximum(self._highest(payoffs) - 0.5, 0))
+
+    def shortfall(self, payoffs: jax.Array) -> jax.Array:
+        """How much less than the best allowed action each earns, >= 0; `[n, *batch]`."""
+        return jnp.maximum(self._highest(payoffs) - payoffs, 0)
 
     def rounding_floor(self) -> jax.Array:
         """What rounding alone may add to or hide from an exploitability, `[*batch]` (spec 2)."""
@@ -101,19 +105,11 @@ class RegularizedGame:
         Raises:
           TypeError: the game has no `dense()`.
         """
-        if not hasattr(self.game, "dense"):
-            raise TypeError(f"{type(self.game).__name__} has no dense(), which Newton's method and derivatives need")
-        matrix: jax.Array = self.game.dense()  # pyright: ignore[reportAttributeAccessIssue]
         root = jnp.exp(log_policy / 2)
         rhs = root * jnp.where(root > 0, residual, 0)
         rhs = rhs - root * jnp.sum(root * rhs, axis=0)
-        # Linear algebra wants the batch in front. For skew K and unit q: Pi K Pi = K + q (K q)^T - (K q) q^T.
-        q, Kq = jnp.moveaxis(root, 0, -1), jnp.moveaxis(root * (payoffs - 0.5), 0, -1)
-        K = q[..., :, None] * (matrix - 0.5) * q[..., None, :]
-        K = K + q[..., :, None] * Kq[..., None, :] - Kq[..., :, None] * q[..., None, :]
-        system = jnp.eye(q.shape[-1], dtype=q.dtype) - jnp.asarray(weight)[..., None, None] * K
-        z = jnp.linalg.solve(system, jnp.moveaxis(rhs, 0, -1)[..., None])[..., 0]
-        return root * jnp.moveaxis(z, -1, 0)
+        system = linear.projected_skew_system(self.game, root, root * (payoffs - 0.5), weight)
+        return root * linear.factorise(system)(rhs)
 
     @property
     def _excluded(self) -> jax.Array:

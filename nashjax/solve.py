@@ -18,7 +18,7 @@ from nashjax.driver import run
 from nashjax.games import Game
 from nashjax.hybrid import run_hybrid
 from nashjax.implicit import attach_derivative
-from nashjax.inputs import Inputs, as_inputs
+from nashjax.inputs import BetaKinds, Inputs, as_inputs, as_path_inputs, beta_kinds
 from nashjax.problem import kl_bound
 from nashjax.solution import Solution, Status
 
@@ -74,8 +74,47 @@ def solve(
     if block_size is not None:
         _check_integer("block_size", block_size, 1)
     inputs = as_inputs(game, beta, reference, initial, tol, validate=validate)
-    solution = _solve(jax.lax.stop_gradient(inputs), algorithm, max_queries, block_size)
-    return dataclasses.replace(solution, log_policy=attach_derivative(inputs, solution.log_policy))
+    betas = beta_kinds(beta)
+    solution = _solve(jax.lax.stop_gradient(inputs), algorithm, max_queries, block_size, betas)
+    return dataclasses.replace(solution, log_policy=attach_derivative(betas, inputs, solution.log_policy))
+
+
+def solve_path(
+    game: Game | ArrayLike,
+    betas: ArrayLike,
+    *,
+    reference: ArrayLike | None = None,
+    algorithm: Algorithm[Any] | None = None,
+    tol: ArrayLike = 1e-6,
+    max_queries: int | jax.Array = 100_000,
+    initial: ArrayLike | None = None,
+    validate: bool = True,
+) -> Solution:
+    """Follow equilibria along decreasing betas, each solve starting where the one before ended.
+
+    The matrix of a game is read, never copied, for all its betas and references. What `solve` says of its arguments,
+    its derivatives and its errors holds here too.
+
+    Args:
+      game: as in `solve`.
+      betas: `[num_betas]` or `[num_betas, *batch]`, not increasing along the first axis; the last may be 0.
+      reference: as in `solve`, the same for all betas.
+      algorithm: as in `solve`.
+      tol: as in `solve`, the same for all betas.
+      max_queries: as in `solve`, for each beta.
+      initial: where the first solve starts, as in `solve`.
+      validate: as in `solve`.
+
+    Returns:
+      A `Solution` whose first axis is that of the betas: `[num_betas, *batch]`.
+    """
+    _check_algorithm(algorithm)
+    if not isinstance(max_queries, Tracer):
+        _check_integer("max_queries", max_queries, 1)
+    kinds = beta_kinds(betas)
+    inputs = as_path_inputs(game, betas, reference, initial, tol, validate=validate)
+    solution = _solve_path(jax.lax.stop_gradient(inputs), algorithm, max_queries, kinds)
+    return dataclasses.replace(solution, log_policy=attach_derivative(kinds, inputs, solution.log_policy))
 
 
 class Trajectory(NamedTuple):
@@ -144,30 +183,53 @@ def _in_dtype(algorithm: Algorithm[Any] | None, dtype: jnp.dtype) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), algorithm)
 
 
-@functools.partial(jax.jit, static_argnames="block_size")
+@functools.partial(jax.jit, static_argnames=("block_size", "betas"))
 def _solve(
-    inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array, block_size: int | None
+    inputs: Inputs,
+    algorithm: Algorithm[Any] | None,
+    max_queries: jax.Array,
+    block_size: int | None,
+    betas: BetaKinds,
 ) -> Solution:
     algorithm = _in_dtype(algorithm, inputs.beta.dtype)
     batch = inputs.batch_shape
     num_games = math.prod(batch)
     if block_size is None or num_games <= block_size:
-        return _solve_block(inputs, algorithm, max_queries)
+        return _solve_block(inputs, algorithm, max_queries, betas)
     num_blocks = math.ceil(num_games / block_size)
     # The last block is filled up with copies of the last game, cut off again at the end.
     index = jnp.minimum(jnp.arange(num_blocks * block_size), num_games - 1).reshape(num_blocks, block_size)
 
     def solve_block(block: jax.Array) -> Solution:
-        return _solve_block(inputs.take(block), algorithm, max_queries)
+        return _solve_block(inputs.take(block), algorithm, max_queries, betas)
 
     blocks = jax.lax.map(solve_block, index)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_games].reshape(*batch, *x.shape[2:]), blocks)
 
 
-def _solve_block(inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array) -> Solution:
+@functools.partial(jax.jit, static_argnames="betas")
+def _solve_path(
+    inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array, betas: BetaKinds
+) -> Solution:
+    algorithm = _in_dtype(algorithm, inputs.beta.dtype)
+    n, batch = inputs.game.num_actions, inputs.batch_shape[1:]
+    uniform = jnp.full(n, 1 / n, inputs.beta.dtype)
+    reference = uniform if inputs.reference is None else inputs.reference
+    initial = jnp.broadcast_to(reference if inputs.initial is None else inputs.initial, (*batch, n))
+
+    def follow(policy: jax.Array, beta: jax.Array) -> tuple[jax.Array, Solution]:
+        solution = _solve_block(inputs._replace(beta=beta, initial=policy), algorithm, max_queries, betas)
+        return solution.policy, solution
+
+    return jax.lax.scan(follow, initial, inputs.beta)[1]
+
+
+def _solve_block(
+    inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array, betas: BetaKinds
+) -> Solution:
     problem, log_initial, valid = inputs.prepare()
     if algorithm is None:
-        end = run_hybrid(inputs, max_queries)
+        end = run_hybrid(inputs, max_queries, betas)
     else:
         end = run(problem, algorithm, log_initial, valid, inputs.tol, max_queries)
     log_policy = jnp.where(end.status == Status.INVALID, jnp.nan, end.log_policy)

@@ -1,0 +1,199 @@
+"""Plain equilibria, `beta = 0`: against linear programs, closed forms and the references of the real data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linprog, minimize
+from test_data import SETS, load
+
+import nashjax as nj
+from nashjax.games.random import KINDS
+
+
+def expected_policy(answers: dict) -> np.ndarray:
+    names = [str(item) for item in answers.get("items") or range(answers["n"])]
+    p = np.zeros(len(names))
+    for item, probability in answers["beta0"]["p"].items():
+        p[names.index(item)] = probability
+    return p
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_real_data(data, name):
+    """1e-10 in exploitability; 1e-6 in p where the equilibrium is unique, else inside the set and near the limit.
+
+    Near: within 2e-3 of the regularised answer at beta = 1e-5, from which the limit is at most 3e-4 away.
+    """
+    P, answers = load(data, name)
+    solution = nj.solve(P, 0.0, tol=1e-10)
+    p = np.asarray(solution.policy)
+    assert bool(solution.converged)
+    assert (P @ p).max() - 0.5 <= 1e-10
+    unique = nj.metrics.uniqueness(P, p)
+    assert bool(unique.unique) == answers["beta0"]["unique"]
+    if unique.unique:
+        assert np.abs(p - expected_policy(answers)).max() <= 1e-6
+        np.testing.assert_allclose(unique.margin, answers["beta0"]["off_support_margin"], rtol=1e-6)
+        return
+    assert int(unique.null_dimension) > 1
+    names = [str(item) for item in answers["items"]]
+    ranges = answers["beta0"]["range_over_all_equilibria"]
+    for item, probability in zip(names, p, strict=True):
+        low, high = ranges.get(item, (0.0, 0.0))
+        assert low - 1e-6 <= probability <= high + 1e-6, item
+    assert np.abs(p - np.array(answers["regularised"]["1e-05"]["p"])).max() <= 2e-3
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_every_random_game(dtype):
+    """Every game of every kind, ties and copies too; where a linear program finds the same support, the same policy."""
+    n, tol = 11, 1e-12 if dtype == "float64" else 1e-6
+    drawn = [np.asarray(nj.games.random_game(jax.random.key(8), n, (8,), kind).preferences) for kind in KINDS]
+    tied = np.round(2 * drawn[1]) / 2
+    copied = drawn[2][:, np.arange(n) // 2][:, :, np.arange(n) // 2]
+    P = np.concatenate([*drawn, tied, copied]).astype(dtype)
+    solution = nj.solve(P, 0.0, tol=tol)
+    assert bool(solution.converged.all())
+    p = np.asarray(solution.policy, np.float64)
+    exact = 0.5 + (P.astype(float) - np.swapaxes(P, 1, 2)) / 2
+    assert (np.einsum("bij,bj->bi", exact, p).max(1) - 0.5 <= tol + 1.2e-7 * (dtype == "float32")).all()
+    unique = nj.metrics.uniqueness(exact, p / p.sum(1, keepdims=True))
+    for i in np.flatnonzero(unique.unique):
+        best = linprog(
+            np.append(np.zeros(n), 1), np.c_[exact[i] - 0.5, -np.ones(n)], np.zeros(n),
+            np.append(np.ones(n), 0)[None], [1], bounds=[(0, None)] * n + [(None, None)],
+        )  # fmt: skip
+        np.testing.assert_allclose(p[i], best.x[:n], atol=1e-8 if dtype == "float64" else 2e-3)
+    if dtype == "float64":
+        assert unique.unique[: 5 * 8].sum() >= 4 * 8
+        assert not unique.unique[-8:].any()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_of_several_equilibria_the_one_nearest_to_the_reference(dtype):
+    """Rock-paper-scissors with copies: the copies share the third of their original in the reference's proportions."""
+    original = np.array([0, 0, 1, 1, 1, 2])
+    rps = np.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
+    P = rps[original][:, original].astype(dtype)
+    reference = np.array([0.1, 0.2, 0.1, 0.25, 0.05, 0.3])
+    share = reference / np.bincount(original, reference)[original]
+    solution = nj.solve(P, 0.0, reference=reference, tol=1e-10 if dtype == "float64" else 1e-6)
+    assert bool(solution.converged)
+    np.testing.assert_allclose(solution.policy, share / 3, atol=1e-9 if dtype == "float64" else 1e-4)
+
+
+def test_least_divergence_against_a_general_optimiser():
+    """Games with ties: no equilibrium that scipy finds is nearer to the reference."""
+    rng = np.random.default_rng(0)
+    tied = np.asarray(nj.games.random_game(jax.random.key(5), 6, (12,), "uniform").preferences)
+    tied = np.round(2 * tied) / 2
+    references = rng.dirichlet(5 * np.ones(6), 12)
+    solution = nj.solve(tied, 0.0, reference=references, tol=1e-10)
+    several = 0
+    for P, r, p in zip(tied, references, np.asarray(solution.policy), strict=True):
+        several += not nj.metrics.uniqueness(P, p).unique
+        found = minimize(
+            lambda q, r=r: np.sum(q * np.log(np.maximum(q, 1e-300) / r)),
+            p + 0.02 * (r - p),
+            bounds=[(0, 1)] * 6,
+            constraints=[
+                {"type": "eq", "fun": lambda q: q.sum() - 1},
+                {"type": "ineq", "fun": lambda q, P=P: 0.5 * q.sum() - P @ q},
+            ],
+            options={"ftol": 1e-12, "maxiter": 500},
+        )
+        assert (P @ found.x).max() - 0.5 <= 1e-6
+        assert np.sum(p * np.log(np.maximum(p, 1e-300) / r)) <= found.fun + 1e-4
+    assert several >= 6
+
+
+def test_excluded_actions_and_mixed_betas():
+    """Games of beta 0, tiny and moderate share a batch; an excluded winner is not played."""
+    P = np.asarray(nj.games.random_game(jax.random.key(2), 7).preferences)
+    reference = np.array([0.0, 1, 1, 1, 0, 1, 1]) / 5
+    betas = np.array([0.0, 1e-5, 0.1])
+    solution = nj.solve(P, betas, reference=reference, tol=1e-12)
+    assert bool(solution.converged.all())
+    assert (np.asarray(solution.policy)[:, [0, 4]] == 0).all()
+    inside = [1, 2, 3, 5, 6]
+    for beta, policy in zip(betas, solution.policy, strict=True):
+        alone = nj.solve(P[np.ix_(inside, inside)], beta, tol=1e-12)
+        np.testing.assert_allclose(policy[jnp.array(inside)], alone.policy, atol=1e-9)
+
+
+def test_budgets_are_kept_at_beta_zero():
+    P = np.asarray(nj.games.random_game(jax.random.key(0), 9, (4,)).preferences)
+    for budget in (1, 2, 4, 8, 20):
+        cut = nj.solve(P, 0.0, tol=1e-11, max_queries=budget)
+        assert (cut.queries <= budget).all()
+        exploitability = np.einsum("bij,bj->bi", P, cut.policy).max(1) - 0.5
+        np.testing.assert_allclose(cut.exploitability, exploitability, atol=1e-14)
+        assert ((cut.status == nj.Status.CONVERGED) == (exploitability <= 1e-11)).all()
+    assert (nj.solve(P, 0.0, tol=1e-11).queries > 8).all()
+
+
+def test_uniqueness_says_why_not():
+    rps = np.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
+    found = nj.metrics.uniqueness(rps, np.full(3, 1 / 3))
+    assert (float(found.margin), int(found.null_dimension), bool(found.unique)) == (np.inf, 1, True)
+    found = nj.metrics.uniqueness(np.full((4, 4), 0.5), np.full(4, 0.25))
+    assert (int(found.null_dimension), bool(found.unique)) == (4, False)
+    found = nj.metrics.uniqueness(np.array([[0.5, 0.5], [0.5, 0.5]]), np.array([1.0, 0.0]))
+    assert (float(found.margin), int(found.null_dimension), bool(found.unique)) == (0.0, 1, False)
+    pure = np.array([[0.5, 0.7, 0.6], [0.3, 0.5, 0.5], [0.4, 0.5, 0.5]])
+    found = nj.metrics.uniqueness(pure, np.array([1.0, 0, 0]))
+    np.testing.assert_allclose(found.margin, 0.1)
+    assert bool(found.unique)
+
+
+def test_a_path_gives_what_single_solves_give():
+    games = nj.games.random_game(jax.random.key(3), 12, (3,), "uniform")
+    references = np.random.default_rng(0).dirichlet(np.ones(12), (2, 1))
+    betas = np.array([0.5, 0.1, 0.02, 1e-3, 1e-4, 0.0])
+    path = nj.solve_path(games, betas, reference=references, tol=1e-13)
+    assert path.policy.shape == (6, 2, 3, 12)
+    assert bool(path.converged.all())
+    alone = nj.solve(games, betas[:, None, None], reference=references, tol=1e-13)
+    np.testing.assert_allclose(path.policy, alone.policy, atol=1e-9)
+    assert int(path.queries[:3].sum()) < int(alone.queries[:3].sum())
+    per_game = nj.solve_path(games, np.linspace(0.3, 0.1, 12).reshape(4, 3), tol=1e-13)
+    single = nj.solve(games, np.linspace(0.3, 0.1, 12).reshape(4, 3), tol=1e-13)
+    np.testing.assert_allclose(per_game.policy, single.policy, atol=1e-9)
+    slope = jax.grad(lambda b: nj.solve_path(games, b, tol=1e-14).policy[1, 0, 0])(jnp.array([0.3, 0.1]))
+    expected = jax.grad(lambda b: nj.solve(games, b, tol=1e-14).policy[0, 0])(0.1)
+    np.testing.assert_allclose(slope, [0, expected], atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("betas", "message"),
+    [
+        (0.1, r"betas: has shape \[\]"),
+        ([], r"betas: has shape \[0\]"),
+        ([0.1, 0.2], r"betas\[0\] is 0.2; allowed are betas that do not increase"),
+        ([0.1, -0.2], r"betas\[1\] is -0.2; allowed are finite numbers >= 0"),
+        (["x"], "betas: is"),
+    ],
+)
+def test_a_path_refuses(betas, message):
+    with pytest.raises(ValueError, match=message):
+        nj.solve_path(np.full((2, 2), 0.5), betas)
+
+
+def test_derivatives_at_beta_zero():
+    """Where the equilibrium is unique, central differences; where not, NaN and not a number that means nothing."""
+    P = np.asarray(nj.games.random_game(jax.random.key(0), 6).preferences)
+    weights = np.random.default_rng(0).standard_normal(6)
+
+    def value(P, beta):
+        return jnp.sum(weights * nj.solve(P, beta, tol=1e-12).policy)
+
+    skew = np.random.default_rng(1).standard_normal((6, 6))
+    skew -= skew.T
+    h = 1e-5
+    numeric = (value(P + h * skew, 0.0) - value(P - h * skew, 0.0)) / (2 * h)
+    np.testing.assert_allclose(np.sum(jax.grad(value)(P, 0.0) * skew), numeric, rtol=1e-6)
+    ahead = (4 * value(P, h) - value(P, 2 * h) - 3 * value(P, 0.0)) / (2 * h)
+    np.testing.assert_allclose(jax.grad(value, 1)(P, 0.0), ahead, rtol=1e-4)
+    weights = weights[:4]
+    assert np.isnan(jax.grad(value)(np.full((4, 4), 0.5), 0.0)).any()
