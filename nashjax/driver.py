@@ -108,6 +108,9 @@ def run(
     start = _Progress(state, best, zero)
     status = jnp.where(playing, judge(start), jnp.int8(Status.INVALID))
     start = start._replace(best=best._replace(status=status))
+    # Under `shard_map` what a loop carries must vary over the mesh from the start, as the arguments of the solve do.
+    anything = playing & (tol >= 0) & (max_queries > 0)
+    start = jax.tree.map(lambda x: jnp.where(anything, x, x), start)
     end = jax.lax.while_loop(lambda progress: jnp.any(progress.best.status == _RUNNING), advance, start)
     best = end.best
     if hasattr(algorithm, "polish"):

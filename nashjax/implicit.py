@@ -47,6 +47,7 @@ def _attach_derivative_jvp(
 
 def _regularized_change(inputs: Inputs, tangent: Inputs, problem: RegularizedGame, log_p: jax.Array) -> jax.Array:
     """The change of `log p`, `[n, *batch]`, at `beta > 0`."""
+
     def answer(inputs: Inputs) -> jax.Array:
         problem, _, _ = inputs.prepare()
         return problem.best_response(problem.payoffs(log_p))

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from nashjax import simplex
 from nashjax.games import Game, MatrixGame
-from nashjax.games.matrix import as_floating, check_square, first_fault
+from nashjax.games.matrix import as_floating, as_real_array, check_square, first_fault
 from nashjax.problem import RegularizedGame
 
 SUM_TOLERANCE = 1e-6
@@ -180,7 +180,7 @@ def as_policy(name: str, policy: ArrayLike, game: Game, *, validate: bool = True
       ValueError: naming the argument `name`, the first bad index, what is there and what is allowed.
     """
     dtype = _dtype(game)
-    policy = _as_array(name, policy)
+    policy = as_real_array(name, policy)
     shape = policy.shape
     if not shape or shape[-1] != game.num_actions:
         raise ValueError(
@@ -210,28 +210,16 @@ def check_policy(name: str, policy: np.ndarray) -> None:
 
 def _as_game(game: Game | ArrayLike) -> Game:
     if isinstance(game, MatrixGame):
-        preferences, payoff_scale = game.preferences, game.payoff_scale
+        preferences, payoff_scale = as_real_array("game", game.preferences), game.payoff_scale
     elif isinstance(game, Game):
         return game
     else:
-        preferences, payoff_scale = _as_array("game", game), None
+        preferences, payoff_scale = as_real_array("game", game), None
     check_square(preferences.shape, "game")
     if not isinstance(preferences, jax.Array):
         with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
             preferences = jnp.asarray(preferences)
     return MatrixGame(as_floating(preferences), payoff_scale)
-
-
-def _as_array(name: str, x: ArrayLike) -> jax.Array | np.ndarray:
-    """The argument as an array of real numbers."""
-    if not isinstance(x, jax.Array):
-        try:
-            x = np.asarray(x)
-        except ValueError:
-            raise ValueError(f"{name}: is not an array; allowed are real numbers in rows of equal length") from None
-    if not (jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.kind in "biu"):
-        raise ValueError(f"{name}: has dtype {x.dtype}; allowed are real numbers")
-    return x
 
 
 def _dtype(game: Game) -> jnp.dtype:

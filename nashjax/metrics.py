@@ -49,8 +49,8 @@ def exploitability(
     `best_response`.
 
     Returns:
-      `[*batch]`, in units of preference, >= 0, and 0 at the equilibrium; inf for a policy that plays an excluded
-      action.
+      `[*batch]`, in units of preference, >= 0, and 0 at the equilibrium; inf at `beta > 0` for a policy that plays
+      an excluded action.
     """
     inputs = as_inputs(game, beta, reference)
     return _exploitability(inputs, as_policy("policy", policy, inputs.game))

@@ -134,8 +134,12 @@ def rounding_floor(beta: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def kl_bound(exploitability: jax.Array, beta: jax.Array, floor: jax.Array | float = 0.0) -> jax.Array:
-    """Certified bound on `KL(p||p*)` in nats: `(E_b(p) + floor) / beta` (spec 2); inf at `beta = 0`."""
-    return jnp.where(beta > 0, (exploitability + floor) / jnp.where(beta > 0, beta, 1), jnp.inf)
+    """Certified bound on `KL(p||p*)` in nats, `E_b(p) / beta` and what rounding may add (spec 2); inf at `beta = 0`.
+
+    An exploitability is the square of a distance, and `floor` that of its rounding: it is the distances that add up.
+    """
+    exploitability = jnp.square(jnp.sqrt(exploitability) + jnp.sqrt(jnp.asarray(floor, exploitability.dtype)))
+    return jnp.where(beta > 0, exploitability / jnp.where(beta > 0, beta, 1), jnp.inf)
 
 
 def l1_bound(exploitability: jax.Array, beta: jax.Array, floor: jax.Array | float = 0.0) -> jax.Array:

@@ -47,7 +47,7 @@ def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 
 def span(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     """Span semi-norm of `log p - log q`, `max - min` over the actions that both play (spec 2); `[*batch]`, in nats."""
-    both = jnp.isfinite(log_p) & jnp.isfinite(log_q)
+    both = ~jnp.isneginf(log_p) & ~jnp.isneginf(log_q)  # true for NaN, which must not be hidden
     difference = jnp.where(both, log_p - log_q, 0)
     highest = jnp.max(jnp.where(both, difference, -jnp.inf), axis=0)
     lowest = jnp.min(jnp.where(both, difference, jnp.inf), axis=0)

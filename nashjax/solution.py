@@ -43,7 +43,7 @@ class Solution:
         makes them accurate.
       exploitability: `E_b` of that policy (spec 2), `[*batch]`, in units of preference; inf where INVALID.
       kl_bound: certified bound on `KL(policy || equilibrium)` in nats, `[*batch]`:
-        `(exploitability + rounding floor) / beta`; inf at `beta = 0`.
+        `(sqrt(exploitability) + sqrt(rounding floor))^2 / beta`; inf at `beta = 0`.
       queries: evaluations of `P v`, the first included, int32 `[*batch]`.
       steps: steps of the algorithm (an adaptive one: trials), int32 `[*batch]`.
       status: values of `Status`, int8 `[*batch]`.

@@ -41,8 +41,8 @@ def solve(
     """Find the equilibria of beta-regularised preference games, each with a certificate (spec 1-3).
 
     The batch shapes of all arguments broadcast as in numpy: one game with 256 betas is one matrix, not 256 copies.
-    Works under `jit`, `vmap` and `grad`. Rounding hides exploitabilities below about `eps^2 (1/beta + 8 beta)`; a `tol`
-    below that ends as `Status.STALLED`. The policy (not the certificate) has derivatives in the game, where that means
+    Works under `jit`, `vmap` and `grad`. Rounding hides exploitabilities below about `eps^2 (1/beta + 8 beta)` (eps at
+    `beta = 0`); a `tol` below that, or up to four times it, can end as `Status.STALLED`. The policy (not the certificate) has derivatives in the game, where that means
     `P -> 1/2 + (P - P^T)/2`, in `beta > 0` and in the reference, by implicit differentiation and at the cost of one
     linear solve; second ones too. They are as exact as the policy: ask for a tight `tol`.
 
@@ -111,8 +111,8 @@ def solve_path(
     _check_algorithm(algorithm)
     if not isinstance(max_queries, Tracer):
         _check_integer("max_queries", max_queries, 1)
-    kinds = beta_kinds(betas)
     inputs = as_path_inputs(game, betas, reference, initial, tol, validate=validate)
+    kinds = beta_kinds(betas)
     solution = _solve_path(jax.lax.stop_gradient(inputs), algorithm, max_queries, kinds)
     return dataclasses.replace(solution, log_policy=attach_derivative(kinds, inputs, solution.log_policy))
 
@@ -159,13 +159,15 @@ def trajectory(
     Raises:
       ValueError: an argument is not valid.
     """
-    _check_algorithm(algorithm)
+    _check_algorithm(algorithm, allow_none=False)
     _check_integer("num_steps", num_steps, 0)
     return _trajectory(as_inputs(game, beta, reference, initial), algorithm, num_steps)
 
 
-def _check_algorithm(algorithm: object) -> None:
-    if algorithm is not None and (isinstance(algorithm, type) or not hasattr(algorithm, "step")):
+def _check_algorithm(algorithm: object, *, allow_none: bool = True) -> None:
+    if algorithm is None and allow_none:
+        return
+    if isinstance(algorithm, type) or not (hasattr(algorithm, "init") and hasattr(algorithm, "step")):
         raise ValueError(f"algorithm: is {algorithm!r}; allowed are instances such as nashjax.NashMP()")
 
 
@@ -208,9 +210,7 @@ def _solve(
 
 
 @functools.partial(jax.jit, static_argnames="betas")
-def _solve_path(
-    inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array, betas: BetaKinds
-) -> Solution:
+def _solve_path(inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array, betas: BetaKinds) -> Solution:
     algorithm = _in_dtype(algorithm, inputs.beta.dtype)
     n, batch = inputs.game.num_actions, inputs.batch_shape[1:]
     uniform = jnp.full(n, 1 / n, inputs.beta.dtype)

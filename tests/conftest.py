@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Two test processes whose linear algebra each starts a thread on every core get in each other's way.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import pytest
 
@@ -11,7 +14,7 @@ jax.config.update("jax_enable_x64", True)
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep compiled programs from one run of a test to the next, and for the command lines that it starts."""
-    if config.cache is None:
+    if getattr(config, "cache", None) is None:
         return
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")  # each its own: they write at the same time
     settings = {

@@ -124,6 +124,33 @@ def test_batch_of_arrays(tmp_path: Path):
     assert len(written["kl_bound"]) == len(written["queries"]) == len(written["status"]) == 3
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".npz"])
+def test_a_numpy_archive_with_names_at_two_betas(tmp_path: Path, suffix: str):
+    """A batch of two games from `.npz`, solved at two betas, written in either form."""
+    rps = np.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
+    np.savez(tmp_path / "g.npz", preferences=np.stack([rps, 0.5 + (rps - 0.5) / 2]), items=["rock", "p", "s"])
+    output = tmp_path / f"o{suffix}"
+    done = run("solve", tmp_path / "g.npz", "--beta", "0.5,0", "--reference", "0.6,0.2,0.2", "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 solved" in done.stdout
+    if suffix == ".npz":
+        written = np.load(output)
+        assert list(written["items"]) == ["rock", "p", "s"]
+        assert written["policy"].shape == (2, 2, 3)
+        policy = written["policy"]
+    else:
+        rows = list(csv.DictReader(io.StringIO(output.read_text())))
+        assert [(row["game"], row["beta"]) for row in rows[::3]] == [
+            ("0", "0.5"),
+            ("1", "0.5"),
+            ("0", "0.0"),
+            ("1", "0.0"),
+        ]
+        policy = np.array([float(row["probability"]) for row in rows]).reshape(2, 2, 3)
+    np.testing.assert_allclose(policy[1], 1 / 3, atol=1e-5)
+    assert (policy[0, :, 0] > 0.4).all()
+
+
 def test_other_columns_words_prior_and_format(tmp_path: Path):
     path = write(tmp_path, "left,right,who\na,b,left\na,b,same\n", "g.txt")
     columns = ["--item-a", "left", "--item-b", "right", "--winner", "who", "--tie-word", "same", "--format", "battles"]
@@ -190,6 +217,7 @@ BAD_INPUT = {
     "inf": (MATRIX.replace("paper,1", "paper,inf"), [], "line 3 (paper), column rock: found inf; allowed"),
     "one item": ("i,a\na,0.5\n", [], "found 1 item(s); allowed are at least 2"),
     "duplicated name": ("i,a,a\na,0.5,0.5\na,0.5,0.5\n", [], "line 1, column 3: found 'a' a second time"),
+    "nul byte": (BATTLES + "x\0,y,tie\n", [], "line 6: found a NUL byte in a name; allowed are names of items"),
     "self-battle": (BATTLES + "x,x,tie\n", [], "line 6: found 'x' against itself; allowed are two different items"),
     "truncated": (BATTLES + "x,y\n", [], "line 6: found 2 fields; allowed are 3, as in the header"),
     "no rows": ("model_a,model_b,winner\n", [], "and no rows; allowed is at least one row"),
@@ -266,7 +294,7 @@ def test_a_matrix_too_large_for_this_machine(tmp_path: Path):
         np.lib.format.write_array_header_1_0(stream, header)
     done = run("solve", tmp_path / "g.npy")
     assert done.returncode == 2
-    assert "needs about 800,000.0 GB of memory; available are" in done.stderr
+    assert "needs about 1,200,000.0 GB of memory; available are" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

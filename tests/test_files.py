@@ -303,7 +303,7 @@ def test_too_large_is_said_before_anything_is_allocated(tmp_path: Path, monkeypa
         header = {"descr": "<f4", "fortran_order": False, "shape": (5, 2_000_000, 2_000_000)}
         np.lib.format.write_array_header_1_0(stream, header)
     message = _error(lambda: read_games(tmp_path / "g.npy"))
-    assert "found 5 games of 2000000 items, which needs about 640,000.0 GB of memory; available are " in message
+    assert "found 5 games of 2000000 items, which needs about 960,000.0 GB of memory; available are " in message
     monkeypatch.setattr(memory, "available_memory", lambda: 3 * 32 * 9)
     battles = _write(tmp_path, BATTLES + "a,b,tie\n" * 50 + "b,c,tie\n")
     assert len(read_games(battles).items) == 3

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +68,9 @@ def test_kinds_are_what_they_say():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_actions": 1}, "num_actions: is 1"),
+        ({"num_actions": 1}, "num_actions: is 1; allowed are integers >= 2"),
+        ({"num_actions": 3.0}, "num_actions: is 3.0"),
+        ({"num_actions": 3, "batch_shape": 4}, "batch_shape: is 4; allowed are tuples"),
         ({"num_actions": 3, "kind": "chess"}, "kind: is 'chess'; allowed are gaussian, uniform"),
         ({"num_actions": 3, "scale": -1.0}, "scale: is -1.0"),
         ({"num_actions": 3, "rank": 0, "kind": "low_rank"}, "rank: is 0"),
@@ -149,6 +153,13 @@ def test_a_query_is_linear_broadcasts_and_asks_for_full_precision():
         products = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
         assert products
         assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+    newton = jax.jit(lambda P: nj.solve(P, 0.1, algorithm=nj.Newton())).lower(game.preferences)
+    text = newton.as_text()
+    # A factorisation in the dtype of the game; what product it has outside of that asks for full precision too.
+    assert re.search(r"getrf.*f64|lu.*f64", text)
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
 def test_one_matrix_with_many_betas_is_a_matrix_product_without_copies():

@@ -102,6 +102,22 @@ def test_bounds_allow_for_rounding():
         assert 0 < np.abs(np.asarray(p, np.float64) - star).sum() <= bound
 
 
+@pytest.mark.parametrize("beta", [1.0, 0.1, 0.01])
+def test_every_float32_certificate_is_true(beta):
+    """2,000 games of two actions, whose equilibrium solves `logit p = (P01 - 1/2) / beta`, at the default tolerance."""
+    margin = np.random.default_rng(0).uniform(-0.5, 0.5, 2000).astype(np.float32)
+    P = np.stack([np.full(2000, 0.5), 0.5 + margin, 0.5 - margin, np.full(2000, 0.5)], -1).reshape(-1, 2, 2)
+    solution = nj.solve(P.astype(np.float32), beta)
+    assert bool(solution.converged.all())
+    exact = (P.astype(np.float32)[:, 0, 1].astype(np.longdouble) - P[:, 1, 0].astype(np.float32)) / 2 / beta
+    log_star = -np.logaddexp(0, np.stack([-exact, exact], -1))
+    log_p = np.asarray(solution.log_policy, np.longdouble)
+    log_p -= np.logaddexp(log_p[:, :1], log_p[:, 1:])
+    divergence = np.sum(np.exp(log_p) * (log_p - log_star), -1)
+    assert (divergence <= np.asarray(solution.kl_bound, np.longdouble)).all()
+    assert np.median(np.asarray(solution.kl_bound) / np.maximum(divergence, 1e-12)) < 10
+
+
 def test_distances_broadcast_over_batches_and_refuse_what_is_no_policy():
     p = np.random.default_rng(0).dirichlet(np.ones(3), (5, 3))
     q = p[0, 1]
@@ -179,6 +195,7 @@ def test_metrics_take_batches_and_refuse_what_is_no_policy():
     with pytest.raises(ValueError, match=r"policy: has shape \[3\]; allowed is \[..., 4\]"):
         nj.metrics.best_response(game, p[0, :3], 0.1)
     log_p = np.log(p)
+    assert np.isnan(nj.metrics.span(np.array([-1.0, np.nan]), np.array([0.0, -1.0])))
     np.testing.assert_allclose(nj.metrics.span(log_p, log_p[0])[1], np.ptp(log_p[1] - log_p[0]), rtol=1e-12)
     np.testing.assert_allclose(nj.metrics.entropy(p), -np.sum(p * log_p, -1), rtol=1e-12)
     np.testing.assert_allclose(simplex.entropy(jnp.array(log_p.T)), nj.metrics.entropy(p), rtol=1e-12)

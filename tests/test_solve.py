@@ -153,6 +153,20 @@ def test_games_that_a_trace_closes_over():
         jax.jit(lambda b: nj.solve(np.where(np.eye(3)[::-1] > 0, np.nan, 0.5), b).policy)(0.1)
 
 
+@pytest.mark.parametrize("algorithm", [None, nj.AdaptiveNashMP()])
+def test_inside_shard_map(algorithm):
+    """Games sharded over a mesh of one device; benchmarks and larger meshes are a matter of more devices only."""
+    mesh = jax.make_mesh((1,), ("games",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("games")
+    P = nj.games.random_game(jax.random.key(0), 5, (4,)).preferences
+
+    def solve(P):
+        return nj.solve(P, 0.05, algorithm=algorithm, tol=1e-12).policy
+
+    mapped = jax.jit(jax.shard_map(solve, mesh=mesh, in_specs=spec, out_specs=spec))
+    np.testing.assert_allclose(mapped(P), solve(P), atol=1e-12)
+
+
 def test_empty_batches_are_solved():
     for block_size in (None, 2):
         assert nj.solve(np.zeros((0, 3, 3)), 0.1, block_size=block_size).policy.shape == (0, 3)
@@ -248,6 +262,7 @@ def changed(index: tuple[int, ...], value: float) -> np.ndarray:
         ({"algorithm": "nash"}, "algorithm: is 'nash'"),
         ({"game": [[0.5, 0.2], [0.8]]}, "game: is not an array"),
         ({"game": [["a", "b"], ["c", "d"]]}, "game: has dtype <U1"),
+        ({"game": nj.MatrixGame("chess")}, "game: has dtype <U5"),  # pyright: ignore[reportArgumentType]
         ({"game": np.full((2, 2), 0.5 + 0j)}, "game: has dtype complex128"),
         ({"beta": 1e39, "game": GOOD.astype(np.float32)}, "beta is 1e[+]39; allowed are 0 or, in float32"),
         ({"reference": [0.5, 0.5, 1e-320]}, r"reference\[2\] is 1e-320; allowed are 0 or, in float64"),
@@ -287,6 +302,8 @@ def test_trajectory_records_every_step():
     np.testing.assert_array_equal(solved.steps, np.argmax(reached, axis=-1))
     none = nj.trajectory(game, 0.1, algorithm=nj.NashMP(), num_steps=0)
     assert none.log_policy.shape == (2, 3, 1, 5)
+    with pytest.raises(ValueError, match="algorithm: is None"):
+        nj.trajectory(game, 0.1, algorithm=None, num_steps=1)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="num_steps: is -1"):
         nj.trajectory(game, 0.1, algorithm=nj.NashMP(), num_steps=-1)
 

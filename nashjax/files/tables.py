@@ -221,8 +221,9 @@ def check_names(names: list[str], where: Any) -> None:
         raise bad_input(where(0), f"{len(names)} item(s)", "are at least 2")
     first: dict[str, int] = {}
     for position, name in enumerate(names):
-        if not name:
-            raise bad_input(where(position), "an empty name", "are names of items")
+        if not name or "\0" in name:
+            found = "a NUL byte in a name" if name else "an empty name"
+            raise bad_input(where(position), found, "are names of items")
         if name in first:
             raise bad_input(where(position), f"{quoted(name)} a second time", "are distinct names")
         first[name] = position
@@ -240,6 +241,8 @@ def _pair(table: Table, a: str, b: str) -> tuple[str, str]:
     a, b = a.strip(), b.strip()
     if not a or not b:
         raise bad_input(table.line(), "an empty name", "are names of items")
+    if "\0" in a + b:
+        raise bad_input(table.line(), "a NUL byte in a name", "are names of items")
     if a == b:
         raise bad_input(table.line(), f"{quoted(a)} against itself", "are two different items")
     return a, b

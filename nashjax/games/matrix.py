@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 SYMMETRY_TOLERANCE = 1e-6
 """How far `P + P^T` may be from 1, entry by entry (spec 2)."""
@@ -29,7 +30,7 @@ class MatrixGame:
     payoff_scale: jax.Array | None = None
 
     @classmethod
-    def from_payoffs(cls, payoffs: jax.Array | np.ndarray, bound: float | jax.Array | None = None) -> MatrixGame:
+    def from_payoffs(cls, payoffs: ArrayLike, bound: float | jax.Array | None = None) -> MatrixGame:
         """Make the game of a skew-symmetric payoff matrix: `P = 1/2 + A / (2 bound)`.
 
         Args:
@@ -44,7 +45,7 @@ class MatrixGame:
           ValueError: `payoffs` is not square, not finite, not skew-symmetric (to 1e-6 of the largest entry), or
             exceeds `bound`; the worst entry is named.
         """
-        payoffs = as_floating(payoffs)
+        payoffs = as_floating(as_real_array("payoffs", payoffs))
         check_square(payoffs.shape, "payoffs")
         largest = jnp.max(jnp.abs(payoffs), axis=(-2, -1))
         if bound is None:
@@ -156,6 +157,18 @@ def check_square(shape: tuple[int, ...], name: str) -> None:
         raise ValueError(f"{name}: has shape {list(shape)}; allowed are square matrices [..., n, n]")
     if shape[-1] < 2:
         raise ValueError(f"{name}: has {shape[-1]} action(s), shape {list(shape)}; a game needs at least 2")
+
+
+def as_real_array(name: str, x: ArrayLike) -> jax.Array | np.ndarray:
+    """The argument as an array of real numbers; raises ValueError, naming it, where it is none."""
+    if not isinstance(x, jax.Array):
+        try:
+            x = np.asarray(x)
+        except ValueError:
+            raise ValueError(f"{name}: is not an array; allowed are real numbers in rows of equal length") from None
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.kind in "biu"):
+        raise ValueError(f"{name}: has dtype {x.dtype}; allowed are real numbers")
+    return x
 
 
 def as_floating(array: jax.Array | np.ndarray) -> jax.Array:

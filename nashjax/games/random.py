@@ -47,8 +47,10 @@ def random_game(
     Raises:
       ValueError: an argument is out of range or the kind is not known.
     """  # noqa: E501 (a table cell cannot be broken)
-    if num_actions < 2:
-        raise ValueError(f"num_actions: is {num_actions}; a game needs at least 2")
+    if not isinstance(num_actions, int) or num_actions < 2:
+        raise ValueError(f"num_actions: is {num_actions!r}; allowed are integers >= 2")
+    if isinstance(batch_shape, int):
+        raise ValueError(f"batch_shape: is {batch_shape}; allowed are tuples such as ({batch_shape},)")
     if not (math.isfinite(scale) and scale >= 0):
         raise ValueError(f"scale: is {scale}; allowed are finite numbers >= 0")
     if rank < 1:
