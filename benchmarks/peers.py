@@ -49,6 +49,8 @@ LARGEST_SAMPLE = 256
 SAMPLE_SECONDS = 2.0
 """Peers that take one game at a time get as many games as fit into this."""
 RUNS = 5
+SLACK = 1.01
+"""A float32 certificate and the check in float64 differ in the last digits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,9 +131,9 @@ def main() -> None:
     measured: list[dict[str, Any]] = []
     for case in choose_cases(options):
         identity = dataclasses.asdict(case)
-        row = (
-            identity | {"version": importlib.metadata.version(PEERS[case.peer].package)} | measure(case, options.limit)
-        )
+        row: dict[str, Any] = identity | {"version": importlib.metadata.version(PEERS[case.peer].package)}
+        row |= hopeless(case, measured) or measure(case, options.limit)
+        measured.append(row)
         rows = [old for old in rows if any(old[key] != identity[key] for key in identity)] + [row]
         print(json.dumps(row), flush=True)
         write_results("peers", ABOUT, rows, options.output)
@@ -296,7 +298,7 @@ def log_equilibria(task: Task) -> np.ndarray | None:
 def judge(task: Task, log_policy: np.ndarray, expected: np.ndarray | None, target: float) -> dict[str, float | None]:
     """What a row says about accuracy."""
     value = exploitability(task, log_policy)
-    solved = value <= target  # false for NaN
+    solved = value <= SLACK * target  # false for NaN
     found: dict[str, float | None] = {
         "exploitability": float(f"{value[solved].max():.3g}") if solved.any() else None,
         "unsolved": round(float(1 - solved.mean()), 4),
