@@ -4,9 +4,9 @@ Run `python -m benchmarks.peers` in the project's folder, with the extra `peers`
 `--actions`, `--batch`, `--betas` choose a part of it, `--append` keeps what the file has of the rest, and `--table`
 prints the file as tables. Writes `peers.json` into the folder `--output`, by default benchmarks/results.
 
-Each case is one peer on one set of games, in a process of its own that is ended after `--limit` seconds. The process
-solves the games with the peer, checks the answers, finds the largest `tol` at which this library is as accurate, and
-then times both by turns, so that whatever else the machine does meets both.
+Each case is one peer on games of one size and beta, in a process of its own that is ended after `--limit` seconds for
+each kind of games. It solves the games with the peer, checks the answers, finds the largest `tol` at which this library
+is as accurate, and then times both by turns, so that whatever else the machine does meets both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import nashjax as nj
-from benchmarks.peer_solvers import PEERS, Peer, Task, exploitability, newton_with_continuation
+from benchmarks.peer_solvers import PEERS, Peer, Task, exploitability, newton_with_continuation, numpy_newton
 from benchmarks.peer_table import table
 from benchmarks.record import RESULTS, write_results
 
@@ -38,10 +38,11 @@ ABOUT = (
     "One row for each peer and set of games. us: microseconds for each game, median of `runs` runs after a warm-up; "
     "compile_s: how much longer the first call took. exploitability: the largest of the solved games, and unsolved: "
     "the share of games above `target`, both recomputed in float64 by numpy. log_error: largest error of a "
-    "log-probability in the first solved games (16, or 2 above n = 100), against Newton's method in numpy; null where "
-    "that failed or beta is 0. games: solved at a time by this library; sample: measured of a peer that takes one game "
-    "at a time. nashjax_*: this library on the same games, at `nashjax_beta` and `nashjax_tol`, in `nashjax_dtype`. "
-    "ratio: us / nashjax_us. as_accurate: whether this library was at least as accurate, up to rounding."
+    "log-probability in the first games (16, or 2 above n = 100) as far as solved, against Newton's method in numpy; "
+    "null where that failed or is the peer itself, and at beta = 0. games: solved at a time by this library; sample: "
+    "measured of a peer that takes one game at a time. nashjax_*: this library on the same games, at `nashjax_beta` "
+    "and `nashjax_tol`, in `nashjax_dtype`. ratio: us / nashjax_us. as_accurate: whether this library was at least as "
+    "accurate, up to rounding."
 )
 LARGEST_BATCH = 2**24
 """Entries of all matrices of a case at most: larger batches are cut."""
@@ -91,6 +92,7 @@ GROUPS = {
     ),
     "logit": Group(("pygambit logit",), (10, 100), (1000,), (0.1,), largest_log_error=1e-9),
     "plain": Group(tuple(name for name in PEERS if not PEERS[name].regularized), (10, 100, 500), (1000,), (0.0,)),
+    "bootstrap-exact": Group(("numpy newton",), (59,), (1000,), (0.01,), kinds=("bootstrap",)),
     "bootstrap": Group(
         ("highs", "numpy newton"),
         (59,),
@@ -107,11 +109,10 @@ GROUPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One peer on one set of games."""
+    """One peer on sets of games that differ only in kind: a row of the table for each."""
 
     group: str
     peer: str
-    kind: str
     n: int
     batch: int
     beta: float
@@ -128,14 +129,16 @@ def main() -> None:
         print(table(json.loads(path.read_text(encoding="utf-8"))["rows"]))
         return
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if options.append and path.exists() else []
-    measured: list[dict[str, Any]] = []
+    tried: list[tuple[Case, bool]] = []
     for case in choose_cases(options):
-        identity = dataclasses.asdict(case)
-        row: dict[str, Any] = identity | {"version": importlib.metadata.version(PEERS[case.peer].package)}
-        row |= hopeless(case, measured) or measure(case, options.limit)
-        measured.append(row)
-        rows = [old for old in rows if any(old[key] != identity[key] for key in identity)] + [row]
-        print(json.dumps(row), flush=True)
+        outcomes = hopeless(case, tried) or measure(case, options.limit)
+        tried.append((case, any("us" in outcome for outcome in outcomes.values())))
+        version = importlib.metadata.version(PEERS[case.peer].package)
+        for kind, outcome in outcomes.items():
+            identity = dataclasses.asdict(case) | {"kind": kind}
+            row = identity | {"version": version} | outcome
+            rows = [old for old in rows if any(old[key] != identity[key] for key in identity)] + [row]
+            print(json.dumps(row), flush=True)
         write_results("peers", ABOUT, rows, options.output)
     print("written to", path)
 
@@ -147,7 +150,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--actions", help="numbers of actions instead of the group's")
     parser.add_argument("--batch", help="numbers of games instead of the group's")
     parser.add_argument("--betas", help="values of beta instead of the group's")
-    parser.add_argument("--limit", type=float, default=120, help="seconds for a case")
+    parser.add_argument("--limit", type=float, default=120, help="seconds for a case, and for each kind of games in it")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
     parser.add_argument("--append", action="store_true", help="keep the rows of the file that are not measured again")
     parser.add_argument("--table", action="store_true", help="print the tables of the file, measure nothing")
@@ -165,9 +168,9 @@ def choose_cases(options: argparse.Namespace) -> list[Case]:
         actions = [int(n) for n in options.actions.split(",")] if options.actions else group.actions
         batches = [int(size) for size in options.batch.split(",")] if options.batch else group.batch
         betas = [float(beta) for beta in options.betas.split(",")] if options.betas else group.betas
-        for n, kind, beta, batch, peer in itertools.product(actions, group.kinds, betas, batches, group.peers):
+        for n, beta, batch, peer in itertools.product(actions, betas, batches, group.peers):
             if peer in peers and PEERS[peer].regularized == (beta > 0):
-                cases.append(Case(name, peer, kind, n, batch, beta))
+                cases.append(Case(name, peer, n, batch, beta))
     for name in sorted(missing & {case.peer for case in cases}):
         print(f"skipped: {name} needs {PEERS[name].package}, which the extra `peers` installs")
     return [case for case in cases if case.peer not in missing]
@@ -181,28 +184,32 @@ def installed(distribution: str) -> bool:
     return True
 
 
-def hopeless(case: Case, measured: list[dict[str, Any]]) -> dict[str, str] | None:
-    """The outcome of a case that is not tried because the peer did not finish one of fewer or smaller games."""
-    for row in measured:
-        same = (row["group"], row["peer"], row["kind"], row["beta"]) == (case.group, case.peer, case.kind, case.beta)
-        no_larger = row["n"] <= case.n and row["batch"] <= case.batch
-        if same and no_larger and row["outcome"] == "timed out" and "us" not in row:
-            return {"outcome": f"not tried: timed out at n = {row['n']}"}
+def hopeless(case: Case, tried: list[tuple[Case, bool]]) -> dict[str, dict[str, Any]] | None:
+    """The outcome of a case that is not tried because the peer did not finish one of fewer and smaller games."""
+    for old, finished in tried:
+        same = (old.group, old.peer, old.beta) == (case.group, case.peer, case.beta)
+        if same and old.n <= case.n and old.batch <= case.batch and not finished:
+            outcome = {"outcome": f"not tried, after n = {old.n}"}
+            return dict.fromkeys(GROUPS[case.group].kinds, outcome)
     return None
 
 
-def measure(case: Case, limit: float) -> dict[str, Any]:
-    """Run a case in a process of its own; what it printed before it failed or was ended is kept."""
+def measure(case: Case, limit: float) -> dict[str, dict[str, Any]]:
+    """Run a case in a process of its own; what it printed before it failed or was ended is kept. A result a kind."""
+    kinds = GROUPS[case.group].kinds
     command = [sys.executable, "-m", "benchmarks.peers", "--limit", str(limit)]
     command += ["--case", json.dumps(dataclasses.asdict(case))]
     try:
-        ended = subprocess.run(command, capture_output=True, timeout=limit, check=False)
-        output = ended.stdout
-        outcome = "done" if ended.returncode == 0 else f"failed: {last_line(ended.stderr)}"
+        ended = subprocess.run(command, capture_output=True, timeout=limit * len(kinds), check=False)
+        output, failure = ended.stdout, f"failed: {last_line(ended.stderr)}"
     except subprocess.TimeoutExpired as expired:
-        output, outcome = expired.stdout or b"", "timed out"
-    lines = [line for line in output.decode().splitlines() if line.startswith("{")]
-    return {"outcome": outcome} | (json.loads(lines[-1]) if lines else {})
+        output, failure = expired.stdout or b"", "timed out"
+    found: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+    for line in output.decode().splitlines():
+        if line.startswith("{"):
+            row = json.loads(line)
+            found[row["kind"]] = row
+    return {kind: {"outcome": "done" if "ratio" in row else failure} | row for kind, row in found.items()}
 
 
 def last_line(stderr: bytes) -> str:
@@ -213,18 +220,24 @@ def last_line(stderr: bytes) -> str:
 
 
 def run_case(case: Case, limit: float) -> None:
-    """Measure a case, printing what is known so far: first the peer alone, then with this library beside it."""
+    """Measure a case in this process."""
     jax.config.update("jax_enable_x64", True)
+    for kind in GROUPS[case.group].kinds:
+        run_kind(case, kind, limit)
+
+
+def run_kind(case: Case, kind: str, limit: float) -> None:
+    """Measure one kind of games, printing what is known so far: the peer alone, then with this library beside it."""
     peer, group = PEERS[case.peer], GROUPS[case.group]
-    task = make_task(case)
-    row: dict[str, Any] = {"games": len(task.P), "dtype": peer.dtype, "target": peer.target}
+    task = make_task(case, kind)
+    row: dict[str, Any] = {"kind": kind, "games": len(task.P), "dtype": peer.dtype, "target": peer.target}
 
     sampled, warm_up = sample(peer, task)
     solve = peer.prepare(sampled)
     log_policy, first_seconds = timed(solve)
     seconds = [timed(solve)[1]]
     expected = log_equilibria(sampled)
-    found = judge(sampled, log_policy, expected, peer.target)
+    found = judge(sampled, log_policy, None if peer.prepare is numpy_newton else expected, peer.target)
     compile_s = warm_up if peer.one_by_one else max(first_seconds - seconds[0], 0)
     row |= {"sample": len(sampled.P), "runs": 1, "us": round(seconds[0] / len(sampled.P) * 1e6, 2)}
     row |= {"compile_s": round(compile_s, 2)} | found
@@ -244,15 +257,15 @@ def run_case(case: Case, limit: float) -> None:
     print(json.dumps(row), flush=True)
 
 
-def make_task(case: Case) -> Task:
+def make_task(case: Case, kind: str) -> Task:
     """The games of a case, `cyclic` ones with a Dirichlet(1) reference: their equilibrium is uniform."""
     games = min(case.batch, max(LARGEST_BATCH // case.n**2, 1))
-    if case.kind == "bootstrap":
+    if kind == "bootstrap":
         P = bootstrap_games(case.n, games)
     else:
-        P = np.asarray(nj.games.random_game(jax.random.key(case.n), case.n, (games,), case.kind).preferences)
+        P = np.asarray(nj.games.random_game(jax.random.key(case.n), case.n, (games,), kind).preferences)
     reference = np.full((games, case.n), 1 / case.n)
-    if case.kind == "cyclic":
+    if kind == "cyclic":
         reference = np.random.default_rng(case.n).dirichlet(np.ones(case.n), games)
     return Task(P, np.log(reference), case.beta)
 
