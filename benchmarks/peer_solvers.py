@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -116,11 +117,24 @@ def quantecon_lemke_howson(task: Task) -> Callable[[], np.ndarray]:
 
 
 def nashpy_lemke_howson(task: Task) -> Callable[[], np.ndarray]:
-    """`nashpy.Game.lemke_howson` (its linear programme is scipy's, measured as `highs`)."""
+    """`nashpy.Game.lemke_howson` (its linear programme is scipy's, measured as `highs`).
+
+    A game is given up after a second: on some it goes round in circles for ever.
+    """
     nashpy = importlib.import_module("nashpy")
 
+    def give_up(*_: object) -> None:
+        raise TimeoutError
+
     def solve_one(P: np.ndarray, _: np.ndarray) -> np.ndarray:
-        row, _ = nashpy.Game(P - 0.5, 0.5 - P).lemke_howson(initial_dropped_label=0)
+        signal.signal(signal.SIGALRM, give_up)
+        signal.setitimer(signal.ITIMER_REAL, 1)
+        try:
+            row, _ = nashpy.Game(P - 0.5, 0.5 - P).lemke_howson(initial_dropped_label=0)
+        except TimeoutError:
+            row = ()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         return _log(row if len(row) == len(P) else np.full(len(P), np.nan))
 
     return _one_by_one(task, solve_one)

@@ -327,7 +327,7 @@ def judge(task: Task, log_policy: np.ndarray, expected: np.ndarray | None, targe
 def match(
     group: Group, task: Task, peer: Peer, found: dict[str, float | None], expected: np.ndarray | None
 ) -> tuple[Callable[[], Any], bool, dict[str, Any]]:
-    """This library at the largest tolerance of a few that makes it as accurate as the peer.
+    """This library at the largest tolerance of a few that makes it as accurate as the peer, its checks of input on.
 
     Returns:
       The call, whether it is as accurate, and what to write in the row.
@@ -335,7 +335,7 @@ def match(
     dtype = jnp.dtype(group.dtype or peer.dtype)
     eps = float(jnp.finfo(dtype).eps)
     rounding = 4 * eps**2 * (1 / task.beta + 8 * task.beta) if task.beta > 0 else 1e-13
-    reached = max(found["exploitability"] or peer.target, rounding)
+    reached = max(peer.target if found["exploitability"] is None else found["exploitability"], rounding)
     if group.tol is not None:
         tolerances = [group.tol]
     elif task.beta == 0:
