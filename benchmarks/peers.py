@@ -64,6 +64,7 @@ class Group:
       tol: of this library; None is whatever makes it as accurate as the peer.
       beta: of this library; None is the peer's.
       largest_log_error: where given, accuracy includes a log-policy error of at most this.
+      good_enough: exploitability below which differences do not count.
     """
 
     peers: tuple[str, ...]
@@ -76,6 +77,7 @@ class Group:
     tol: float | None = None
     beta: float | None = None
     largest_log_error: float | None = None
+    good_enough: float = 0.0
 
 
 ROOT_FINDERS = tuple(name for name in PEERS if name.startswith("optimistix"))
@@ -89,8 +91,9 @@ GROUPS = {
         algorithm=nj.Newton(),
         tol=1e-14,
         largest_log_error=1e-9,
+        good_enough=1e-20,
     ),
-    "logit": Group(("pygambit logit",), (10, 100), (1000,), (0.1,), largest_log_error=1e-9),
+    "logit": Group(("pygambit logit",), (10, 100), (1000,), (0.1,), largest_log_error=1e-9, good_enough=1e-20),
     "plain": Group(tuple(name for name in PEERS if not PEERS[name].regularized), (10, 100, 500), (1000,), (0.0,)),
     "bootstrap-exact": Group(("numpy newton",), (59,), (1000,), (0.01,), kinds=("bootstrap",)),
     "bootstrap": Group(
@@ -334,8 +337,10 @@ def match(
     """
     dtype = jnp.dtype(group.dtype or peer.dtype)
     eps = float(jnp.finfo(dtype).eps)
-    rounding = 4 * eps**2 * (1 / task.beta + 8 * task.beta) if task.beta > 0 else 1e-13
-    reached = max(peer.target if found["exploitability"] is None else found["exploitability"], rounding)
+    # Ten roundings of payoffs and logarithms; see `nj.RegularizedGame.rounding_floor` for one.
+    rounding = 100 * eps**2 * (1 / task.beta + 8 * task.beta) if task.beta > 0 else 1e-13
+    reached = peer.target if found["exploitability"] is None else found["exploitability"]
+    reached = max(reached, rounding, group.good_enough)
     if group.tol is not None:
         tolerances = [group.tol]
     elif task.beta == 0:
