@@ -119,7 +119,7 @@ def quantecon_lemke_howson(task: Task) -> Callable[[], np.ndarray]:
 def nashpy_lemke_howson(task: Task) -> Callable[[], np.ndarray]:
     """`nashpy.Game.lemke_howson` (its linear programme is scipy's, measured as `highs`).
 
-    A game is given up after a second: on some it goes round in circles for ever.
+    A game is given up after 0.2 seconds: on some it goes round in circles for ever.
     """
     nashpy = importlib.import_module("nashpy")
 
@@ -128,7 +128,7 @@ def nashpy_lemke_howson(task: Task) -> Callable[[], np.ndarray]:
 
     def solve_one(P: np.ndarray, _: np.ndarray) -> np.ndarray:
         signal.signal(signal.SIGALRM, give_up)
-        signal.setitimer(signal.ITIMER_REAL, 1)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
         try:
             row, _ = nashpy.Game(P - 0.5, 0.5 - P).lemke_howson(initial_dropped_label=0)
         except TimeoutError:
