@@ -4,7 +4,20 @@
 """
 
 from nashjax import games, metrics
-from nashjax.algorithms import AdaptiveNashMP, NashMP, Newton
+from nashjax.algorithms import (
+    EGPO,
+    AdaptiveNashMP,
+    ExtragradientRM,
+    MagneticMirrorDescent,
+    NashMD,
+    NashMP,
+    NashProx,
+    Newton,
+    OnlineMirrorDescent,
+    OptimisticMWU,
+    PredictiveRM,
+    SelfPlayMWU,
+)
 from nashjax.games import Game, MatrixGame
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Solution, Status
@@ -13,12 +26,21 @@ from nashjax.solve import Trajectory, solve, trajectory
 __version__ = "0.1.0"
 
 __all__ = [
+    "EGPO",
     "AdaptiveNashMP",
+    "ExtragradientRM",
     "Game",
+    "MagneticMirrorDescent",
     "MatrixGame",
+    "NashMD",
     "NashMP",
+    "NashProx",
     "Newton",
+    "OnlineMirrorDescent",
+    "OptimisticMWU",
+    "PredictiveRM",
     "RegularizedGame",
+    "SelfPlayMWU",
     "Solution",
     "Status",
     "Trajectory",
