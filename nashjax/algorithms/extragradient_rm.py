@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax.algorithms.base import BasicState, check_hyperparameter
+from nashjax.algorithms.base import BasicState, check_hyperparameter, register_method
 from nashjax.problem import RegularizedGame
 
 
@@ -31,7 +31,7 @@ class ExtragradientRMState(NamedTuple):
     regrets: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_method
 @dataclasses.dataclass(frozen=True)
 class ExtragradientRM:
     """Extragradient regret matching plus (ExRM+): the last iterate converges (spec 6; Cai et al. 2023).

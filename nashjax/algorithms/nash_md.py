@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState, at_most_best_response, check_hyperparameter, decreasing_step
+from nashjax.algorithms.base import (
+    BasicState,
+    at_most_best_response,
+    check_hyperparameter,
+    decreasing_step,
+    register_method,
+)
 from nashjax.problem import RegularizedGame
 
 
@@ -32,7 +38,7 @@ class NashMDState(NamedTuple):
     steps: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_method
 @dataclasses.dataclass(frozen=True)
 class NashMD:
     """Mirror descent against a geometric mixture of the policy with the reference (spec 6; Munos et al. 2024).

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from nashjax import simplex
 from nashjax.algorithms.adaptive_nash_mp import AdaptiveNashMP, AdaptiveNashMPState
-from nashjax.algorithms.base import BasicState, check_hyperparameter, relative_step
+from nashjax.algorithms.base import BasicState, check_hyperparameter, register_method, relative_step
 from nashjax.problem import RegularizedGame
 
 DEFAULT_STEP = 16.0
@@ -36,7 +36,7 @@ class NashProxState(NamedTuple):
     inner: AdaptiveNashMPState
 
 
-@jax.tree_util.register_dataclass
+@register_method
 @dataclasses.dataclass(frozen=True)
 class NashProx:
     """Nash Prox, the proximal point method (spec 6; the 2026 revision of Tiapkin et al. 2025).

@@ -10,11 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import UNREGULARIZED_STEP, BasicState, at_most_best_response, check_hyperparameter
+from nashjax.algorithms.base import (
+    UNREGULARIZED_STEP,
+    BasicState,
+    at_most_best_response,
+    check_hyperparameter,
+    register_method,
+)
 from nashjax.problem import RegularizedGame
 
 
-@jax.tree_util.register_dataclass
+@register_method
 @dataclasses.dataclass(frozen=True)
 class OnlineMirrorDescent:
     """Mirror descent on the regularised payoffs at the current policy (spec 6; Calandriello et al. 2024).

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState, check_hyperparameter
+from nashjax.algorithms.base import BasicState, check_hyperparameter, register_method
 from nashjax.problem import RegularizedGame
 
 
@@ -32,7 +32,7 @@ class OptimisticMWUState(NamedTuple):
     previous: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_method
 @dataclasses.dataclass(frozen=True)
 class OptimisticMWU:
     """Multiplicative weights that count the last payoffs twice (spec 6; Daskalakis and Panageas 2019, Wei et al. 2021).

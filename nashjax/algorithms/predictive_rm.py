@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax.algorithms.base import Average, BasicState
+from nashjax.algorithms.base import Average, BasicState, register_method
 from nashjax.problem import RegularizedGame
 
 
@@ -36,7 +36,7 @@ class PredictiveRMState(NamedTuple):
     regrets: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_method
 @dataclasses.dataclass(frozen=True)
 class PredictiveRM:
     """Predictive regret matching plus (PRM+), averaged: no step to choose (spec 6; Farina et al. 2021).
@@ -51,7 +51,10 @@ class PredictiveRM:
     queries_per_step: ClassVar[int] = 1
 
     def init(self, problem: RegularizedGame, log_policy: jax.Array) -> PredictiveRMState:
-        """Start from a policy `[n, *batch]`: one query."""
+        """Start from a policy `[n, *batch]`, which serves as the first regrets: one query.
+
+        From regrets of 0 the first gains would decide alone, and at an equilibrium these are rounding.
+        """
         start = BasicState.start(problem, log_policy)
         played, gains = jnp.exp(log_policy), problem.gains(start.payoffs)
         return PredictiveRMState(
@@ -59,7 +62,7 @@ class PredictiveRM:
             average=Average.of(played, start.payoffs),
             played=played,
             gains=gains,
-            regrets=jnp.maximum(gains, 0),
+            regrets=jnp.maximum(played + gains, 0),
         )
 
     def step(self, problem: RegularizedGame, state: PredictiveRMState) -> PredictiveRMState:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import Average, BasicState, check_hyperparameter, decreasing_step
+from nashjax.algorithms.base import Average, BasicState, check_hyperparameter, decreasing_step, register_method
 from nashjax.problem import RegularizedGame
 
 
@@ -38,7 +38,7 @@ class SelfPlayMWUState(NamedTuple):
     steps: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_method
 @dataclasses.dataclass(frozen=True)
 class SelfPlayMWU:
     """Multiplicative weights against oneself, averaged (spec 6; Wu et al. 2024).
