@@ -85,8 +85,8 @@ class Trajectory(NamedTuple):
       log_policy: `[*batch, num_steps + 1, n]`; entry 0 is the initial policy.
       exploitability: of each policy, `[*batch, num_steps + 1]`.
       queries: evaluations of `P v` so far, int32 `[*batch, num_steps + 1]`.
-      step_size: the `eta` of each step, `[*batch, num_steps]`; one step is one trial; a rejected one
-        repeats the policy.
+      step_size: the `eta` of each step (the `a` of methods that have one), `[*batch, num_steps]`; one step is one
+        trial; a rejected one repeats the policy.
     """
 
     log_policy: jax.Array

