@@ -4,7 +4,21 @@
 """
 
 from nashjax import games, metrics
-from nashjax.algorithms import AdaptiveNashMP, InteriorPoint, NashMP, Newton
+from nashjax.algorithms import (
+    EGPO,
+    AdaptiveNashMP,
+    ExtragradientRM,
+    InteriorPoint,
+    MagneticMirrorDescent,
+    NashMD,
+    NashMP,
+    NashProx,
+    Newton,
+    OnlineMirrorDescent,
+    OptimisticMWU,
+    PredictiveRM,
+    SelfPlayMWU,
+)
 from nashjax.games import Game, MatrixGame
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Solution, Status
@@ -13,13 +27,22 @@ from nashjax.solve import Trajectory, solve, solve_path, trajectory
 __version__ = "0.1.0"
 
 __all__ = [
+    "EGPO",
     "AdaptiveNashMP",
+    "ExtragradientRM",
     "Game",
     "InteriorPoint",
+    "MagneticMirrorDescent",
     "MatrixGame",
+    "NashMD",
     "NashMP",
+    "NashProx",
     "Newton",
+    "OnlineMirrorDescent",
+    "OptimisticMWU",
+    "PredictiveRM",
     "RegularizedGame",
+    "SelfPlayMWU",
     "Solution",
     "Status",
     "Trajectory",

@@ -88,14 +88,17 @@ def _finish(
 def _finish_chunk(
     inputs: Inputs, first: Outcome, unfinished: jax.Array, max_queries: jax.Array | int, betas: BetaKinds
 ) -> Outcome:
-    problem, _, _ = inputs.prepare()
-    beta = jnp.broadcast_to(problem.beta, unfinished.shape)
-    outcome = first
-    if betas.regular or betas.small:
-        outcome = _finish_regularized(problem, outcome, unfinished & (beta > 0), inputs.tol, max_queries, betas)
-    if betas.zero:
-        outcome = finish_plain(problem, outcome, unfinished & (beta == 0), inputs.tol, max_queries)
-    return outcome
+    def finish() -> Outcome:
+        problem, _, _ = inputs.prepare()
+        beta = jnp.broadcast_to(problem.beta, unfinished.shape)
+        outcome = first
+        if betas.regular or betas.small:
+            outcome = _finish_regularized(problem, outcome, unfinished & (beta > 0), inputs.tol, max_queries, betas)
+        if betas.zero:
+            outcome = finish_plain(problem, outcome, unfinished & (beta == 0), inputs.tol, max_queries)
+        return outcome
+
+    return jax.lax.cond(jnp.any(unfinished), finish, lambda: first)
 
 
 def _finish_regularized(

@@ -1,4 +1,4 @@
-"""The linear systems of Newton's method, of interior points and of derivatives: identity less a skew-symmetric matrix."""
+"""The linear systems of Newton's method, of interior points and of derivatives: `I` less a skew-symmetric matrix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def margins(game: Game) -> jax.Array:
 
 
 def skew_system(game: Game, scale: jax.Array) -> jax.Array:
-    """`I - S A S`, `S = diag(scale)`, `[*batch, n, n]` from `scale` `[n, *batch]`: its inverse has norm <= 1 (spec 3)."""
+    """`I - S A S`, `S = diag(scale)`, whose inverse has norm <= 1 (spec 3); `scale` `[n, *batch]` to `[*batch, n, n]`."""
     s = jnp.moveaxis(scale, 0, -1)
     return jnp.eye(s.shape[-1], dtype=s.dtype) - s[..., :, None] * margins(game) * s[..., None, :]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from nashjax import linear, simplex
 from nashjax.algorithms import InteriorPoint, Newton
-from nashjax.driver import STALL_LEVEL, Outcome, resume, restart
+from nashjax.driver import STALL_LEVEL, Outcome, restart, resume
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Status
 
@@ -63,8 +63,8 @@ def start_from_interior(
 ) -> Outcome:
     """Move games of a small `beta` to a policy near their equilibrium, made of one of the plain game.
 
-    On the support the probabilities are those of the plain game; off it, `log p = log r - slack / beta + constant`, as at
-    the regularised equilibrium. The exploitability is left unknown, inf.
+    On the support the probabilities are those of the plain game; off it, as at the regularised equilibrium,
+    `log p = log r - slack / beta + constant`. The exploitability is left unknown, inf.
     """
     plain = dataclasses.replace(problem, beta=jnp.zeros_like(problem.beta))
     near_enough = jnp.maximum(0.1 * problem.beta, NEAR_ENOUGH[outcome.log_policy.dtype.name])

@@ -84,6 +84,24 @@ class RegularizedGame:
         pull = jnp.where(self._excluded, -jnp.inf, eta * self.log_reference)
         return simplex.normalize((step * payoffs + pull + log_center) / (1 + eta))
 
+    def mix_reference(self, log_policy: jax.Array, share: jax.Array) -> jax.Array:
+        """The geometric mixture with the reference, `normalise((1 - share) log p + share log r)` (spec 6).
+
+        Args:
+          log_policy: `log p`, `[n, *batch]`.
+          share: `[]` or `[*batch]`, in [0, 1]; what rounding leaves above 1 counts as 1.
+        """
+        share = jnp.minimum(share, 1)
+        mixture = (1 - share) * log_policy + share * self.log_reference
+        return simplex.normalize(jnp.where(self._excluded, -jnp.inf, mixture))
+
+    def gains(self, payoffs: jax.Array) -> jax.Array:
+        """What each action gains over the policy of these payoffs, `P p - 1/2`; `-inf` for an excluded one (spec 6).
+
+        The policy itself is worth 1/2 against itself, whatever it is: `p^T P p = 1/2`.
+        """
+        return jnp.where(self._excluded, -jnp.inf, payoffs - 0.5)
+
     def newton_change(
         self, log_policy: jax.Array, payoffs: jax.Array, residual: jax.Array, weight: jax.Array
     ) -> jax.Array:

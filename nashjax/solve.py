@@ -42,22 +42,27 @@ def solve(
 
     The batch shapes of all arguments broadcast as in numpy: one game with 256 betas is one matrix, not 256 copies.
     Works under `jit`, `vmap` and `grad`. Rounding hides exploitabilities below about `eps^2 (1/beta + 8 beta)` (eps at
-    `beta = 0`); a `tol` below that, or up to four times it, can end as `Status.STALLED`. The policy (not the certificate) has derivatives in the game, where that means
-    `P -> 1/2 + (P - P^T)/2`, in `beta > 0` and in the reference, by implicit differentiation and at the cost of one
-    linear solve; second ones too. They are as exact as the policy: ask for a tight `tol`.
+    `beta = 0`); a `tol` below that, or up to four times it, can end as `Status.STALLED`.
+
+    At `beta = 0` the answer is a plain Nash equilibrium (a maximal lottery), of several the one of least divergence
+    from the reference, in the limit of `beta -> 0`.
+
+    The policy (not the certificate) has derivatives in the game, where that means `P -> 1/2 + (P - P^T)/2`, in `beta`
+    and in the reference, by implicit differentiation and at the cost of one linear solve; second ones too. They are as
+    exact as the policy: ask for a tight `tol`. At `beta = 0` they are NaN where the equilibrium is not unique.
 
     Args:
       game: a `Game`, or preferences `[*batch, n, n]` taken as a `MatrixGame`. Its dtype, float32 or (with
         `jax_enable_x64`) float64, is that of the solve; integers and booleans are promoted.
-      beta: regularisation, `[*batch]`, >= 0, in units of preference. At 0 the first-order methods converge slowly.
+      beta: regularisation, `[*batch]`, >= 0, in units of preference.
       reference: policy `r` that `beta` pulls towards, probabilities `[*batch, n]`, default uniform. A zero excludes
         the action, so that games of different sizes can share a batch.
-      algorithm: default `AdaptiveNashMP()`, then `Newton()` for tolerances below 1e-9 in float64 and for games that
-        have used many queries (see `nashjax/hybrid.py`).
+      algorithm: by default `AdaptiveNashMP()`, then `Newton()` for tolerances below 1e-9 in float64 and for games that
+        have used many queries; `InteriorPoint()` first where beta is below 1e-3 (the table in `nashjax/hybrid.py`).
       tol: exploitability to reach, `[*batch]`, in units of preference.
       max_queries: most evaluations of `P v` for each game, >= 1.
       initial: policy to start from, `[*batch, n]`, default the reference. Zeros are raised to the smallest number of
-        the dtype: where a solve starts does not change the game.
+        the dtype: where a solve starts does not change the game. Interior points start from their own.
       block_size: games solved at a time, each block to its own convergence; default all in one.
       validate: check values before any compute. Inside a trace values cannot be checked; a bad game then ends as
         `Status.INVALID`, with NaN for its policy.
@@ -124,8 +129,8 @@ class Trajectory(NamedTuple):
       log_policy: `[*batch, num_steps + 1, n]`; entry 0 is the initial policy.
       exploitability: of each policy, `[*batch, num_steps + 1]`.
       queries: evaluations of `P v` so far, int32 `[*batch, num_steps + 1]`.
-      step_size: the `eta` of each step, `[*batch, num_steps]`; one step is one trial; a rejected one
-        repeats the policy.
+      step_size: the `eta` of each step (the `a` of methods that have one), `[*batch, num_steps]`; one step is one
+        trial; a rejected one repeats the policy.
     """
 
     log_policy: jax.Array

@@ -2,8 +2,33 @@
 
 from nashjax.algorithms.adaptive_nash_mp import AdaptiveNashMP
 from nashjax.algorithms.base import Algorithm, State
+from nashjax.algorithms.egpo import EGPO
+from nashjax.algorithms.extragradient_rm import ExtragradientRM
 from nashjax.algorithms.interior_point import InteriorPoint
+from nashjax.algorithms.magnetic_mirror_descent import MagneticMirrorDescent
+from nashjax.algorithms.nash_md import NashMD
 from nashjax.algorithms.nash_mp import NashMP
+from nashjax.algorithms.nash_prox import NashProx
 from nashjax.algorithms.newton import Newton
+from nashjax.algorithms.online_mirror_descent import OnlineMirrorDescent
+from nashjax.algorithms.optimistic_mwu import OptimisticMWU
+from nashjax.algorithms.predictive_rm import PredictiveRM
+from nashjax.algorithms.self_play_mwu import SelfPlayMWU
 
-__all__ = ["AdaptiveNashMP", "Algorithm", "InteriorPoint", "NashMP", "Newton", "State"]
+__all__ = [
+    "EGPO",
+    "AdaptiveNashMP",
+    "Algorithm",
+    "ExtragradientRM",
+    "InteriorPoint",
+    "MagneticMirrorDescent",
+    "NashMD",
+    "NashMP",
+    "NashProx",
+    "Newton",
+    "OnlineMirrorDescent",
+    "OptimisticMWU",
+    "PredictiveRM",
+    "SelfPlayMWU",
+    "State",
+]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState, check_hyperparameter
+from nashjax.algorithms.base import BasicState, check_hyperparameter, register_method
 from nashjax.algorithms.nash_mp import PAPER_STEP
 from nashjax.problem import RegularizedGame
 
@@ -37,7 +37,7 @@ class AdaptiveNashMPState(NamedTuple):
     next_step: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_method
 @dataclasses.dataclass(frozen=True)
 class AdaptiveNashMP:
     """Nash Mirror Prox with a step of its own for each game, tested before it is made (spec 3).

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Iterable
 from numbers import Real
 from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -9,6 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from nashjax.problem import RegularizedGame
+
+UNREGULARIZED_STEP = 1 / 8
+"""The step at `beta = 0` of methods whose own would be 0 there; that of `OptimisticMWU`."""
 
 
 class State(Protocol):
@@ -20,7 +26,7 @@ class State(Protocol):
       log_policy: what is certified, `[n, *batch]`; methods that average put the average here.
       payoffs: its query `P p`, `[n, *batch]`; the certificate reuses it.
       queries: evaluations of `P v` so far, the first included, int32 `[*batch]`.
-      step_size: the `eta` of the step that led here, `[*batch]`; 0 before the first.
+      step_size: of the step that led here, the `eta` or the `a` of spec 6, `[*batch]`; 0 before the first.
     """
 
     @property
@@ -69,6 +75,98 @@ class BasicState(NamedTuple):
             queries=jnp.ones(batch, jnp.int32),
             step_size=jnp.zeros(batch, log_policy.dtype),
         )
+
+    def move(
+        self, problem: RegularizedGame, log_policy: jax.Array, step_size: jax.Array, queries: int = 1
+    ) -> BasicState:
+        """Go to the next policy and ask its query, the last of the `queries` of the step."""
+        return BasicState(
+            log_policy=log_policy,
+            payoffs=problem.payoffs(log_policy),
+            queries=self.queries + queries,
+            step_size=jnp.broadcast_to(step_size, self.step_size.shape),
+        )
+
+
+class Average(NamedTuple):
+    """The weighted average of policies and, by linearity, of their queries: it costs no query (spec 6).
+
+    The sums are compensated (Kahan 1965): the rounding of many thousand terms would make the certificate false.
+
+    Attributes:
+      sums: of the weighted policies, and of their weighted queries, `[2, n, *batch]`.
+      excess: what rounding has added to the sums, `[2, n, *batch]`.
+    """
+
+    sums: jax.Array
+    excess: jax.Array
+
+    @classmethod
+    def of(cls, policy: jax.Array, payoffs: jax.Array, weight: jax.Array | float = 1.0) -> Average:
+        """Average one policy `[n, *batch]` and its query `[n, *batch]` with a weight `[]` or `[*batch]`."""
+        sums = weight * jnp.stack([policy, payoffs])
+        return cls(sums, jnp.zeros_like(sums))
+
+    def include(self, policy: jax.Array, payoffs: jax.Array, weight: jax.Array | float = 1.0) -> Average:
+        """Average one more."""
+        term = weight * jnp.stack([policy, payoffs]) - self.excess
+        sums = self.sums + term
+        return Average(sums, (sums - self.sums) - term)
+
+    @property
+    def log_policy(self) -> jax.Array:
+        """Log of the average policy, `[n, *batch]`."""
+        return jnp.log(self.sums[0] / self._weight)
+
+    @property
+    def payoffs(self) -> jax.Array:
+        """Its query, `[n, *batch]`."""
+        return self.sums[1] / self._weight
+
+    @property
+    def _weight(self) -> jax.Array:
+        return jnp.sum(self.sums[0], axis=0)
+
+
+M = TypeVar("M")
+
+
+def register_method(cls: type[M]) -> type[M]:
+    """Register a dataclass as a pytree that jax can tell from every other, fields marked `static` as structure.
+
+    `jax.tree_util.register_dataclass` will not do: jaxlib 0.10.2 takes the structures of two dataclasses with the same
+    number of fields for equal, whatever their classes. Only their hashes differ, so that `jit` now and then runs the
+    program of another method.
+    """
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    static = [field.name for field in fields if field.metadata.get("static")]
+    traced = [field.name for field in fields if field.name not in static]
+
+    def flatten(method: M) -> tuple[list[object], tuple[object, ...]]:
+        return [getattr(method, name) for name in traced], (cls, *(getattr(method, name) for name in static))
+
+    def unflatten(structure: tuple[object, ...], values: Iterable[object]) -> M:
+        return cls(**dict(zip(traced, values, strict=True)), **dict(zip(static, structure[1:], strict=True)))
+
+    jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+    return cls
+
+
+def relative_step(eta: float | jax.Array | None, beta: jax.Array, default: float) -> jax.Array:
+    """`s = eta / beta`, or the default where `eta` is None or `beta` 0, at which `eta = s beta` says nothing of `s`."""
+    if eta is None:
+        return jnp.full_like(beta, default)
+    return jnp.where(beta > 0, eta / jnp.where(beta > 0, beta, 1), default).astype(beta.dtype)
+
+
+def at_most_best_response(a: float | jax.Array, beta: jax.Array) -> jax.Array:
+    """The step `a`, but at most `1 / beta`, which leads to the best response; `[*batch]`."""
+    return jnp.minimum(a, jnp.where(beta > 0, 1 / jnp.where(beta > 0, beta, 1), jnp.inf)).astype(beta.dtype)
+
+
+def decreasing_step(problem: RegularizedGame, steps: jax.Array) -> jax.Array:
+    """The step `sqrt(log n / (t + 1))` of multiplicative weights after `t` steps, int32 `[*batch]` (spec 6)."""
+    return jnp.sqrt(math.log(problem.game.num_actions) / (steps + 1)).astype(problem.beta.dtype)
 
 
 def check_hyperparameter(name: str, value: object, low: float, high: float, *, closed: bool = False) -> None:

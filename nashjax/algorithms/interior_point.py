@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import linear, simplex
-from nashjax.algorithms.base import check_hyperparameter
+from nashjax.algorithms.base import check_hyperparameter, register_method
 from nashjax.problem import RegularizedGame
 
 LONGEST_MOVE = 0.9
@@ -38,7 +38,7 @@ class InteriorPointState(NamedTuple):
     level: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_method
 @dataclasses.dataclass(frozen=True)
 class InteriorPoint:
     """Mehrotra's predictor-corrector method on the linear program of a symmetric game, which is its own dual.

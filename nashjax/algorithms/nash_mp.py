@@ -7,16 +7,15 @@ import math
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
-from nashjax.algorithms.base import BasicState, check_hyperparameter
+from nashjax.algorithms.base import BasicState, check_hyperparameter, register_method, relative_step
 from nashjax.problem import RegularizedGame
 
 PAPER_STEP = 2.0
 """The largest `s = eta / beta` that the theory covers for every game (spec 3)."""
 
 
-@jax.tree_util.register_dataclass
+@register_method
 @dataclasses.dataclass(frozen=True)
 class NashMP:
     """Nash Mirror Prox (spec 3; Tiapkin et al. 2025): an improved opponent, then the update against it.
@@ -42,16 +41,7 @@ class NashMP:
 
     def step(self, problem: RegularizedGame, state: BasicState) -> BasicState:
         """Make one step: two queries."""
-        beta = problem.beta
-        if self.eta is None:
-            s = jnp.full_like(state.step_size, PAPER_STEP)
-        else:
-            s = jnp.where(beta > 0, self.eta / jnp.where(beta > 0, beta, 1), PAPER_STEP).astype(beta.dtype)
+        s = relative_step(self.eta, problem.beta, PAPER_STEP)
         opponent = problem.proximal_map(state.log_policy, state.payoffs, s)
         log_policy = problem.proximal_map(state.log_policy, problem.payoffs(opponent), s)
-        return BasicState(
-            log_policy=log_policy,
-            payoffs=problem.payoffs(log_policy),
-            queries=state.queries + 2,
-            step_size=jnp.broadcast_to(s * beta, state.step_size.shape),
-        )
+        return state.move(problem, log_policy, s * problem.beta, queries=2)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState, check_hyperparameter
+from nashjax.algorithms.base import BasicState, check_hyperparameter, register_method
 from nashjax.problem import RegularizedGame
 
 
@@ -42,7 +42,7 @@ class NewtonState(NamedTuple):
     lowest: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_method
 @dataclasses.dataclass(frozen=True)
 class Newton:
     """Proximal steps whose improved opponent comes from Newton's method (spec 3).
