@@ -38,6 +38,14 @@ class Outcome(NamedTuple):
     steps: jax.Array
     status: jax.Array
 
+    def batch_first(self) -> Outcome:
+        """The outcome with the action axis last."""
+        return self._replace(log_policy=jnp.moveaxis(self.log_policy, 0, -1))
+
+    def actions_first(self) -> Outcome:
+        """The outcome with the action axis first again."""
+        return self._replace(log_policy=jnp.moveaxis(self.log_policy, -1, 0))
+
 
 class _Progress(NamedTuple):
     """What the loop carries: the algorithm's state and, of each game, the best so far."""

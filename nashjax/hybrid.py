@@ -10,12 +10,11 @@
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 
 from nashjax.algorithms import AdaptiveNashMP, Newton
+from nashjax.blocks import map_blocks, update_some
 from nashjax.driver import Outcome, keep_better, restart, resume, run
 from nashjax.inputs import SMALL_BETA, BetaKinds, Inputs
 from nashjax.plain import finish_plain, start_from_interior
@@ -37,68 +36,45 @@ def first_order_budget(num_actions: int) -> int:
     return 60 + 5 * num_actions
 
 
-def run_hybrid(inputs: Inputs, max_queries: jax.Array | int, betas: BetaKinds) -> Outcome:
-    """Solve games side by side: all by first order, then what is left in small chunks by linear solves.
+def run_hybrid(inputs: Inputs, max_queries: jax.Array | int, betas: BetaKinds, block_size: int) -> Outcome:
+    """Solve games: all by first order in blocks, then what is left in small chunks by linear solves.
 
     The unfinished games are brought together first, so that a few hard games cost linear solves of their own only.
+
+    Returns:
+      The outcome, the batch axes first.
     """
-    problem, log_initial, valid = inputs.prepare()
-    n, dtype = problem.game.num_actions, log_initial.dtype
-    if not hasattr(problem.game, "dense") or n > LARGEST_NEWTON:
-        return run(problem, AdaptiveNashMP(), log_initial, valid, inputs.tol, max_queries)
-    tight = (inputs.tol < TIGHT_TOLERANCE) & (dtype == jnp.float64)
-    handover = jnp.where(tight, jnp.maximum(inputs.tol, HANDOVER), inputs.tol)
-    budget = jnp.where(problem.beta >= SMALL_BETA, jnp.minimum(max_queries, first_order_budget(n)), 1)
-    first = run(problem, AdaptiveNashMP(), log_initial, valid, handover, budget)
-    exact = tight | (problem.beta < SMALL_BETA)
-    unfinished = (first.status == Status.MAX_QUERIES) | (exact & (first.status != Status.INVALID))
-    first = first._replace(status=jnp.where(unfinished, jnp.int8(Status.MAX_QUERIES), first.status))
-    return _finish(inputs, first, unfinished, max_queries, betas)
+    n = inputs.game.num_actions
+    solves = hasattr(inputs.game, "dense") and n <= LARGEST_NEWTON
 
+    def first_order(block: Inputs) -> tuple[Outcome, jax.Array]:
+        problem, log_initial, valid = block.prepare()
+        if not solves:
+            first = run(problem, AdaptiveNashMP(), log_initial, valid, block.tol, max_queries)
+            return first.batch_first(), jnp.zeros_like(valid)
+        tight = (block.tol < TIGHT_TOLERANCE) & (log_initial.dtype == jnp.float64)
+        handover = jnp.where(tight, jnp.maximum(block.tol, HANDOVER), block.tol)
+        small = problem.beta < SMALL_BETA
+        budget = jnp.where(small, 1, jnp.minimum(max_queries, first_order_budget(n)))
+        first = run(problem, AdaptiveNashMP(), log_initial, valid, handover, budget)
+        unfinished = (first.status == Status.MAX_QUERIES) | ((tight | small) & (first.status != Status.INVALID))
+        first = first._replace(status=jnp.where(unfinished, jnp.int8(Status.MAX_QUERIES), first.status))
+        return first.batch_first(), unfinished
 
-def _finish(
-    inputs: Inputs, first: Outcome, unfinished: jax.Array, max_queries: jax.Array | int, betas: BetaKinds
-) -> Outcome:
-    """Finish the unfinished games; they are brought together, so that each chunk of the others costs nothing."""
-    batch = first.status.shape
-    num_games, n = math.prod(batch), inputs.game.num_actions
-    chunk_size = min(max(2**15 // n**2, 1), 256)
-    if num_games <= chunk_size:
-        return _finish_chunk(inputs, first, unfinished, max_queries, betas)
-    num_chunks = math.ceil(num_games / chunk_size)
-
-    first = jax.tree.map(lambda x: x.reshape(*x.shape[: x.ndim - len(batch)], num_games), first)
-    unfinished = unfinished.reshape(num_games)
-    order = jnp.argsort(~unfinished, stable=True)
-    # The last chunk is filled up with games that are left alone.
-    position = jnp.arange(num_chunks * chunk_size).reshape(num_chunks, chunk_size)
-    chunks = order[jnp.minimum(position, num_games - 1)]
-
-    def finish(chunk: tuple[jax.Array, jax.Array]) -> Outcome:
-        index, real = chunk
-        start = jax.tree.map(lambda x: x[..., index], first)
-        return _finish_chunk(inputs.take(index), start, unfinished[index] & real, max_queries, betas)
-
-    ended = jax.lax.map(finish, (chunks, position < num_games))
-    ended = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)[..., :num_games], ended)
-    place = jnp.argsort(order)
-    return jax.tree.map(lambda x: x[..., place].reshape(*x.shape[:-1], *batch), ended)
-
-
-def _finish_chunk(
-    inputs: Inputs, first: Outcome, unfinished: jax.Array, max_queries: jax.Array | int, betas: BetaKinds
-) -> Outcome:
-    def finish() -> Outcome:
-        problem, _, _ = inputs.prepare()
-        beta = jnp.broadcast_to(problem.beta, unfinished.shape)
-        outcome = first
+    def finish(chunk: Inputs, first: Outcome) -> Outcome:
+        problem, _, _ = chunk.prepare()
+        beta = jnp.broadcast_to(problem.beta, first.status.shape)
+        outcome, unfinished = first.actions_first(), first.status == Status.MAX_QUERIES
         if betas.regular or betas.small:
-            outcome = _finish_regularized(problem, outcome, unfinished & (beta > 0), inputs.tol, max_queries, betas)
+            outcome = _finish_regularized(problem, outcome, unfinished & (beta > 0), chunk.tol, max_queries, betas)
         if betas.zero:
-            outcome = finish_plain(problem, outcome, unfinished & (beta == 0), inputs.tol, max_queries)
-        return outcome
+            outcome = finish_plain(problem, outcome, unfinished & (beta == 0), chunk.tol, max_queries)
+        return outcome.batch_first()
 
-    return jax.lax.cond(jnp.any(unfinished), finish, lambda: first)
+    first, unfinished = map_blocks(first_order, inputs, block_size)
+    if not solves:
+        return first
+    return update_some(finish, inputs, first, unfinished, chunk_size=min(max(2**15 // n**2, 1), 256))
 
 
 def _finish_regularized(

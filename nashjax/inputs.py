@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -75,20 +76,31 @@ class Inputs(NamedTuple):
 
         What all games share stays one; what only some of them share is copied for each.
         """
-        shapes, batch = _batch_shapes(self), self.batch_shape
+        return self._select(lambda leaf: leaf[index], index)
 
-        def gather(argument: str, leaves: object) -> object:
-            own = shapes[argument]
-            if math.prod(own) == 1:
-                return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[len(own) :]), leaves)
+    def slice(self, start: jax.Array, size: int) -> Inputs:
+        """The games from a position of the flattened batch on, `[size]`; as `take`, without gathering."""
+        return self._select(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), start + jnp.arange(size))
+
+    def _select(self, select: Callable[[jax.Array], jax.Array], index: jax.Array) -> Inputs:
+        """Select the games at `index` from every leaf, with `select` where each game has an entry of its own."""
+        shapes, batch = _batch_shapes(self), self.batch_shape or (1,)
+
+        def from_leaf(leaf: jax.Array, own: tuple[int, ...]) -> jax.Array:
+            lead, rest = leaf.shape[: len(own)], leaf.shape[len(own) :]
+            if math.prod(lead) == 1:
+                return leaf.reshape(rest if math.prod(own) == 1 else (1, *rest))
+            if lead == batch:
+                return select(leaf.reshape(-1, *rest))
             position = jnp.unravel_index(index, batch)[len(batch) - len(own) :]
+            return leaf[tuple(jnp.where(size == 1, 0, at) for size, at in zip(lead, position, strict=True))]
 
-            def gather_leaf(leaf: jax.Array) -> jax.Array:
-                return leaf[tuple(jnp.where(size == 1, 0, at) for size, at in zip(leaf.shape, position, strict=False))]
-
-            return jax.tree.map(gather_leaf, leaves)
-
-        return Inputs(*(gather(name, getattr(self, name)) for name in self._fields))  # pyright: ignore[reportArgumentType]
+        selected = {
+            name: jax.tree.map(lambda leaf, own=shapes[name]: from_leaf(leaf, own), getattr(self, name))
+            for name in self._fields
+        }
+        # One beta for each game, so that a block is a batch even where its games share everything.
+        return Inputs(**selected)._replace(beta=select(jnp.broadcast_to(self.beta, batch).reshape(-1)))
 
 
 class BetaKinds(NamedTuple):

@@ -22,7 +22,7 @@ def margins(game: Game) -> jax.Array:
 
 
 def skew_system(game: Game, scale: jax.Array) -> jax.Array:
-    """`I - S A S`, `S = diag(scale)`, whose inverse has norm <= 1 (spec 3); `scale` `[n, *batch]` to `[*batch, n, n]`."""
+    """`I - S A S` with `S = diag(scale)`, `[n, *batch]` to `[*batch, n, n]`; its inverse has norm <= 1 (spec 3)."""
     s = jnp.moveaxis(scale, 0, -1)
     return jnp.eye(s.shape[-1], dtype=s.dtype) - s[..., :, None] * margins(game) * s[..., None, :]
 

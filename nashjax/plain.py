@@ -43,7 +43,7 @@ def finish_plain(
     unproved = playing & ~proved
     regularized = dataclasses.replace(problem, beta=jnp.full_like(problem.beta, small))
     limit = restart(answer, problem.log_reference)
-    limit = resume(regularized, Newton(), limit, unproved, jnp.finfo(dtype).eps, max_queries)
+    limit = resume(regularized, Newton(), limit, unproved, float(jnp.finfo(dtype).eps), max_queries)
     proximal = Newton(first_step=1 / small, largest_eta=1 / small)
     limit = resume(plain, proximal, restart(limit, limit.log_policy), unproved, tol, max_queries)
 

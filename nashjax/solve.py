@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import operator
 from typing import Any, NamedTuple
 
@@ -14,12 +13,13 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax.algorithms import Algorithm
-from nashjax.driver import run
+from nashjax.blocks import default_block_size, map_blocks
+from nashjax.driver import Outcome, run
 from nashjax.games import Game
 from nashjax.hybrid import run_hybrid
 from nashjax.implicit import attach_derivative
 from nashjax.inputs import BetaKinds, Inputs, as_inputs, as_path_inputs, beta_kinds
-from nashjax.problem import kl_bound
+from nashjax.problem import kl_bound, rounding_floor
 from nashjax.solution import Solution, Status
 
 LARGEST_INT = 2**31 - 1
@@ -63,7 +63,8 @@ def solve(
       max_queries: most evaluations of `P v` for each game, >= 1.
       initial: policy to start from, `[*batch, n]`, default the reference. Zeros are raised to the smallest number of
         the dtype: where a solve starts does not change the game. Interior points start from their own.
-      block_size: games solved at a time, each block to its own convergence; default all in one.
+      block_size: games solved at a time by first-order methods, each block to its own convergence; by default as many
+        as fit the cache of a processor, or all on an accelerator.
       validate: check values before any compute. Inside a trace values cannot be checked; a bad game then ends as
         `Status.INVALID`, with NaN for its policy.
 
@@ -79,9 +80,7 @@ def solve(
     if block_size is not None:
         _check_integer("block_size", block_size, 1)
     inputs = as_inputs(game, beta, reference, initial, tol, validate=validate)
-    betas = beta_kinds(beta)
-    solution = _solve(jax.lax.stop_gradient(inputs), algorithm, max_queries, block_size, betas)
-    return dataclasses.replace(solution, log_policy=attach_derivative(betas, inputs, solution.log_policy))
+    return _solve(inputs, algorithm, max_queries, block_size, beta_kinds(beta))
 
 
 def solve_path(
@@ -117,9 +116,7 @@ def solve_path(
     if not isinstance(max_queries, Tracer):
         _check_integer("max_queries", max_queries, 1)
     inputs = as_path_inputs(game, betas, reference, initial, tol, validate=validate)
-    kinds = beta_kinds(betas)
-    solution = _solve_path(jax.lax.stop_gradient(inputs), algorithm, max_queries, kinds)
-    return dataclasses.replace(solution, log_policy=attach_derivative(kinds, inputs, solution.log_policy))
+    return _solve_path(inputs, algorithm, max_queries, beta_kinds(betas))
 
 
 class Trajectory(NamedTuple):
@@ -199,19 +196,38 @@ def _solve(
     betas: BetaKinds,
 ) -> Solution:
     algorithm = _in_dtype(algorithm, inputs.beta.dtype)
-    batch = inputs.batch_shape
-    num_games = math.prod(batch)
-    if block_size is None or num_games <= block_size:
-        return _solve_block(inputs, algorithm, max_queries, betas)
-    num_blocks = math.ceil(num_games / block_size)
-    # The last block is filled up with copies of the last game, cut off again at the end.
-    index = jnp.minimum(jnp.arange(num_blocks * block_size), num_games - 1).reshape(num_blocks, block_size)
+    solution = _solve_games(jax.lax.stop_gradient(inputs), algorithm, max_queries, block_size, betas)
+    return dataclasses.replace(solution, log_policy=attach_derivative(betas, inputs, solution.log_policy))
 
-    def solve_block(block: jax.Array) -> Solution:
-        return _solve_block(inputs.take(block), algorithm, max_queries, betas)
 
-    blocks = jax.lax.map(solve_block, index)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_games].reshape(*batch, *x.shape[2:]), blocks)
+def _solve_games(
+    inputs: Inputs,
+    algorithm: Algorithm[Any] | None,
+    max_queries: jax.Array,
+    block_size: int | None,
+    betas: BetaKinds,
+) -> Solution:
+    if block_size is None:
+        block_size = default_block_size(inputs)
+
+    if algorithm is None:
+        end = run_hybrid(inputs, max_queries, betas, block_size)
+    else:
+
+        def solve_block(block: Inputs) -> Outcome:
+            problem, log_initial, valid = block.prepare()
+            return run(problem, algorithm, log_initial, valid, block.tol, max_queries).batch_first()
+
+        end = map_blocks(solve_block, inputs, block_size)
+    beta = inputs.beta
+    return Solution(
+        log_policy=jnp.where((end.status == Status.INVALID)[..., None], jnp.nan, end.log_policy),
+        exploitability=end.exploitability,
+        kl_bound=kl_bound(end.exploitability, beta, rounding_floor(beta, beta.dtype)),
+        queries=end.queries,
+        steps=end.steps,
+        status=end.status,
+    )
 
 
 @functools.partial(jax.jit, static_argnames="betas")
@@ -222,30 +238,14 @@ def _solve_path(inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: j
     reference = uniform if inputs.reference is None else inputs.reference
     initial = jnp.broadcast_to(reference if inputs.initial is None else inputs.initial, (*batch, n))
 
+    constant = jax.lax.stop_gradient(inputs)
+
     def follow(policy: jax.Array, beta: jax.Array) -> tuple[jax.Array, Solution]:
-        solution = _solve_block(inputs._replace(beta=beta, initial=policy), algorithm, max_queries, betas)
+        solution = _solve_games(constant._replace(beta=beta, initial=policy), algorithm, max_queries, None, betas)
         return solution.policy, solution
 
-    return jax.lax.scan(follow, initial, inputs.beta)[1]
-
-
-def _solve_block(
-    inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array, betas: BetaKinds
-) -> Solution:
-    problem, log_initial, valid = inputs.prepare()
-    if algorithm is None:
-        end = run_hybrid(inputs, max_queries, betas)
-    else:
-        end = run(problem, algorithm, log_initial, valid, inputs.tol, max_queries)
-    log_policy = jnp.where(end.status == Status.INVALID, jnp.nan, end.log_policy)
-    return Solution(
-        log_policy=jnp.moveaxis(log_policy, 0, -1),
-        exploitability=end.exploitability,
-        kl_bound=kl_bound(end.exploitability, problem.beta, problem.rounding_floor()),
-        queries=end.queries,
-        steps=end.steps,
-        status=end.status,
-    )
+    solution = jax.lax.scan(follow, jax.lax.stop_gradient(initial), constant.beta)[1]
+    return dataclasses.replace(solution, log_policy=attach_derivative(betas, inputs, solution.log_policy))
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")
