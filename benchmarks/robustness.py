@@ -20,8 +20,8 @@ from nashjax.games.random import KINDS
 from nashjax.problem import rounding_floor
 
 ABOUT = (
-    "The default of nashjax.solve, each game with a beta of its own, log-uniform in [1e-6, 1], and beta = 0 for one game "
-    "in eight; tol 1e-12 in float64 and 1e-6 in float32, at most 100,000 queries. Kinds: those of random_game, `ties` "
+    "The default of nashjax.solve, each game with a beta of its own, log-uniform in [1e-6, 1], and beta = 0 for one "
+    "game in eight; tol 1e-12 in float64 and 1e-6 in float32, at most 100,000 queries. Kinds: those of random_game, `ties` "
     "(uniform games rounded to 0, 1/2, 1) "
     "and `copies` (tournaments in which every action stands twice). converged, stalled, max_queries: how many games "
     "ended so. wrong: games said to be converged whose exploitability, computed again in float64, is above the "

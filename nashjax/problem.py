@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from nashjax import linear, simplex
 from nashjax.games import Game
+from nashjax.pytree import register_dataclass
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RegularizedGame:
     """The beta-regularised preference game (spec 1).

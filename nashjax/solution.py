@@ -8,6 +8,8 @@ import enum
 import jax
 import jax.numpy as jnp
 
+from nashjax.pytree import register_dataclass
+
 
 class Status(enum.IntEnum):
     """How the solve of a game ended; `describe` says it in words."""
@@ -31,7 +33,7 @@ _SENTENCES = {
 }
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Solution:
     """Equilibria with their certificates; a pytree, the batch axes first.

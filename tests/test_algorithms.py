@@ -76,7 +76,7 @@ def rock_paper_scissors(games: int, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 
 
 def test_jax_tells_the_methods_apart():
-    """Two methods whose pytrees have one structure would share compiled programs (see `register_method`)."""
+    """Two methods whose pytrees have one structure would share compiled programs (see `nashjax/pytree.py`)."""
     methods = [type(method.algorithm) for method in ALGORITHMS]
     structures = [jax.tree.structure(method.algorithm) for method in ALGORITHMS]
     optional = [cls for cls in methods if getattr(cls, "step_size", 0) is None]

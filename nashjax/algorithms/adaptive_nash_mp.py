@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState, check_hyperparameter, register_method
+from nashjax.algorithms.base import BasicState, check_hyperparameter
 from nashjax.algorithms.nash_mp import PAPER_STEP
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 LARGEST_STEP = 1e6
 
@@ -37,7 +38,7 @@ class AdaptiveNashMPState(NamedTuple):
     next_step: jax.Array
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AdaptiveNashMP:
     """Nash Mirror Prox with a step of its own for each game, tested before it is made (spec 3).

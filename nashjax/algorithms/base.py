@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterable
 from numbers import Real
 from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -126,30 +124,6 @@ class Average(NamedTuple):
     @property
     def _weight(self) -> jax.Array:
         return jnp.sum(self.sums[0], axis=0)
-
-
-M = TypeVar("M")
-
-
-def register_method(cls: type[M]) -> type[M]:
-    """Register a dataclass as a pytree that jax can tell from every other, fields marked `static` as structure.
-
-    `jax.tree_util.register_dataclass` will not do: jaxlib 0.10.2 takes the structures of two dataclasses with the same
-    number of fields for equal, whatever their classes. Only their hashes differ, so that `jit` now and then runs the
-    program of another method.
-    """
-    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
-    static = [field.name for field in fields if field.metadata.get("static")]
-    traced = [field.name for field in fields if field.name not in static]
-
-    def flatten(method: M) -> tuple[list[object], tuple[object, ...]]:
-        return [getattr(method, name) for name in traced], (cls, *(getattr(method, name) for name in static))
-
-    def unflatten(structure: tuple[object, ...], values: Iterable[object]) -> M:
-        return cls(**dict(zip(traced, values, strict=True)), **dict(zip(static, structure[1:], strict=True)))
-
-    jax.tree_util.register_pytree_node(cls, flatten, unflatten)
-    return cls
 
 
 def relative_step(eta: float | jax.Array | None, beta: jax.Array, default: float) -> jax.Array:

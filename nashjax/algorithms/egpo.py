@@ -9,12 +9,13 @@ from typing import ClassVar
 import jax
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState, at_most_best_response, check_hyperparameter, register_method
+from nashjax.algorithms.base import BasicState, at_most_best_response, check_hyperparameter
 from nashjax.algorithms.nash_mp import PAPER_STEP
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EGPO:
     """The extragradient method on the regularised payoffs (spec 6; Zhou, Fazel and Du 2025).

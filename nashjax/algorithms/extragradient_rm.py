@@ -9,8 +9,9 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax.algorithms.base import BasicState, check_hyperparameter, register_method
+from nashjax.algorithms.base import BasicState, check_hyperparameter
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 
 class ExtragradientRMState(NamedTuple):
@@ -31,7 +32,7 @@ class ExtragradientRMState(NamedTuple):
     regrets: jax.Array
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ExtragradientRM:
     """Extragradient regret matching plus (ExRM+): the last iterate converges (spec 6; Cai et al. 2023).

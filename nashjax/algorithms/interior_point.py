@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import linear, simplex
-from nashjax.algorithms.base import check_hyperparameter, register_method
+from nashjax.algorithms.base import check_hyperparameter
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 LONGEST_MOVE = 0.9
 """Share of the way to the boundary of the positive numbers that a step goes at most, until it is near the end."""
@@ -38,7 +39,7 @@ class InteriorPointState(NamedTuple):
     level: jax.Array
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class InteriorPoint:
     """Mehrotra's predictor-corrector method on the linear program of a symmetric game, which is its own dual.

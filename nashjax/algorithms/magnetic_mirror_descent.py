@@ -9,11 +9,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from nashjax.algorithms.base import UNREGULARIZED_STEP, BasicState, check_hyperparameter, register_method
+from nashjax.algorithms.base import UNREGULARIZED_STEP, BasicState, check_hyperparameter
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MagneticMirrorDescent:
     """Mirror descent that is drawn to the reference as to a magnet (spec 6; Sokota et al. 2023).

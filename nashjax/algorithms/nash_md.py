@@ -15,9 +15,9 @@ from nashjax.algorithms.base import (
     at_most_best_response,
     check_hyperparameter,
     decreasing_step,
-    register_method,
 )
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 
 class NashMDState(NamedTuple):
@@ -38,7 +38,7 @@ class NashMDState(NamedTuple):
     steps: jax.Array
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NashMD:
     """Mirror descent against a geometric mixture of the policy with the reference (spec 6; Munos et al. 2024).

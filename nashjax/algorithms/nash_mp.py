@@ -8,14 +8,15 @@ from typing import ClassVar
 
 import jax
 
-from nashjax.algorithms.base import BasicState, check_hyperparameter, register_method, relative_step
+from nashjax.algorithms.base import BasicState, check_hyperparameter, relative_step
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 PAPER_STEP = 2.0
 """The largest `s = eta / beta` that the theory covers for every game (spec 3)."""
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NashMP:
     """Nash Mirror Prox (spec 3; Tiapkin et al. 2025): an improved opponent, then the update against it.

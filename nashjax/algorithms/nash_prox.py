@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from nashjax import simplex
 from nashjax.algorithms.adaptive_nash_mp import AdaptiveNashMP, AdaptiveNashMPState
-from nashjax.algorithms.base import BasicState, check_hyperparameter, register_method, relative_step
+from nashjax.algorithms.base import BasicState, check_hyperparameter, relative_step
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 DEFAULT_STEP = 16.0
 """`s = eta / beta`. Of 2, 4, ..., 128 and 512 the values 16 to 64 needed the fewest queries at beta 0.003 to 0.3."""
@@ -36,7 +37,7 @@ class NashProxState(NamedTuple):
     inner: AdaptiveNashMPState
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NashProx:
     """Nash Prox, the proximal point method (spec 6; the 2026 revision of Tiapkin et al. 2025).

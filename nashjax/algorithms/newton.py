@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState, check_hyperparameter, register_method
+from nashjax.algorithms.base import BasicState, check_hyperparameter
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 
 class NewtonState(NamedTuple):
@@ -42,7 +43,7 @@ class NewtonState(NamedTuple):
     lowest: jax.Array
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Newton:
     """Proximal steps whose improved opponent comes from Newton's method (spec 3).

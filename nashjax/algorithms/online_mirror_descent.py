@@ -15,12 +15,12 @@ from nashjax.algorithms.base import (
     BasicState,
     at_most_best_response,
     check_hyperparameter,
-    register_method,
 )
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OnlineMirrorDescent:
     """Mirror descent on the regularised payoffs at the current policy (spec 6; Calandriello et al. 2024).

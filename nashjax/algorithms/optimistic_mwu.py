@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState, check_hyperparameter, register_method
+from nashjax.algorithms.base import BasicState, check_hyperparameter
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 
 class OptimisticMWUState(NamedTuple):
@@ -32,7 +33,7 @@ class OptimisticMWUState(NamedTuple):
     previous: jax.Array
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OptimisticMWU:
     """Multiplicative weights that count the last payoffs twice (spec 6; Daskalakis and Panageas 2019, Wei et al. 2021).

@@ -8,8 +8,9 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax.algorithms.base import Average, BasicState, register_method
+from nashjax.algorithms.base import Average, BasicState
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 
 class PredictiveRMState(NamedTuple):
@@ -36,7 +37,7 @@ class PredictiveRMState(NamedTuple):
     regrets: jax.Array
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PredictiveRM:
     """Predictive regret matching plus (PRM+), averaged: no step to choose (spec 6; Farina et al. 2021).

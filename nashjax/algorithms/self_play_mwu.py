@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import Average, BasicState, check_hyperparameter, decreasing_step, register_method
+from nashjax.algorithms.base import Average, BasicState, check_hyperparameter, decreasing_step
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
 
 
 class SelfPlayMWUState(NamedTuple):
@@ -38,7 +39,7 @@ class SelfPlayMWUState(NamedTuple):
     steps: jax.Array
 
 
-@register_method
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SelfPlayMWU:
     """Multiplicative weights against oneself, averaged (spec 6; Wu et al. 2024).

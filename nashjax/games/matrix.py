@@ -10,11 +10,13 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from nashjax.pytree import register_dataclass
+
 SYMMETRY_TOLERANCE = 1e-6
 """How far `P + P^T` may be from 1, entry by entry (spec 2)."""
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MatrixGame:
     """Preference games given by their matrices (spec 1).
