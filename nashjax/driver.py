@@ -75,8 +75,7 @@ def run(
     """
     floor = problem.rounding_floor()
 
-    def judge(progress: _Progress) -> jax.Array:
-        """The status of each game that is still running."""
+    def judge_running(progress: _Progress) -> jax.Array:
         best = progress.best
         patience = STALL_PATIENCE + best.steps // 4  # slow progress is not a stall
         stalled = (best.exploitability <= STALL_LEVEL * floor) & (progress.steps_since_best >= patience)
@@ -103,7 +102,7 @@ def run(
             status=best.status,
         )
         following = _Progress(state, best, jnp.where(better, 0, progress.steps_since_best + 1))
-        status = jnp.where(jnp.isfinite(exploitability), judge(following), jnp.int8(Status.INVALID))
+        status = jnp.where(jnp.isfinite(exploitability), judge_running(following), jnp.int8(Status.INVALID))
         following = following._replace(best=best._replace(status=status))
         running = progress.best.status == _RUNNING
         return jax.tree.map(lambda new, old: jnp.where(running, new, old), following, progress)
@@ -114,7 +113,7 @@ def run(
     zero = jnp.zeros(playing.shape, jnp.int32)
     best = Outcome(log_initial, jnp.where(playing, exploitability, jnp.inf), state.queries, zero, zero.astype(jnp.int8))
     start = _Progress(state, best, zero)
-    status = jnp.where(playing, judge(start), jnp.int8(Status.INVALID))
+    status = jnp.where(playing, judge_running(start), jnp.int8(Status.INVALID))
     start = start._replace(best=best._replace(status=status))
     # Under `shard_map` what a loop carries must vary over the mesh from the start, as the arguments of the solve do.
     anything = playing & (tol >= 0) & (max_queries > 0)
@@ -161,6 +160,13 @@ def keep_better(new: Outcome, old: Outcome) -> Outcome:
         log_policy=jnp.where(better, new.log_policy, old.log_policy),
         exploitability=jnp.where(better, new.exploitability, old.exploitability),
     )
+
+
+def judge(problem: RegularizedGame, exploitability: jax.Array, tol: jax.Array) -> jax.Array:
+    """The status of games that have ended with these exploitabilities, int8 `[*batch]`."""
+    stalled = exploitability <= STALL_LEVEL * problem.rounding_floor()
+    verdict = jnp.where(stalled, jnp.int8(Status.STALLED), jnp.int8(Status.MAX_QUERIES))
+    return jnp.where(exploitability <= tol, jnp.int8(Status.CONVERGED), verdict)
 
 
 def _polish(

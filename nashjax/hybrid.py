@@ -10,14 +10,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
-from nashjax.algorithms import AdaptiveNashMP, Newton
+from nashjax import plain
+from nashjax.algorithms import AdaptiveNashMP, InteriorPoint, Newton
 from nashjax.blocks import map_blocks, update_some
-from nashjax.driver import Outcome, keep_better, restart, resume, run
-from nashjax.inputs import SMALL_BETA, BetaKinds, Inputs
-from nashjax.plain import finish_plain, start_from_interior
+from nashjax.driver import Outcome, judge, keep_better, restart, resume, run
+from nashjax.inputs import Inputs, is_concrete
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Status
 
@@ -26,7 +31,13 @@ TIGHT_TOLERANCE = 1e-9
 HANDOVER = 1e-5
 """The exploitability at which games of a tight tolerance go over to Newton's method."""
 FIRST_NEWTON_STEPS = 100
-"""Linear solves after which Newton's method starts again, from the reference."""
+"""Linear solves after which Newton's method, at a small beta, starts again from the reference."""
+LAST_NEWTON_STEPS = 1000
+"""Linear solves after which a game is given up."""
+SMALL_BETA = 1e-3
+"""Below this the mixture is nearly that of the plain game, and interior points are the way to find it."""
+NEAR = 0.1
+"""A start whose divergence from the equilibrium is certified to be below this, in nats, needs no interior points."""
 LARGEST_NEWTON = 4096
 """Above this many actions a linear solve costs more than the queries it saves."""
 
@@ -34,6 +45,23 @@ LARGEST_NEWTON = 4096
 def first_order_budget(num_actions: int) -> int:
     """Queries after which a game goes over to Newton's method: what a solve of about ten steps of it costs."""
     return 60 + 5 * num_actions
+
+
+class BetaKinds(NamedTuple):
+    """Which kinds of beta a solve can meet; what cannot come up is not compiled."""
+
+    regular: bool = True
+    small: bool = True
+    zero: bool = True
+
+
+def beta_kinds(beta: ArrayLike, dtype: jnp.dtype) -> BetaKinds:
+    """The kinds among these values in a dtype, every kind where they are traced."""
+    if not is_concrete(beta):
+        return BetaKinds()
+    values = np.asarray(beta).astype(dtype)
+    zero, small = values == 0, (values > 0) & (values < SMALL_BETA)
+    return BetaKinds(regular=bool((~zero & ~small).any()), small=bool(small.any()), zero=bool(zero.any()))
 
 
 def run_hybrid(inputs: Inputs, max_queries: jax.Array | int, betas: BetaKinds, block_size: int) -> Outcome:
@@ -57,44 +85,92 @@ def run_hybrid(inputs: Inputs, max_queries: jax.Array | int, betas: BetaKinds, b
         small = problem.beta < SMALL_BETA
         budget = jnp.where(small, 1, jnp.minimum(max_queries, first_order_budget(n)))
         first = run(problem, AdaptiveNashMP(), log_initial, valid, handover, budget)
-        unfinished = (first.status == Status.MAX_QUERIES) | ((tight | small) & (first.status != Status.INVALID))
+        # At beta = 0 the certificate alone does not tell which of several equilibria was found.
+        to_finish = (tight | (problem.beta == 0)) & (first.status == Status.CONVERGED)
+        unfinished = (first.status == Status.MAX_QUERIES) | to_finish
         first = first._replace(status=jnp.where(unfinished, jnp.int8(Status.MAX_QUERIES), first.status))
         return first.batch_first(), unfinished
 
     def finish(chunk: Inputs, first: Outcome) -> Outcome:
         problem, _, _ = chunk.prepare()
-        beta = jnp.broadcast_to(problem.beta, first.status.shape)
-        outcome, unfinished = first.actions_first(), first.status == Status.MAX_QUERIES
-        if betas.regular or betas.small:
-            outcome = _finish_regularized(problem, outcome, unfinished & (beta > 0), chunk.tol, max_queries, betas)
-        if betas.zero:
-            outcome = finish_plain(problem, outcome, unfinished & (beta == 0), chunk.tol, max_queries)
-        return outcome.batch_first()
+        return _finish(problem, first.actions_first(), chunk.tol, max_queries, betas).batch_first()
 
     first, unfinished = map_blocks(first_order, inputs, block_size)
     if not solves:
         return first
-    return update_some(finish, inputs, first, unfinished, chunk_size=min(max(2**15 // n**2, 1), 256))
+    entries = 2**15 if jax.default_backend() == "cpu" else 2**27  # of the systems solved side by side
+    return update_some(finish, inputs, first, unfinished, chunk_size=max(entries // n**2, 1))
 
 
-def _finish_regularized(
-    problem: RegularizedGame,
-    outcome: Outcome,
-    playing: jax.Array,
-    tol: jax.Array,
-    max_queries: jax.Array | int,
-    betas: BetaKinds,
+def _finish(
+    problem: RegularizedGame, first: Outcome, tol: jax.Array, max_queries: jax.Array | int, betas: BetaKinds
 ) -> Outcome:
-    first = outcome
-    if betas.small:
-        outcome = start_from_interior(problem, outcome, playing & (problem.beta < SMALL_BETA), max_queries)
-    newton = Newton(first_step=300.0, max_steps=FIRST_NEWTON_STEPS)
-    outcome = keep_better(resume(problem, newton, outcome, playing, tol, max_queries), first)
-    playing &= outcome.status == Status.MAX_QUERIES
-    if outcome.log_policy.dtype == jnp.float64:
-        # Where plain equilibria are many, a start near one of them can be worse than none.
-        anew = restart(outcome, problem.log_reference)
-        anew = resume(problem, Newton(), anew, playing, tol, max_queries)
-        return keep_better(anew, outcome)
-    # In float32 rounding can defeat Newton's method at a small beta.
-    return resume(problem, AdaptiveNashMP(), outcome, playing, tol, max_queries)
+    """Go on with the games of a chunk that have not ended, status MAX_QUERIES; all others stay as they are.
+
+    Games of every beta share the stages, so that each method is compiled once for all of them.
+    """
+    dtype = first.log_policy.dtype
+    beta = jnp.broadcast_to(problem.beta, first.status.shape)
+    is_plain, is_small = beta == 0, beta < SMALL_BETA
+    limit = plain.LIMIT_BETA[dtype.name]
+    best, start, playing = first, first.log_policy, first.status == Status.MAX_QUERIES
+
+    # Near beta = 0: interior points, whose answer is the end at 0 if it is proved, and else a start.
+    if betas.small or betas.zero:
+        game = plain.plain_game(problem)
+        far = is_plain | (is_small & (first.exploitability > NEAR * beta))
+        near = resume(game, InteriorPoint(), first, playing & far, plain.near_enough(beta), max_queries - 1)
+        moved = near.queries > first.queries
+        payoffs = problem.payoffs(near.log_policy)
+        start = jnp.where(moved, plain.start_near(problem, near.log_policy, payoffs), start)
+        near = near._replace(
+            exploitability=problem.exploitability(near.log_policy, payoffs),
+            queries=near.queries + jnp.where(moved & ~is_plain, 1, 0),  # at beta = 0 the payoffs are those of its end
+            status=jnp.where(is_plain, near.status, first.status),
+        )
+        best = _choose(moved, keep_better(near, first), first)
+        if betas.zero:
+            best, proved = plain.make_exact(game, best, playing & is_plain, max_queries)
+            playing &= ~proved
+            start = jnp.where(is_plain, jnp.broadcast_to(problem.log_reference, start.shape), start)
+
+    # Newton's method; where several plain equilibria may be, at a small beta for 0.
+    regularized = dataclasses.replace(problem, beta=jnp.where(is_plain, limit, beta).astype(dtype))
+    newton = Newton(
+        first_step=jnp.where(is_plain, 16, 300).astype(dtype),
+        max_steps=jnp.where(is_small & ~is_plain, FIRST_NEWTON_STEPS, LAST_NEWTON_STEPS),
+    )
+    goal = jnp.where(is_plain, jnp.finfo(dtype).eps, tol)
+    found = resume(regularized, newton, restart(best, start), playing, goal, max_queries)
+    best = _choose(playing & ~is_plain, keep_better(found, best), _count(found, best))
+
+    # What is left: steps at beta = 0 from the limit; a small beta again, since where plain equilibria are many a start
+    # near one of them can be worse than none.
+    playing &= is_plain | (best.status == Status.MAX_QUERIES)
+    if betas.small or betas.zero:
+        start = jnp.where(is_plain, found.log_policy, jnp.broadcast_to(problem.log_reference, start.shape))
+        newton = Newton(
+            first_step=jnp.where(is_plain, 1 / limit, 16).astype(dtype),
+            largest_eta=jnp.where(is_plain, 1 / limit, 1e4).astype(dtype),
+            max_steps=jnp.full_like(best.steps, LAST_NEWTON_STEPS),
+        )
+        last = resume(problem, newton, restart(best, start), playing & is_small, tol, max_queries)
+        closer = (last.exploitability <= tol) | (last.exploitability <= best.exploitability)
+        best = _choose(playing & is_small & closer, last, _count(last, best)._replace(status=last.status))
+    if dtype == jnp.float32 and (betas.regular or betas.small):
+        # In float32 rounding can defeat Newton's method at a small beta.
+        playing &= ~is_plain & (best.status == Status.MAX_QUERIES)
+        best = resume(problem, AdaptiveNashMP(), best, playing, tol, max_queries)
+    ended = (first.status == Status.MAX_QUERIES) & (best.status != Status.INVALID)
+    verdict = judge(problem, best.exploitability, tol)
+    verdict = jnp.where(is_plain | (best.exploitability <= tol), verdict, best.status)
+    return best._replace(status=jnp.where(ended, verdict, best.status))
+
+
+def _choose(condition: jax.Array, yes: Outcome, no: Outcome) -> Outcome:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _count(counted: Outcome, outcome: Outcome) -> Outcome:
+    """The outcome with the counts of a later one."""
+    return outcome._replace(queries=counted.queries, steps=counted.steps)

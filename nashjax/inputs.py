@@ -20,9 +20,6 @@ from nashjax.problem import RegularizedGame
 SUM_TOLERANCE = 1e-6
 """How far the probabilities of a reference or initial policy may be from summing to 1."""
 
-SMALL_BETA = 1e-3
-"""Below this the mixture is nearly that of the plain game, and interior points are the way to find it."""
-
 
 class Inputs(NamedTuple):
     """The arguments that describe games, batch axes first, cast to the dtype of the game; a pytree.
@@ -103,23 +100,6 @@ class Inputs(NamedTuple):
         return Inputs(**selected)._replace(beta=select(jnp.broadcast_to(self.beta, batch).reshape(-1)))
 
 
-class BetaKinds(NamedTuple):
-    """Which kinds of beta a solve can meet; what cannot come up is not compiled."""
-
-    regular: bool = True
-    small: bool = True
-    zero: bool = True
-
-
-def beta_kinds(beta: ArrayLike) -> BetaKinds:
-    """The kinds among these values, every kind where they are traced."""
-    if isinstance(beta, Tracer):
-        return BetaKinds()
-    values = np.asarray(beta)
-    zero, small = values == 0, (values > 0) & (values < SMALL_BETA)
-    return BetaKinds(regular=bool((~zero & ~small).any()), small=bool(small.any()), zero=bool(zero.any()))
-
-
 def as_inputs(
     game: Game | ArrayLike,
     beta: ArrayLike,
@@ -176,7 +156,7 @@ def as_path_inputs(
         betas = _as_numbers(betas, "betas")
     if betas.ndim == 0 or betas.shape[0] == 0:
         raise ValueError(f"betas: has shape {list(betas.shape)}; allowed is [num_betas, ...], at least one")
-    if validate and _is_concrete(betas):
+    if validate and is_concrete(betas):
         values = np.asarray(betas)
         _check_numbers(values, tol, _dtype(_as_game(game)), beta_name="betas")
         _check_all("betas", values[1:], values[1:] <= values[:-1], "betas that do not increase along the first axis")
@@ -198,7 +178,7 @@ def as_policy(name: str, policy: ArrayLike, game: Game, *, validate: bool = True
         raise ValueError(
             f"{name}: has shape {list(shape)}; allowed is [..., {game.num_actions}], a probability for each action"
         )
-    if validate and _is_concrete(policy):
+    if validate and is_concrete(policy):
         values = _as_numbers(policy, name)
         check_policy(name, values)
         if name == "reference":  # in which a zero has a meaning
@@ -272,18 +252,19 @@ def _is_policy(policy: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(policy) & (policy >= 0), axis=-1) & sums_to_one
 
 
-def _is_concrete(x: object) -> bool:
+def is_concrete(x: object) -> bool:
+    """Whether no part of a pytree is traced."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x))
 
 
 def _check_numbers(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name: str = "beta") -> None:
     tiny, largest = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
-    if _is_concrete(beta):
+    if is_concrete(beta):
         values = _as_numbers(beta, beta_name)
         _check_all(beta_name, values, np.isfinite(values) & (values >= 0), "finite numbers >= 0")
         allowed = f"0 or, in {dtype}, {tiny:.3g} to {largest:.3g}"
         _check_all(beta_name, values, (values == 0) | ((values >= tiny) & (values <= largest)), allowed)
-    if _is_concrete(tol):
+    if is_concrete(tol):
         values = _as_numbers(tol, "tol")
         allowed = f"numbers from 0 to, in {dtype}, {largest:.3g}"
         _check_all("tol", values, (values >= 0) & (values <= largest), allowed)
@@ -310,7 +291,7 @@ _all_valid = jax.jit(lambda game: jnp.all(game.is_valid()))
 
 
 def _check_game(game: Game) -> None:
-    if not hasattr(game, "is_valid") or not _is_concrete(game):
+    if not hasattr(game, "is_valid") or not is_concrete(game):
         return
     with jax.ensure_compile_time_eval():  # a concrete game can also stand inside a trace
         if bool(_all_valid(game)):

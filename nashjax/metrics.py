@@ -163,8 +163,7 @@ def _exploitability(inputs: Inputs, policy: jax.Array) -> jax.Array:
 @jax.jit
 def _uniqueness(inputs: Inputs, policy: jax.Array) -> Uniqueness:
     plain, log_policy, payoffs = _ask(inputs, policy)
-    shortfall = plain.shortfall(payoffs)
-    support = jnp.exp(log_policy) > shortfall
+    shortfall, support = plain.shortfall(payoffs), plain.support(log_policy, payoffs)
     others = ~support & ~jnp.isneginf(plain.log_reference)
     margin = jnp.min(jnp.where(others, shortfall, jnp.inf), axis=0)
     inside = jnp.moveaxis(support, 0, -1)

@@ -1,4 +1,11 @@
-"""The default of `solve` at `beta = 0`: plain equilibria, of several the one of least divergence from the reference."""
+"""Plain equilibria, `beta = 0`: the exact one on a support, the proof that it is the only one, and what is near it.
+
+Where a game has several equilibria, the one wanted is the limit of the regularised equilibria as `beta -> 0`, which is
+that of least divergence from the reference (spec 3). `solve` finds the equilibrium of a small `beta` and projects it
+onto the set of plain equilibria by proximal steps at `beta = 0`. The log-ratio of the first to the reference is
+`P p / beta`, which is what the optimality conditions of the least divergence ask for; a proximal step adds payoffs to
+it and so keeps that.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import linear, simplex
-from nashjax.algorithms import InteriorPoint, Newton
-from nashjax.driver import STALL_LEVEL, Outcome, restart, resume
+from nashjax.driver import Outcome
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Status
 
@@ -22,67 +28,30 @@ LARGEST_NOISE = 1e-3
 """A support whose system is so ill-conditioned that rounding exceeds this proves nothing."""
 
 
-def finish_plain(
-    problem: RegularizedGame, outcome: Outcome, playing: jax.Array, tol: jax.Array, max_queries: jax.Array | int
-) -> Outcome:
-    """Solve the games `playing`, whose `beta` is 0, side by side; all else stays as it is (spec 3).
-
-    1. Interior points find the support of an equilibrium, and a linear system on it the exact probabilities.
-    2. If that equilibrium is provably the only one, it is the answer.
-    3. If not, the answer is the limit of the regularised equilibria. Newton's method finds that of a small
-       `beta`, and proximal steps at `beta = 0` project it onto the set of equilibria. Its log-ratio to the reference is
-       `P p / beta`, which is what the optimality conditions of the least divergence ask for; a proximal step adds
-       payoffs to it and so keeps that.
-    """
-    dtype = outcome.log_policy.dtype
-    small = LIMIT_BETA[dtype.name]
-    plain = dataclasses.replace(problem, beta=jnp.zeros_like(problem.beta))
-    interior = resume(plain, InteriorPoint(), outcome, playing, NEAR_ENOUGH[dtype.name], max_queries)
-    answer, proved = _make_exact(plain, interior, playing, max_queries)
-
-    unproved = playing & ~proved
-    regularized = dataclasses.replace(problem, beta=jnp.full_like(problem.beta, small))
-    limit = restart(answer, problem.log_reference)
-    limit = resume(regularized, Newton(), limit, unproved, float(jnp.finfo(dtype).eps), max_queries)
-    proximal = Newton(first_step=1 / small, largest_eta=1 / small)
-    limit = resume(plain, proximal, restart(limit, limit.log_policy), unproved, tol, max_queries)
-
-    better = (limit.exploitability <= tol) | (limit.exploitability <= answer.exploitability)
-    answer = limit._replace(
-        log_policy=jnp.where(unproved & better, limit.log_policy, answer.log_policy),
-        exploitability=jnp.where(unproved & better, limit.exploitability, answer.exploitability),
-    )
-    floor = STALL_LEVEL * plain.rounding_floor()
-    status = jnp.where(answer.exploitability <= floor, jnp.int8(Status.STALLED), jnp.int8(Status.MAX_QUERIES))
-    status = jnp.where(answer.exploitability <= tol, jnp.int8(Status.CONVERGED), status)
-    return answer._replace(status=jnp.where(playing & (outcome.status != Status.INVALID), status, outcome.status))
+def plain_game(problem: RegularizedGame) -> RegularizedGame:
+    """The same games without regularisation, `beta = 0`."""
+    return dataclasses.replace(problem, beta=jnp.zeros_like(problem.beta))
 
 
-def start_from_interior(
-    problem: RegularizedGame, outcome: Outcome, playing: jax.Array, max_queries: jax.Array | int
-) -> Outcome:
-    """Move games of a small `beta` to a policy near their equilibrium, made of one of the plain game.
+def near_enough(beta: jax.Array) -> jax.Array:
+    """The exploitability that interior points go to; beyond it rounding would hide the support."""
+    return jnp.maximum(0.1 * beta, NEAR_ENOUGH[beta.dtype.name])
+
+
+def start_near(problem: RegularizedGame, log_plain: jax.Array, payoffs: jax.Array) -> jax.Array:
+    """Log of a policy near the equilibrium at a small `beta`, made of a plain one that is not quite exact.
 
     On the support the probabilities are those of the plain game; off it, as at the regularised equilibrium,
-    `log p = log r - slack / beta + constant`. The exploitability is left unknown, inf.
+    `log p = log r - slack / beta + constant`.
     """
-    plain = dataclasses.replace(problem, beta=jnp.zeros_like(problem.beta))
-    near_enough = jnp.maximum(0.1 * problem.beta, NEAR_ENOUGH[outcome.log_policy.dtype.name])
-    interior = resume(plain, InteriorPoint(), outcome, playing, near_enough, max_queries)
-    log_p, slack = interior.log_policy, plain.shortfall(plain.payoffs(interior.log_policy))
-    p = jnp.exp(log_p)
-    on_support = p > slack
-    log_ratio = jnp.where(on_support, p * (log_p - problem.log_reference), 0)
+    slack = problem.shortfall(payoffs)
+    p = jnp.exp(log_plain)
+    on_support = problem.support(log_plain, payoffs)
+    log_ratio = jnp.where(on_support, p * (log_plain - problem.log_reference), 0)
     constant = jnp.sum(log_ratio, axis=0) / jnp.sum(jnp.where(on_support, p, 0), axis=0)
     beta = jnp.where(problem.beta > 0, problem.beta, 1)
-    off_support = jnp.minimum(log_p, problem.log_reference - slack / beta + constant)
-    start = simplex.normalize(jnp.where(on_support, log_p, off_support))
-    return interior._replace(
-        log_policy=jnp.where(playing, start, interior.log_policy),
-        exploitability=jnp.where(playing, jnp.inf, interior.exploitability),
-        queries=interior.queries + jnp.where(playing, 1, 0),
-        status=jnp.where(playing & (interior.status != Status.INVALID), jnp.int8(Status.MAX_QUERIES), interior.status),
-    )
+    off_support = jnp.minimum(log_plain, problem.log_reference - slack / beta + constant)
+    return simplex.normalize(jnp.where(on_support, log_plain, off_support))
 
 
 def support_system(plain: RegularizedGame, support: jax.Array) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
@@ -100,7 +69,7 @@ def support_system(plain: RegularizedGame, support: jax.Array) -> tuple[Callable
     return solve, jnp.where(noise < LARGEST_NOISE, noise, jnp.inf)  # inf for NaN too
 
 
-def _make_exact(
+def make_exact(
     plain: RegularizedGame, near: Outcome, playing: jax.Array, max_queries: jax.Array | int
 ) -> tuple[Outcome, jax.Array]:
     """Solve on the support that a nearly exact policy shows; keep that where it is provably the only equilibrium.
@@ -112,7 +81,7 @@ def _make_exact(
     Returns:
       The outcome, and where it was proved, bool `[*batch]`.
     """
-    support = jnp.exp(near.log_policy) > plain.shortfall(plain.payoffs(near.log_policy))
+    support = plain.support(near.log_policy, plain.payoffs(near.log_policy))
     solve, noise = support_system(plain, support)
     exact = solve(support.astype(near.log_policy.dtype))
     log_exact = simplex.normalize(jnp.where(support, jnp.log(jnp.where(support, exact, 1)), -jnp.inf))
@@ -129,10 +98,3 @@ def _make_exact(
         queries=near.queries + jnp.where(asked, 2, 0),
         steps=near.steps + jnp.where(asked, 1, 0),
     ), proved
-
-
-def _judge(plain: RegularizedGame, answer: Outcome, tol: jax.Array) -> jax.Array:
-    floor = STALL_LEVEL * plain.rounding_floor()
-    status = jnp.where(answer.exploitability <= floor, jnp.int8(Status.STALLED), jnp.int8(Status.MAX_QUERIES))
-    status = jnp.where(answer.exploitability <= tol, jnp.int8(Status.CONVERGED), status)
-    return jnp.where(answer.status == Status.INVALID, answer.status, status)

@@ -41,7 +41,7 @@ class RegularizedGame:
 
         At `beta = 0`: the reference restricted to the actions of the highest payoff.
         """
-        shortfall = self.shortfall(payoffs)
+        shortfall = self._highest(payoffs) - payoffs
         scaled = jnp.where(
             self.beta > 0, shortfall / jnp.where(self.beta > 0, self.beta, 1), jnp.where(shortfall > 0, jnp.inf, 0)
         )
@@ -65,6 +65,14 @@ class RegularizedGame:
     def shortfall(self, payoffs: jax.Array) -> jax.Array:
         """How much less than the best allowed action each earns, >= 0; `[n, *batch]`."""
         return jnp.maximum(self._highest(payoffs) - payoffs, 0)
+
+    def support(self, log_policy: jax.Array, payoffs: jax.Array) -> jax.Array:
+        """The support of the plain equilibrium that a policy is near to, bool `[n, *batch]` (spec 3).
+
+        What is played with more probability than it falls short of the best: at an exact equilibrium an action
+        has one of the two only.
+        """
+        return jnp.exp(log_policy) > self.shortfall(payoffs)
 
     def rounding_floor(self) -> jax.Array:
         """What rounding alone may add to or hide from an exploitability, `[*batch]` (spec 2)."""

@@ -26,7 +26,8 @@ class Status(enum.IntEnum):
 
 _SENTENCES = {
     Status.CONVERGED: "The exploitability is within the tolerance.",
-    Status.MAX_QUERIES: "The queries ran out before the tolerance was reached; the best policy found is returned.",
+    Status.MAX_QUERIES: "The queries, or the steps that a method allows itself, ran out before the tolerance was "
+    "reached; the best policy found is returned.",
     Status.STALLED: "The exploitability is as small as the rounding of this dtype can show, above the tolerance; "
     "use float64 or a larger tolerance.",
     Status.INVALID: "Not a preference game (or beta, reference or initial not valid), or its payoffs are not finite.",

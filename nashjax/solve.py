@@ -16,9 +16,9 @@ from nashjax.algorithms import Algorithm
 from nashjax.blocks import default_block_size, map_blocks
 from nashjax.driver import Outcome, run
 from nashjax.games import Game
-from nashjax.hybrid import run_hybrid
+from nashjax.hybrid import BetaKinds, beta_kinds, run_hybrid
 from nashjax.implicit import attach_derivative
-from nashjax.inputs import BetaKinds, Inputs, as_inputs, as_path_inputs, beta_kinds
+from nashjax.inputs import Inputs, as_inputs, as_path_inputs
 from nashjax.problem import kl_bound, rounding_floor
 from nashjax.solution import Solution, Status
 
@@ -49,7 +49,7 @@ def solve(
 
     The policy (not the certificate) has derivatives in the game, where that means `P -> 1/2 + (P - P^T)/2`, in `beta`
     and in the reference, by implicit differentiation and at the cost of one linear solve; second ones too. They are as
-    exact as the policy: ask for a tight `tol`. At `beta = 0` they are NaN where the equilibrium is not unique.
+    exact as the policy: ask for a tight `tol`. At `beta = 0` they are NaN.
 
     Args:
       game: a `Game`, or preferences `[*batch, n, n]` taken as a `MatrixGame`. Its dtype, float32 or (with
@@ -80,7 +80,7 @@ def solve(
     if block_size is not None:
         _check_integer("block_size", block_size, 1)
     inputs = as_inputs(game, beta, reference, initial, tol, validate=validate)
-    return _solve(inputs, algorithm, max_queries, block_size, beta_kinds(beta))
+    return _solve(inputs, algorithm, max_queries, block_size, beta_kinds(beta, inputs.beta.dtype))
 
 
 def solve_path(
@@ -116,7 +116,7 @@ def solve_path(
     if not isinstance(max_queries, Tracer):
         _check_integer("max_queries", max_queries, 1)
     inputs = as_path_inputs(game, betas, reference, initial, tol, validate=validate)
-    return _solve_path(inputs, algorithm, max_queries, beta_kinds(betas))
+    return _solve_path(inputs, algorithm, max_queries, beta_kinds(betas, inputs.beta.dtype))
 
 
 class Trajectory(NamedTuple):
@@ -197,7 +197,7 @@ def _solve(
 ) -> Solution:
     algorithm = _in_dtype(algorithm, inputs.beta.dtype)
     solution = _solve_games(jax.lax.stop_gradient(inputs), algorithm, max_queries, block_size, betas)
-    return dataclasses.replace(solution, log_policy=attach_derivative(betas, inputs, solution.log_policy))
+    return dataclasses.replace(solution, log_policy=attach_derivative(inputs, solution.log_policy))
 
 
 def _solve_games(
@@ -242,10 +242,11 @@ def _solve_path(inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: j
 
     def follow(policy: jax.Array, beta: jax.Array) -> tuple[jax.Array, Solution]:
         solution = _solve_games(constant._replace(beta=beta, initial=policy), algorithm, max_queries, None, betas)
-        return solution.policy, solution
+        invalid = (solution.status == Status.INVALID)[..., None]  # one beta must not spoil the next
+        return jnp.where(invalid, policy, solution.policy), solution
 
     solution = jax.lax.scan(follow, jax.lax.stop_gradient(initial), constant.beta)[1]
-    return dataclasses.replace(solution, log_policy=attach_derivative(betas, inputs, solution.log_policy))
+    return dataclasses.replace(solution, log_policy=attach_derivative(inputs, solution.log_policy))
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")

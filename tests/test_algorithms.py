@@ -40,6 +40,7 @@ ALGORITHMS = [
     Method(nj.SelfPlayMWU(), betas=(0.0, 0.0), linear=False, max_queries=400),
     Method(nj.PredictiveRM(), betas=(0.0, 0.0), linear=False, max_queries=400),
     Method(nj.ExtragradientRM(), betas=(0.0, 0.0), linear=False, max_queries=400),
+    Method(nj.InteriorPoint(), betas=(0.0, 0.0), linear=False, stays=False),
 ]
 
 

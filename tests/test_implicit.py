@@ -41,6 +41,25 @@ def test_gradients_are_central_differences(beta):
     np.testing.assert_allclose(np.sum(in_reference * shift), numeric, rtol=1e-6)
 
 
+@pytest.mark.parametrize("copies", [[0, 0, 1, 1], [0, 0, 1, 2]])
+def test_gradients_where_payoffs_tie(copies):
+    """Copies of actions earn exactly the same, and some are the best."""
+    base = P[:3, :3]
+    tied = base[copies][:, copies]
+    reference = np.array([0.3, 0.2, 0.4, 0.1])
+    weights = WEIGHTS[:4]
+    skew = np.random.default_rng(3).standard_normal((4, 4))
+    skew -= skew.T
+
+    def total(P):
+        return jnp.sum(weights * nj.solve(P, 0.1, reference=reference, tol=1e-14).log_policy)
+
+    numeric = central_difference(lambda h: total(tied + h * skew), 1e-4)
+    np.testing.assert_allclose(np.sum(jax.grad(total)(tied) * skew), numeric, rtol=1e-6)
+    flat = central_difference(lambda h: total(np.full((4, 4), 0.5) + h * skew), 1e-4)
+    np.testing.assert_allclose(np.sum(jax.grad(total)(np.full((4, 4), 0.5)) * skew), flat, rtol=1e-6)
+
+
 def test_gradients_reach_the_parameters_of_the_matrix():
     """Embeddings of items feed the matrix; the derivative is that of the whole."""
     embeddings = rng.standard_normal((2, N, 3))

@@ -45,6 +45,27 @@ def test_random_games_at_any_beta():
         assert (again <= 1e-14 + 1e-28 / betas).all()
 
 
+def test_in_float32_every_game_converges_or_stalls():
+    """The small version of benchmarks/robustness.py in float32; what is said to be converged is, in float64."""
+    n, tol = 10, 1e-6
+    drawn = [np.asarray(nj.games.random_game(jax.random.key(9), n, (8,), kind).preferences) for kind in KINDS]
+    tied = np.round(2 * drawn[1]) / 2
+    copied = drawn[2][:, np.arange(n) // 2][:, :, np.arange(n) // 2]
+    P = np.concatenate([*drawn, tied, copied]).astype(np.float32)
+    betas = np.array([1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 0.0])[:, None]
+    solution = nj.solve(P, betas, tol=tol)
+    assert np.isin(solution.status, (nj.Status.CONVERGED, nj.Status.STALLED)).all()
+    log_p = jax.nn.log_softmax(np.asarray(solution.log_policy, np.float64))
+    exact = 0.5 + (P.astype(float) - np.swapaxes(P, 1, 2)) / 2
+    problem = nj.RegularizedGame(nj.MatrixGame(jnp.array(exact)), jnp.array(betas), jnp.full((n, 1, 1), -np.log(n)))
+    actions_first = jnp.moveaxis(log_p, -1, 0)
+    true = problem.exploitability(actions_first, problem.payoffs(actions_first))
+    eps = np.finfo(np.float32).eps
+    floor = np.where(betas > eps, eps**2 / np.maximum(betas, eps), eps) + 8 * eps**2 * betas
+    allowed = np.where(betas > 0, (np.sqrt(tol) + np.sqrt(floor)) ** 2, tol + 4 * eps)
+    assert (np.where(solution.converged, true, 0) <= allowed).all()
+
+
 def test_rare_actions_have_accurate_logarithms():
     """Against the fixed point itself: `log p_i - log p_j = ((P p)_i - (P p)_j) / beta`, down to p of 1e-100."""
     P = np.asarray(nj.games.random_game(jax.random.key(3), 10, kind="bradley_terry").preferences)

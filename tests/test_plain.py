@@ -175,20 +175,35 @@ def test_a_path_refuses(betas, message):
         nj.solve_path(np.full((2, 2), 0.5), betas)
 
 
-def test_derivatives_at_beta_zero():
-    """Where the equilibrium is unique, central differences; where not, NaN and not a number that means nothing."""
-    P = np.asarray(nj.games.random_game(jax.random.key(0), 6).preferences)
-    weights = np.random.default_rng(0).standard_normal(6)
+def test_there_are_no_derivatives_at_beta_zero():
+    """NaN and not a number that means nothing, forwards and backwards; beside other games theirs alone."""
+    P = np.asarray(nj.games.random_game(jax.random.key(0), 4).preferences)
+    reference = np.full(4, 0.25)
 
-    def value(P, beta):
-        return jnp.sum(weights * nj.solve(P, beta, tol=1e-12).policy)
+    def policy(P, beta, reference):
+        return nj.solve(P, beta, reference=reference, tol=1e-12).policy
 
-    skew = np.random.default_rng(1).standard_normal((6, 6))
-    skew -= skew.T
-    h = 1e-5
-    numeric = (value(P + h * skew, 0.0) - value(P - h * skew, 0.0)) / (2 * h)
-    np.testing.assert_allclose(np.sum(jax.grad(value)(P, 0.0) * skew), numeric, rtol=1e-6)
-    ahead = (4 * value(P, h) - value(P, 2 * h) - 3 * value(P, 0.0)) / (2 * h)
-    np.testing.assert_allclose(jax.grad(value, 1)(P, 0.0), ahead, rtol=1e-4)
-    weights = weights[:4]
-    assert np.isnan(jax.grad(value)(np.full((4, 4), 0.5), 0.0)).any()
+    for argument in range(3):
+        gradient = jax.grad(lambda *x: policy(*x)[0], argument)(P, 0.0, reference)
+        assert np.isnan(gradient).all()
+    assert np.isnan(jax.jvp(lambda b: policy(P, b, reference), (0.0,), (1.0,))[1]).all()
+    both = jax.jacobian(lambda b: policy(P, b, reference))(jnp.array([0.0, 0.1]))
+    np.testing.assert_allclose(both[1, :, 1], jax.jacobian(lambda b: policy(P, b, reference))(0.1), rtol=1e-9)
+
+
+def test_budgets_and_warm_starts_at_a_small_beta():
+    P = np.asarray(nj.games.random_game(jax.random.key(0), 9, (4,)).preferences)
+    lowest = np.full(4, np.inf)
+    for budget in (1, 3, 6, 9, 14, 30):
+        cut = nj.solve(P, 1e-4, tol=1e-9, max_queries=budget)
+        assert (cut.queries <= budget).all()
+        assert ((cut.status == nj.Status.CONVERGED) == (cut.exploitability <= 1e-9)).all()
+        lowest = np.minimum(lowest, cut.exploitability)
+    assert (lowest <= 1e-9).all()
+    middle = nj.solve(P, 1e-4, tol=1e-9, max_queries=9).exploitability
+    assert (middle < nj.solve(P, 1e-4, tol=1e-9, max_queries=1).exploitability / 10).all()
+    answer = nj.solve(P, 1e-4, tol=1e-9)
+    again = nj.solve(P, 1e-4, tol=1e-8, initial=answer.policy)
+    assert (again.queries == 1).all()
+    near = nj.solve(P, 0.98e-4, tol=1e-9, initial=answer.policy)
+    assert (near.queries < answer.queries).all()

@@ -75,7 +75,7 @@ class Newton:
     decrease: float | jax.Array = 0.3
     largest_eta: float | jax.Array = 1e4
     max_inner_steps: int = dataclasses.field(default=6, metadata={"static": True})
-    max_steps: int = dataclasses.field(default=1000, metadata={"static": True})
+    max_steps: int | jax.Array = 1000
 
     def __post_init__(self):
         check_hyperparameter("first_step", self.first_step, 0, math.inf)
