@@ -108,10 +108,12 @@ def run(
         return jax.tree.map(lambda new, old: jnp.where(running, new, old), following, progress)
 
     state = algorithm.init(problem, log_initial)
-    exploitability = problem.exploitability(log_initial, state.payoffs)
+    exploitability = problem.exploitability(state.log_policy, state.payoffs)
     playing &= jnp.isfinite(exploitability)
     zero = jnp.zeros(playing.shape, jnp.int32)
-    best = Outcome(log_initial, jnp.where(playing, exploitability, jnp.inf), state.queries, zero, zero.astype(jnp.int8))
+    best = Outcome(
+        state.log_policy, jnp.where(playing, exploitability, jnp.inf), state.queries, zero, zero.astype(jnp.int8)
+    )
     start = _Progress(state, best, zero)
     status = jnp.where(playing, judge_running(start), jnp.int8(Status.INVALID))
     start = start._replace(best=best._replace(status=status))
