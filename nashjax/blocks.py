@@ -77,7 +77,7 @@ def update_some(update: Callable[[Inputs, T], T], inputs: Inputs, outcome: T, ch
 
 
 def default_block_size(inputs: Inputs) -> int:
-    """How many games to solve together, from measurement (benchmarks/README.md)."""
+    """How many games to solve together: what fits the cache of a core; all on an accelerator (benchmarks/blocks.py)."""
     n = inputs.game.num_actions
     num_games = math.prod(inputs.batch_shape)
     if jax.default_backend() != "cpu":

@@ -3,9 +3,12 @@
 | game | how it is solved |
 | --- | --- |
 | `beta >= SMALL_BETA` | `AdaptiveNashMP`; from `first_order_budget` queries on, or at exploitability `HANDOVER` where the tolerance is below `TIGHT_TOLERANCE` in float64, `Newton` |
-| `0 < beta < SMALL_BETA` | `InteriorPoint` shows the support of a plain equilibrium; `Newton` from the policy made of it |
-| `beta = 0` | `InteriorPoint`, then exactly on the support if that is proved to be the only equilibrium; otherwise `Newton` at `LIMIT_BETA`, then proximal steps |
+| `0 < beta < SMALL_BETA` | `InteriorPoint` shows the support of a plain equilibrium; `Newton` from the policy made of it, and again from the reference if that does not succeed. From a start that is certified to be near, `Newton` at once |
+| `beta = 0` | `InteriorPoint`, then exactly on the support if that is proved to be the only equilibrium; otherwise `Newton` at a small beta (`plain.LIMIT_BETA`), then proximal steps at 0 |
+| `beta > 0` in float32 | `AdaptiveNashMP` again where rounding defeats `Newton` |
 | no matrix, or more than `LARGEST_NEWTON` actions | `AdaptiveNashMP` |
+
+What each costs: benchmarks/default.py.
 """  # noqa: E501 (a table cell cannot be broken)
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ def solve(
     `beta = 0`); a `tol` below that, or up to four times it, can end as `Status.STALLED`.
 
     At `beta = 0` the answer is a plain Nash equilibrium (a maximal lottery), of several the one of least divergence
-    from the reference, in the limit of `beta -> 0`.
+    from the reference, in the limit of `beta -> 0`: that of `beta = 1e-6` in float64, in float32 only that of 1e-3,
+    which in games with ties can be some 0.05 away in L1.
 
     The policy (not the certificate) has derivatives in the game, where that means `P -> 1/2 + (P - P^T)/2`, in `beta`
     and in the reference, by implicit differentiation and at the cost of one linear solve; second ones too. They are as

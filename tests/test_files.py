@@ -304,11 +304,11 @@ def test_too_large_is_said_before_anything_is_allocated(tmp_path: Path, monkeypa
         np.lib.format.write_array_header_1_0(stream, header)
     message = _error(lambda: read_games(tmp_path / "g.npy"))
     assert "found 5 games of 2000000 items, which needs about 960,000.0 GB of memory; available are " in message
-    monkeypatch.setattr(memory, "available_memory", lambda: 3 * 32 * 9)
+    monkeypatch.setattr(memory, "available_memory", lambda: 3 * 48 * 9)
     battles = _write(tmp_path, BATTLES + "a,b,tie\n" * 50 + "b,c,tie\n")
     assert len(read_games(battles).items) == 3
-    monkeypatch.setattr(memory, "available_memory", lambda: 32 * 9 - 1)
-    assert "g.csv: found a game of 3 items, which needs about 0.000288 MB" in _error(lambda: read_games(battles))
+    monkeypatch.setattr(memory, "available_memory", lambda: 48 * 9 - 1)
+    assert "g.csv: found a game of 3 items, which needs about 0.000432 MB" in _error(lambda: read_games(battles))
     matrix = _write(tmp_path, ",a,b,c\na,.5,0,0\nb,1,.5,0\nc,1,1,.5\n")
     assert "found a game of 3 items" in _error(lambda: read_games(matrix))
 

@@ -112,9 +112,8 @@ def test_excluded_actions_and_mixed_betas():
     assert bool(solution.converged.all())
     assert (np.asarray(solution.policy)[:, [0, 4]] == 0).all()
     inside = [1, 2, 3, 5, 6]
-    for beta, policy in zip(betas, solution.policy, strict=True):
-        alone = nj.solve(P[np.ix_(inside, inside)], beta, tol=1e-12)
-        np.testing.assert_allclose(policy[jnp.array(inside)], alone.policy, atol=1e-9)
+    alone = nj.solve(P[np.ix_(inside, inside)], betas, tol=1e-12)
+    np.testing.assert_allclose(np.asarray(solution.policy)[:, inside], alone.policy, atol=1e-9)
 
 
 def test_budgets_are_kept_at_beta_zero():
@@ -152,12 +151,22 @@ def test_a_path_gives_what_single_solves_give():
     alone = nj.solve(games, betas[:, None, None], reference=references, tol=1e-13)
     np.testing.assert_allclose(path.policy, alone.policy, atol=1e-9)
     assert int(path.queries[:3].sum()) < int(alone.queries[:3].sum())
-    per_game = nj.solve_path(games, np.linspace(0.3, 0.1, 12).reshape(4, 3), tol=1e-13)
-    single = nj.solve(games, np.linspace(0.3, 0.1, 12).reshape(4, 3), tol=1e-13)
-    np.testing.assert_allclose(per_game.policy, single.policy, atol=1e-9)
-    slope = jax.grad(lambda b: nj.solve_path(games, b, tol=1e-14).policy[1, 0, 0])(jnp.array([0.3, 0.1]))
-    expected = jax.grad(lambda b: nj.solve(games, b, tol=1e-14).policy[0, 0])(0.1)
-    np.testing.assert_allclose(slope, [0, expected], atol=1e-10)
+
+
+def test_a_path_may_differ_per_game_and_has_derivatives():
+    games = nj.games.random_game(jax.random.key(3), 5, (3,), "uniform")
+    betas = np.array([[0.3, 0.2, 0.1], [0.2, 0.1, 0.05]])
+
+    @jax.jit
+    def follow(betas):
+        return nj.solve_path(games, betas, tol=1e-14).policy
+
+    alone = nj.solve(games, betas, tol=1e-14)
+    np.testing.assert_allclose(follow(betas), alone.policy, atol=1e-9)
+    h = 1e-5
+    numeric = (follow(betas + h) - follow(betas - h)) / (2 * h)
+    slope = jax.jvp(follow, (betas,), (np.ones_like(betas),))[1]
+    np.testing.assert_allclose(slope, numeric, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -183,12 +192,17 @@ def test_there_are_no_derivatives_at_beta_zero():
     def policy(P, beta, reference):
         return nj.solve(P, beta, reference=reference, tol=1e-12).policy
 
-    for argument in range(3):
-        gradient = jax.grad(lambda *x: policy(*x)[0], argument)(P, 0.0, reference)
-        assert np.isnan(gradient).all()
-    assert np.isnan(jax.jvp(lambda b: policy(P, b, reference), (0.0,), (1.0,))[1]).all()
-    both = jax.jacobian(lambda b: policy(P, b, reference))(jnp.array([0.0, 0.1]))
-    np.testing.assert_allclose(both[1, :, 1], jax.jacobian(lambda b: policy(P, b, reference))(0.1), rtol=1e-9)
+    def weighted(P, beta, reference):
+        return jnp.sum(policy(P, beta, reference) * jnp.arange(8.0).reshape(2, 4))
+
+    betas = np.array([0.0, 0.1])
+    in_game, in_beta, in_reference = jax.grad(weighted, (0, 1, 2))(np.stack([P, P]), betas, np.stack([reference] * 2))
+    for gradient in (in_game, in_beta, in_reference):
+        assert np.isnan(gradient[0]).all()
+        assert np.isfinite(gradient[1]).all()
+    slope = jax.jvp(lambda b: policy(P, b, reference), (betas,), (np.ones(2),))[1]
+    assert np.isnan(slope[0]).all()
+    np.testing.assert_allclose(np.sum(slope[1] * np.arange(4, 8)), in_beta[1], rtol=1e-9)
 
 
 def test_budgets_and_warm_starts_at_a_small_beta():
