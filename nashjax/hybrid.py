@@ -116,47 +116,32 @@ def _finish(
     beta = jnp.broadcast_to(problem.beta, first.status.shape)
     is_plain, is_small = beta == 0, beta < SMALL_BETA
     limit = plain.LIMIT_BETA[dtype.name]
+    reference = jnp.broadcast_to(problem.log_reference, first.log_policy.shape)
     best, start, playing = first, first.log_policy, first.status == Status.MAX_QUERIES
-
-    # Near beta = 0: interior points, whose answer is the end at 0 if it is proved, and else a start.
     if betas.small or betas.zero:
-        game = plain.plain_game(problem)
-        far = is_plain | (is_small & (first.exploitability > NEAR * beta))
-        near = resume(game, InteriorPoint(), first, playing & far, plain.near_enough(beta), max_queries - 1)
-        moved = near.queries > first.queries
-        payoffs = problem.payoffs(near.log_policy)
-        start = jnp.where(moved, plain.start_near(problem, near.log_policy, payoffs), start)
-        near = near._replace(
-            exploitability=problem.exploitability(near.log_policy, payoffs),
-            queries=near.queries + jnp.where(moved & ~is_plain, 1, 0),  # at beta = 0 the payoffs are those of its end
-            status=jnp.where(is_plain, near.status, first.status),
-        )
-        best = _choose(moved, keep_better(near, first), first)
-        if betas.zero:
-            best, proved = plain.make_exact(game, best, playing & is_plain, max_queries)
-            playing &= ~proved
-            start = jnp.where(is_plain, jnp.broadcast_to(problem.log_reference, start.shape), start)
+        best, start, playing = _from_interior(problem, first, playing, max_queries, betas)
 
-    # Newton's method; where several plain equilibria may be, at a small beta for 0.
+    # Newton's method; where several plain equilibria may be, from the reference at a small beta for 0.
     regularized = dataclasses.replace(problem, beta=jnp.where(is_plain, limit, beta).astype(dtype))
     newton = Newton(
         first_step=jnp.where(is_plain, 16, 300).astype(dtype),
         max_steps=jnp.where(is_small & ~is_plain, FIRST_NEWTON_STEPS, LAST_NEWTON_STEPS),
     )
     goal = jnp.where(is_plain, jnp.finfo(dtype).eps, tol)
+    start = jnp.where(is_plain, reference, start)
     found = resume(regularized, newton, restart(best, start), playing, goal, max_queries)
     best = _choose(playing & ~is_plain, keep_better(found, best), _count(found, best))
-
-    # What is left: steps at beta = 0 from the limit; a small beta again, since where plain equilibria are many a start
-    # near one of them can be worse than none.
     playing &= is_plain | (best.status == Status.MAX_QUERIES)
+
     if betas.small or betas.zero:
-        start = jnp.where(is_plain, found.log_policy, jnp.broadcast_to(problem.log_reference, start.shape))
+        # Steps at beta = 0 from the limit; a small beta again, as where plain equilibria are many a start near one of
+        # them can be worse than none.
         newton = Newton(
             first_step=jnp.where(is_plain, 1 / limit, 16).astype(dtype),
             largest_eta=jnp.where(is_plain, 1 / limit, 1e4).astype(dtype),
             max_steps=jnp.full_like(best.steps, LAST_NEWTON_STEPS),
         )
+        start = jnp.where(is_plain, found.log_policy, reference)
         last = resume(problem, newton, restart(best, start), playing & is_small, tol, max_queries)
         closer = (last.exploitability <= tol) | (last.exploitability <= best.exploitability)
         best = _choose(playing & is_small & closer, last, _count(last, best)._replace(status=last.status))
@@ -168,6 +153,34 @@ def _finish(
     verdict = judge(problem, best.exploitability, tol)
     verdict = jnp.where(is_plain | (best.exploitability <= tol), verdict, best.status)
     return best._replace(status=jnp.where(ended, verdict, best.status))
+
+
+def _from_interior(
+    problem: RegularizedGame, first: Outcome, playing: jax.Array, max_queries: jax.Array | int, betas: BetaKinds
+) -> tuple[Outcome, jax.Array, jax.Array]:
+    """Send games at or near `beta = 0` through interior points, unless their start is certified to be near already.
+
+    Returns:
+      The best so far; log of a policy to go on from, `[n, *batch]`; which games have to go on, `[*batch]`.
+    """
+    beta = jnp.broadcast_to(problem.beta, first.status.shape)
+    is_plain = beta == 0
+    game = plain.plain_game(problem)
+    far = is_plain | ((beta < SMALL_BETA) & (first.exploitability > NEAR * beta))
+    near = resume(game, InteriorPoint(), first, playing & far, plain.near_enough(beta), max_queries - 1)
+    moved = near.queries > first.queries
+    payoffs = problem.payoffs(near.log_policy)
+    start = jnp.where(moved, plain.start_near(problem, near.log_policy, payoffs), first.log_policy)
+    near = near._replace(
+        exploitability=problem.exploitability(near.log_policy, payoffs),
+        queries=near.queries + jnp.where(moved & ~is_plain, 1, 0),  # at beta = 0 the payoffs are those of its end
+        status=jnp.where(is_plain, near.status, first.status),
+    )
+    best = _choose(moved, keep_better(near, first), first)
+    if betas.zero:
+        best, proved = plain.make_exact(game, best, playing & is_plain, max_queries)
+        playing &= ~proved
+    return best, start, playing
 
 
 def _choose(condition: jax.Array, yes: Outcome, no: Outcome) -> Outcome:
