@@ -20,7 +20,7 @@ from nashjax.driver import Outcome
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Status
 
-NEAR_ENOUGH = {"float64": 1e-12, "float32": 1e-6}
+NEAR_ENOUGH = {"float64": 1e-12, "float32": 5e-7}
 """The exploitability that interior points go to; beyond it rounding would hide the support."""
 LIMIT_BETA = {"float64": 1e-6, "float32": 1e-3}
 """The `beta` whose equilibrium stands for the limit where plain equilibria are many."""
