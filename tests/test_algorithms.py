@@ -133,7 +133,8 @@ def test_equal_to_a_high_precision_numpy_solve():
         game, beta, reference = all_kinds(n, 9, [0.3, 0.05], seed=n)
         games = zip(np.asarray(game.preferences), beta, reference, strict=True)
         star = np.array([equilibrium(P, b, r) for P, b, r in games])
-        for method in ALGORITHMS:
+        # Each size is a program to compile for each method: the larger one for those that `solve` uses.
+        for method in ALGORITHMS if n == 4 else ALGORITHMS[:3]:
             if not method.linear:
                 continue
             options = {"algorithm": method.algorithm, "tol": 1e-20, "max_queries": 30_000}
