@@ -83,4 +83,4 @@ def default_block_size(inputs: Inputs) -> int:
     if jax.default_backend() != "cpu":
         return max(num_games, 1)
     own_matrix = math.prod(tuple(inputs.game.batch_shape)) > 1
-    return max(min(2**18 // n**2, 512), 2) if own_matrix else max(2**15 // n, 64)
+    return max(min(2**20 // n**2, 512), 16) if own_matrix else max(2**15 // n, 64)
