@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -50,7 +51,17 @@ def load(data: Path, name: str) -> tuple[np.ndarray, dict]:
     return read.preferences, answers
 
 
-@pytest.mark.parametrize("name", SETS)
+every_set = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in SETS])
+"""One process for all tests of a data set, which share one program: see `solve_all`."""
+
+
+def solve_all(P: np.ndarray, answers: dict, tol: float) -> tuple[np.ndarray, nj.Solution]:
+    """Solve at every beta of the references and then at 0, where `tol` is 1e-10: always the same program."""
+    betas = np.array([*map(float, answers["regularised"]), 0.0])
+    return betas, nj.solve(P, betas, tol=np.where(betas > 0, tol, 1e-10))
+
+
+@every_set
 def test_it_loads_to_the_references_checks(data, name):
     P, answers = load(data, name)
     assert P.shape == (answers["n"],) * 2
@@ -58,14 +69,15 @@ def test_it_loads_to_the_references_checks(data, name):
     np.testing.assert_allclose(P.mean(1), answers["checks"]["row_mean"], atol=1e-12)
 
 
-@pytest.mark.parametrize("name", SETS)
+@every_set
 def test_it_solves_to_the_reference_answers(data, name):
     """float64, `tol = 1e-12`: `max |p - p*| <= ||p - p*||_1 / 2 <= sqrt(E / (2 beta)) <= 7.1e-6` at beta >= 0.01."""
     P, answers = load(data, name)
-    betas = np.array([float(b) for b in answers["regularised"] if float(b) >= 0.01])
+    betas, solution = solve_all(P, answers, tol=1e-12)
+    asked = betas >= 0.01
+    betas, solution = betas[asked], jax.tree.map(lambda x: x[asked], solution)
     expected = np.array([answers["regularised"][b]["p"] for b in answers["regularised"] if float(b) >= 0.01])
     assert len(betas) >= 2
-    solution = nj.solve(P, betas, tol=1e-12)
     assert bool(solution.converged.all())
     assert (solution.exploitability <= 1e-12).all()
     assert np.abs(solution.policy - expected).max() <= 1e-5

@@ -3,21 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from test_data import SETS, load
+from test_data import every_set, load, solve_all
 
 import nashjax as nj
 from nashjax.games.random import KINDS
 from nashjax.hybrid import first_order_budget
 
 
-@pytest.mark.parametrize("name", SETS)
+@every_set
 def test_real_data_to_machine_precision(data, name):
     """Every beta of the references: 1e-9 in p and 1e-6 in log p wherever p > 1e-280."""
     P, answers = load(data, name)
-    betas = np.array([float(beta) for beta in answers["regularised"]])
     expected = np.array([answer["p"] for answer in answers["regularised"].values()])
-    solution = nj.solve(P, betas, tol=1e-14)
+    betas, solution = solve_all(P, answers, tol=1e-14)
+    solution = jax.tree.map(lambda x: x[betas > 0], solution)
     assert bool(solution.converged.all())
     assert (solution.exploitability <= 1e-14).all()
     assert np.abs(solution.policy - expected).max() <= 1e-9

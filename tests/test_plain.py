@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linprog
-from test_data import SETS, load
+from test_data import every_set, load, solve_all
 
 import nashjax as nj
 from nashjax.games.random import KINDS
@@ -19,16 +19,16 @@ def expected_policy(answers: dict) -> np.ndarray:
     return p
 
 
-@pytest.mark.parametrize("name", SETS)
+@every_set
 def test_real_data(data, name):
     """1e-10 in exploitability; 1e-6 in p where the equilibrium is unique, else inside the set and near the limit.
 
     Near: within 2e-3 of the regularised answer at beta = 1e-5, from which the limit is at most 3e-4 away.
     """
     P, answers = load(data, name)
-    solution = nj.solve(P, 0.0, tol=1e-10)
-    p = np.asarray(solution.policy)
-    assert bool(solution.converged)
+    _, solution = solve_all(P, answers, tol=1e-14)
+    p = np.asarray(solution.policy[-1])
+    assert bool(solution.converged[-1])
     assert (P @ p).max() - 0.5 <= 1e-10
     unique = nj.metrics.uniqueness(P, p)
     assert bool(unique.unique) == answers["beta0"]["unique"]

@@ -196,7 +196,8 @@ def test_the_best_iterate_is_returned_when_queries_run_out():
     assert (cut.status == nj.Status.MAX_QUERIES).all()
     assert (cut.queries <= budget).all()
     path = nj.trajectory(P, 1e-3, algorithm=nj.NashMP(), num_steps=20)
-    np.testing.assert_array_equal(cut.exploitability, path.exploitability.min(-1))
+    # Two programs, each compiled in its own way, may differ in the last digits.
+    np.testing.assert_allclose(cut.exploitability, path.exploitability.min(-1), rtol=1e-13)
     np.testing.assert_allclose(nj.metrics.exploitability(P, cut.policy, 1e-3), cut.exploitability, rtol=1e-9)
     assert (nj.solve(P, 1e-3, algorithm=nj.NashMP(), max_queries=1).queries == 1).all()
     # The default changes methods on the way, and keeps to the budget too.
