@@ -126,7 +126,7 @@ def run(
         # A game that has converged did so with its last policy, whose query the state holds.
         best = jax.lax.cond(
             jnp.any(best.status == Status.CONVERGED),
-            lambda best: _polish(problem, algorithm, best, end.state.payoffs, max_queries),
+            lambda best: _polish(problem, algorithm, best, end.state.payoffs, tol, max_queries),
             lambda best: best,
             best,
         )
@@ -172,10 +172,15 @@ def judge(problem: RegularizedGame, exploitability: jax.Array, tol: jax.Array) -
 
 
 def _polish(
-    problem: RegularizedGame, algorithm: Any, end: Outcome, payoffs: jax.Array, max_queries: jax.Array | int
+    problem: RegularizedGame,
+    algorithm: Any,
+    end: Outcome,
+    payoffs: jax.Array,
+    tol: jax.Array | float,
+    max_queries: jax.Array | int,
 ) -> Outcome:
-    """Undamped steps for the games that have converged, each kept unless it makes the certificate worse."""
-    bound = jnp.maximum(end.exploitability, STALL_LEVEL * problem.rounding_floor())
+    """Undamped steps for the games that have converged, each kept unless it leaves the tolerance."""
+    bound = jnp.maximum(tol, STALL_LEVEL * problem.rounding_floor())
 
     def polish(carried: tuple[Outcome, jax.Array], _: None) -> tuple[tuple[Outcome, jax.Array], None]:
         end, payoffs = carried

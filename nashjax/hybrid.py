@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from nashjax import plain
 from nashjax.algorithms import AdaptiveNashMP, InteriorPoint, Newton
 from nashjax.blocks import map_blocks, update_some
-from nashjax.driver import Outcome, judge, keep_better, restart, resume, run
+from nashjax.driver import STALL_LEVEL, Outcome, judge, keep_better, restart, resume, run
 from nashjax.inputs import Inputs, is_concrete
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Status
@@ -48,6 +48,11 @@ LARGEST_NEWTON = 4096
 def first_order_budget(num_actions: int) -> int:
     """Queries after which a game goes over to Newton's method: what a solve of about ten steps of it costs."""
     return 60 + 5 * num_actions
+
+
+def is_tight(tol: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Whether a tolerance asks for Newton's method and accurate logarithms."""
+    return (tol < TIGHT_TOLERANCE) & (dtype == jnp.float64)
 
 
 class BetaKinds(NamedTuple):
@@ -83,7 +88,7 @@ def run_hybrid(inputs: Inputs, max_queries: jax.Array | int, betas: BetaKinds, b
         if not solves:
             first = run(problem, AdaptiveNashMP(), log_initial, valid, block.tol, max_queries)
             return first.batch_first(), jnp.zeros_like(valid)
-        tight = (block.tol < TIGHT_TOLERANCE) & (log_initial.dtype == jnp.float64)
+        tight = is_tight(block.tol, log_initial.dtype)
         handover = jnp.where(tight, jnp.maximum(block.tol, HANDOVER), block.tol)
         small = problem.beta < SMALL_BETA
         budget = jnp.where(small, 1, jnp.minimum(max_queries, first_order_budget(n)))
@@ -127,7 +132,10 @@ def _finish(
         first_step=jnp.where(is_plain, 16, 300).astype(dtype),
         max_steps=jnp.where(is_small & ~is_plain, FIRST_NEWTON_STEPS, LAST_NEWTON_STEPS),
     )
-    goal = jnp.where(is_plain, jnp.finfo(dtype).eps, tol)
+    # An error of p shows in its logarithms divided by beta: where these are asked for, go on until it is small there.
+    accurate = jnp.maximum(beta**3 / 2, STALL_LEVEL * problem.rounding_floor())
+    goal = jnp.where(is_tight(tol, dtype), jnp.minimum(tol, accurate), tol)
+    goal = jnp.where(is_plain, jnp.finfo(dtype).eps, goal)
     start = jnp.where(is_plain, reference, start)
     found = resume(regularized, newton, restart(best, start), playing, goal, max_queries)
     best = _choose(playing & ~is_plain, keep_better(found, best), _count(found, best))
@@ -142,8 +150,9 @@ def _finish(
             max_steps=jnp.full_like(best.steps, LAST_NEWTON_STEPS),
         )
         start = jnp.where(is_plain, found.log_policy, reference)
-        last = resume(problem, newton, restart(best, start), playing & is_small, tol, max_queries)
-        closer = (last.exploitability <= tol) | (last.exploitability <= best.exploitability)
+        goal = jnp.where(is_plain, tol, goal)
+        last = resume(problem, newton, restart(best, start), playing & is_small, goal, max_queries)
+        closer = (last.exploitability <= goal) | (last.exploitability <= best.exploitability)
         best = _choose(playing & is_small & closer, last, _count(last, best)._replace(status=last.status))
     if dtype == jnp.float32 and (betas.regular or betas.small):
         # In float32 rounding can defeat Newton's method at a small beta.

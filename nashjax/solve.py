@@ -44,13 +44,14 @@ def solve(
     Works under `jit`, `vmap` and `grad`. Rounding hides exploitabilities below about `eps^2 (1/beta + 8 beta)` (eps at
     `beta = 0`); a `tol` below that, or up to four times it, can end as `Status.STALLED`.
 
-    At `beta = 0` the answer is a plain Nash equilibrium (a maximal lottery), of several the one of least divergence
-    from the reference, in the limit of `beta -> 0`: that of `beta = 1e-6` in float64, in float32 only that of 1e-3,
-    which in games with ties can be some 0.05 away in L1.
+    At `beta = 0` the answer is a plain Nash equilibrium (a maximal lottery). Of several, the default finds the one of
+    least divergence from the reference, in the limit of `beta -> 0`, if the game offers its matrix: that of
+    `beta = 1e-6` in float64, in float32 only that of 1e-3, which in games with ties can be some 0.05 away in L1.
 
     The policy (not the certificate) has derivatives in the game, where that means `P -> 1/2 + (P - P^T)/2`, in `beta`
     and in the reference, by implicit differentiation and at the cost of one linear solve; second ones too. They are as
-    exact as the policy: ask for a tight `tol`. At `beta = 0` they are NaN.
+    exact as the policy: ask for a tight `tol`. At `beta = 0` they are NaN, and in reverse mode so is the derivative in
+    whatever a game at `beta = 0` shares with others.
 
     Args:
       game: a `Game`, or preferences `[*batch, n, n]` taken as a `MatrixGame`. Its dtype, float32 or (with
@@ -97,8 +98,9 @@ def solve_path(
 ) -> Solution:
     """Follow equilibria along decreasing betas, each solve starting where the one before ended.
 
-    The matrix of a game is read, never copied, for all its betas and references. What `solve` says of its arguments,
-    its derivatives and its errors holds here too.
+    (Interior points, used below 1e-3, have a start of their own unless that of the path is already near.) The matrix
+    of a game is read, never copied, for all its betas and references. What `solve` says of its arguments, its
+    derivatives and its errors holds here too.
 
     Args:
       game: as in `solve`.
