@@ -43,7 +43,7 @@ class Solution:
       log_policy: log-probabilities of the best policy found, `[*batch, n]`; `-inf` for excluded actions, NaN where the
         status is INVALID. The certificate weighs each action by its probability, so first-order methods leave
         the logarithms of rare actions wrong, by several nats at `beta` 0.01 and by thousands at 1e-5; the default at
-        `tol < 1e-9` in float64 makes them accurate down to a `beta` of 1e-5 (2e-7 nats), `Newton` itself at `tol=1e-14`.
+        `tol < 1e-9` in float64 makes them accurate down to a `beta` of 1e-5, `Newton` itself at `tol=1e-14`.
       exploitability: `E_b` of that policy (spec 2), `[*batch]`, in units of preference; inf where INVALID.
       kl_bound: certified bound on `KL(policy || equilibrium)` in nats, `[*batch]`:
         `(sqrt(exploitability) + sqrt(rounding floor))^2 / beta`; inf at `beta = 0`.
