@@ -83,11 +83,11 @@ def run_hybrid(inputs: Inputs, max_queries: jax.Array | int, betas: BetaKinds, b
     n = inputs.game.num_actions
     solves = hasattr(inputs.game, "dense") and n <= LARGEST_NEWTON
 
-    def first_order(block: Inputs) -> tuple[Outcome, jax.Array]:
+    def first_order(block: Inputs) -> Outcome:
+        """What is not at its end has the status MAX_QUERIES."""
         problem, log_initial, valid = block.prepare()
         if not solves:
-            first = run(problem, AdaptiveNashMP(), log_initial, valid, block.tol, max_queries)
-            return first.batch_first(), jnp.zeros_like(valid)
+            return run(problem, AdaptiveNashMP(), log_initial, valid, block.tol, max_queries).batch_first()
         tight = is_tight(block.tol, log_initial.dtype)
         handover = jnp.where(tight, jnp.maximum(block.tol, HANDOVER), block.tol)
         small = problem.beta < SMALL_BETA
@@ -95,19 +95,18 @@ def run_hybrid(inputs: Inputs, max_queries: jax.Array | int, betas: BetaKinds, b
         first = run(problem, AdaptiveNashMP(), log_initial, valid, handover, budget)
         # At beta = 0 the certificate alone does not tell which of several equilibria was found.
         to_finish = (tight | (problem.beta == 0)) & (first.status == Status.CONVERGED)
-        unfinished = (first.status == Status.MAX_QUERIES) | to_finish
-        first = first._replace(status=jnp.where(unfinished, jnp.int8(Status.MAX_QUERIES), first.status))
-        return first.batch_first(), unfinished
+        first = first._replace(status=jnp.where(to_finish, jnp.int8(Status.MAX_QUERIES), first.status))
+        return first.batch_first()
 
     def finish(chunk: Inputs, first: Outcome) -> Outcome:
         problem, _, _ = chunk.prepare()
         return _finish(problem, first.actions_first(), chunk.tol, max_queries, betas).batch_first()
 
-    first, unfinished = map_blocks(first_order, inputs, block_size)
+    first = map_blocks(first_order, inputs, block_size)
     if not solves:
         return first
     entries = 2**15 if jax.default_backend() == "cpu" else 2**27  # of the systems solved side by side
-    return update_some(finish, inputs, first, unfinished, chunk_size=max(entries // n**2, 1))
+    return update_some(finish, inputs, first, first.status == Status.MAX_QUERIES, chunk_size=max(entries // n**2, 1))
 
 
 def _finish(

@@ -222,11 +222,12 @@ def _solve_games(
             return run(problem, algorithm, log_initial, valid, block.tol, max_queries).batch_first()
 
         end = map_blocks(solve_block, inputs, block_size)
-    beta = inputs.beta
+    beta, invalid = inputs.beta, end.status == Status.INVALID
+    exploitability = jnp.where(invalid, jnp.inf, end.exploitability)
     return Solution(
-        log_policy=jnp.where((end.status == Status.INVALID)[..., None], jnp.nan, end.log_policy),
-        exploitability=end.exploitability,
-        kl_bound=kl_bound(end.exploitability, beta, rounding_floor(beta, beta.dtype)),
+        log_policy=jnp.where(invalid[..., None], jnp.nan, end.log_policy),
+        exploitability=exploitability,
+        kl_bound=kl_bound(exploitability, beta, rounding_floor(beta, beta.dtype)),
         queries=end.queries,
         steps=end.steps,
         status=end.status,
