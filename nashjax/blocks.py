@@ -77,10 +77,15 @@ def update_some(update: Callable[[Inputs, T], T], inputs: Inputs, outcome: T, ch
 
 
 def default_block_size(inputs: Inputs) -> int:
-    """How many games to solve together: what fits the cache of a core; all on an accelerator (benchmarks/blocks.py)."""
+    """How many games to solve together: what fits the cache of a core; all on an accelerator (benchmarks/blocks.py).
+
+    A power of two, so that parts of `nashjax/cores.py` consist of whole blocks.
+    """
     n = inputs.game.num_actions
-    num_games = math.prod(inputs.batch_shape)
     if jax.default_backend() != "cpu":
-        return max(num_games, 1)
-    own_matrix = math.prod(tuple(inputs.game.batch_shape)) > 1
-    return max(min(2**20 // n**2, 512), 16) if own_matrix else max(2**15 // n, 64)
+        return max(math.prod(inputs.batch_shape), 1)
+    if math.prod(tuple(inputs.game.batch_shape)) <= 1:
+        return 2 ** max(int(math.log2(2**15 / n)), 6)
+    bytes_of_a_game = n**2 * inputs.beta.dtype.itemsize
+    most = 128 if n < 8 else 64  # more games wait longer for the last of them
+    return 2 ** max(int(math.log2(min(2**21 / bytes_of_a_game, most))), 1)

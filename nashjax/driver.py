@@ -82,11 +82,9 @@ def run(
         spent = best.queries > max_queries - algorithm.queries_per_step
         if hasattr(algorithm, "max_steps"):
             spent |= best.steps >= algorithm.max_steps  # pyright: ignore[reportAttributeAccessIssue]
-        verdict = jnp.select(
-            [best.exploitability <= tol, stalled, spent],
-            [jnp.int8(Status.CONVERGED), jnp.int8(Status.STALLED), jnp.int8(Status.MAX_QUERIES)],
-            jnp.int8(_RUNNING),
-        )
+        verdict = jnp.where(spent, jnp.int8(Status.MAX_QUERIES), jnp.int8(_RUNNING))
+        verdict = jnp.where(stalled, jnp.int8(Status.STALLED), verdict)
+        verdict = jnp.where(best.exploitability <= tol, jnp.int8(Status.CONVERGED), verdict)
         return jnp.broadcast_to(verdict, playing.shape)
 
     def advance(progress: _Progress) -> _Progress:

@@ -106,7 +106,9 @@ def run_hybrid(inputs: Inputs, max_queries: jax.Array | int, betas: BetaKinds, b
     if not solves:
         return first
     entries = 2**15 if jax.default_backend() == "cpu" else 2**27  # of the systems solved side by side
-    return update_some(finish, inputs, first, first.status == Status.MAX_QUERIES, chunk_size=max(entries // n**2, 1))
+    return update_some(
+        finish, inputs, first, first.status == Status.MAX_QUERIES, chunk_size=min(max(entries // n**2, 1), block_size)
+    )
 
 
 def _finish(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,10 +53,9 @@ class Inputs(NamedTuple):
         """
         game, batch = self.game, self.batch_shape
         valid = jnp.isfinite(self.beta) & (self.beta >= 0)
-        if hasattr(game, "is_valid"):
-            valid &= game.is_valid()  # pyright: ignore[reportAttributeAccessIssue]
-        if hasattr(game, "symmetrized"):
-            game = game.symmetrized()  # pyright: ignore[reportAttributeAccessIssue]
+        if hasattr(game, "prepared"):
+            game, is_game = game.prepared()  # pyright: ignore[reportAttributeAccessIssue]
+            valid &= is_game
         uniform = jnp.full(game.num_actions, 1 / game.num_actions, self.beta.dtype)
         reference = uniform if self.reference is None else self.reference
         initial = reference if self.initial is None else self.initial
@@ -79,25 +78,30 @@ class Inputs(NamedTuple):
         """The games from a position of the flattened batch on, `[size]`; as `take`, without gathering."""
         return self._select(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), start + jnp.arange(size))
 
-    def _select(self, select: Callable[[jax.Array], jax.Array], index: jax.Array) -> Inputs:
+    def part(self, start: int, size: int) -> Inputs:
+        """As `slice`, of numpy arrays: what each game has of its own is a view of theirs."""
+        return self._select(lambda leaf: leaf[start : start + size], np.arange(start, start + size))
+
+    def _select(self, select: Callable[[Any], Any], index: Any) -> Inputs:
         """Select the games at `index` from every leaf, with `select` where each game has an entry of its own."""
         shapes, batch = _batch_shapes(self), self.batch_shape or (1,)
+        xp: Any = np if isinstance(index, np.ndarray) else jnp
 
-        def from_leaf(leaf: jax.Array, own: tuple[int, ...]) -> jax.Array:
+        def from_leaf(leaf: Any, own: tuple[int, ...]) -> Any:
             lead, rest = leaf.shape[: len(own)], leaf.shape[len(own) :]
             if math.prod(lead) == 1:
                 return leaf.reshape(rest if math.prod(own) == 1 else (1, *rest))
             if lead == batch:
                 return select(leaf.reshape(-1, *rest))
-            position = jnp.unravel_index(index, batch)[len(batch) - len(own) :]
-            return leaf[tuple(jnp.where(size == 1, 0, at) for size, at in zip(lead, position, strict=True))]
+            position = xp.unravel_index(index, batch)[len(batch) - len(own) :]
+            return leaf[tuple(xp.where(size == 1, 0, at) for size, at in zip(lead, position, strict=True))]
 
         selected = {
             name: jax.tree.map(lambda leaf, own=shapes[name]: from_leaf(leaf, own), getattr(self, name))
             for name in self._fields
         }
         # One beta for each game, so that a block is a batch even where its games share everything.
-        return Inputs(**selected)._replace(beta=select(jnp.broadcast_to(self.beta, batch).reshape(-1)))
+        return Inputs(**selected)._replace(beta=select(xp.broadcast_to(self.beta, batch).reshape(-1)))
 
 
 def as_inputs(
@@ -108,10 +112,12 @@ def as_inputs(
     tol: ArrayLike = 0.0,
     *,
     validate: bool = True,
+    later: bool = False,
 ) -> Inputs:
     """Check the arguments of a solve and cast them to the dtype of the game.
 
-    Shapes are always checked, values where they are concrete (not inside a trace) and `validate` is true.
+    Shapes are always checked, values where they are concrete (not inside a trace) and `validate` is true; those of the
+    game not if `later`, when the caller will look at the statuses and call `check_game` where one is INVALID.
 
     Raises:
       ValueError: naming the argument, the index of the first bad entry, what is there and what is allowed.
@@ -133,8 +139,8 @@ def as_inputs(
     except ValueError:
         found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items() if shape)
         raise ValueError(f"batch shapes do not broadcast: {found}; allowed are shapes that numpy broadcasts") from None
-    if validate:
-        _check_game(game)
+    if validate and not later:
+        check_game(game)
     return inputs
 
 
@@ -217,7 +223,8 @@ def _as_game(game: Game | ArrayLike) -> Game:
 def _dtype(game: Game) -> jnp.dtype:
     """Float32 or float64, whatever smaller types the game is made of."""
     try:
-        floating = [x for x in jax.tree.leaves(game) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
+        dtypes = [jnp.dtype(jnp.result_type(x)) for x in jax.tree.leaves(game)]  # of a weak type, too
+        floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     except TypeError:
         raise ValueError(
             f"game: {type(game).__name__} is not a pytree; allowed are arrays and games registered with jax"
@@ -290,7 +297,8 @@ def _place(name: str, index: tuple[int, ...]) -> str:
 _all_valid = jax.jit(lambda game: jnp.all(game.is_valid()))
 
 
-def _check_game(game: Game) -> None:
+def check_game(game: Game) -> None:
+    """Raise ValueError, naming the first bad entry, unless these are preference games; does not look into tracers."""
     if not hasattr(game, "is_valid") or not is_concrete(game):
         return
     with jax.ensure_compile_time_eval():  # a concrete game can also stand inside a trace

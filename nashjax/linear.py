@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from nashjax.games import Game
+
+MOST_ELIMINATED = 16
+"""Up to this many actions many systems are solved side by side; a call of LAPACK for each would take longer."""
 
 
 def margins(game: Game) -> jax.Array:
@@ -52,12 +58,81 @@ def on_support(game: Game, support: jax.Array) -> jax.Array:
 
 def factorise(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
     """Factorise `[*batch, n, n]` once, for a function that solves for right-hand sides `[n, *batch]`."""
+    n, batch = matrix.shape[-1], matrix.shape[:-2]
+    if jax.default_backend() != "cpu":
+        return _factorise_all(matrix)
+    if n <= MOST_ELIMINATED and math.prod(batch) > 1:
+        return _eliminate(jnp.moveaxis(matrix, (-2, -1), (0, 1)))
+    return _factorise_each(matrix)
+
+
+def _factorise_all(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """By the factorisation `lu` of many matrices at a time."""
     lu, _, permutation = jax.lax.linalg.lu(matrix)
 
     def solve(rhs: jax.Array) -> jax.Array:
         b = jnp.take_along_axis(jnp.moveaxis(rhs, 0, -1), permutation, axis=-1)[..., None]
-        b = jax.lax.linalg.triangular_solve(lu, b, left_side=True, lower=True, unit_diagonal=True)
-        b = jax.lax.linalg.triangular_solve(lu, b, left_side=True, lower=False)
-        return jnp.moveaxis(b[..., 0], -1, 0)
+        return jnp.moveaxis(_solve_triangular(lu, b)[..., 0], -1, 0)
+
+    return solve
+
+
+def _factorise_each(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """By the factorisation `lu`, one matrix after the other.
+
+    The kernels of jaxlib for many matrices wait for threads of a pool while they hold one of them: a process that runs
+    as many programs as there are cores would hang for ever. On two cores they are no quicker either.
+    """
+    n, batch = matrix.shape[-1], matrix.shape[:-2]
+    lu, permutation = jax.lax.map(lambda M: jax.lax.linalg.lu(M)[::2], matrix.reshape(-1, n, n))
+
+    def solve(rhs: jax.Array) -> jax.Array:
+        b = jnp.take_along_axis(jnp.moveaxis(rhs, 0, -1).reshape(-1, n), permutation, axis=-1)[..., None]
+        # The right-hand sides first: in reverse mode jax can only turn around loops over `(linear, constant)`.
+        solved = jax.lax.map(lambda each: _solve_triangular(each[1], each[0]), (b, lu))
+        return jnp.moveaxis(solved.reshape(*batch, n), -1, 0)
+
+    return solve
+
+
+def _solve_triangular(lu: jax.Array, b: jax.Array) -> jax.Array:
+    b = jax.lax.linalg.triangular_solve(lu, b, left_side=True, lower=True, unit_diagonal=True)
+    return jax.lax.linalg.triangular_solve(lu, b, left_side=True, lower=False)
+
+
+def _eliminate(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """By Gauss-Jordan elimination with partial pivoting of `[n, n, *batch]`, each operation on all matrices at once.
+
+    Rows are not exchanged: `pivots[k]` tells which row serves column `k`, and is as good as an exchange.
+    """
+    n = len(matrix)
+    rows = jnp.arange(n).reshape(n, *(1,) * (matrix.ndim - 2))
+
+    def eliminate(k: jax.Array, carried: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        M, used, pivots = carried
+        column = jax.lax.dynamic_index_in_dim(M, k, 1, keepdims=False)
+        size = jnp.where(used, -1, jnp.abs(column))
+        pivot = jnp.min(jnp.where(size == jnp.max(size, axis=0), rows, n), axis=0)
+        is_pivot = rows == pivot
+        row = jnp.sum(jnp.where(is_pivot[:, None], M, 0), axis=0)
+        # What has been eliminated is a column of the identity: its place keeps the column of the inverse instead.
+        row = jnp.where(rows == k, 1, row) / jax.lax.dynamic_index_in_dim(row, k, 0)
+        others = jnp.where(rows == k, 0, M) - column[:, None] * row
+        M = jnp.where(is_pivot[:, None], row, others)
+        return M, used | is_pivot, jax.lax.dynamic_update_index_in_dim(pivots, pivot.astype(jnp.int32), k, 0)
+
+    none = (matrix[0] > 0) & False  # varies over a mesh as the matrices do, which `shard_map` asks of a loop
+    inverse, _, pivots = jax.lax.fori_loop(0, n, eliminate, (matrix, none, none.astype(jnp.int32)))
+
+    def times(M: jax.Array, x: jax.Array) -> jax.Array:
+        return functools.reduce(operator.add, [M[:, j] * x[j] for j in range(n)])
+
+    def solve_once(rhs: jax.Array) -> jax.Array:
+        solved = times(inverse, jnp.take_along_axis(rhs, pivots, axis=0))
+        return jnp.take_along_axis(solved, pivots, axis=0)
+
+    def solve(rhs: jax.Array) -> jax.Array:
+        solved = solve_once(rhs)
+        return solved + solve_once(rhs - times(matrix, solved))  # an inverse alone is less exact than factors are
 
     return solve

@@ -6,8 +6,13 @@ every function accepts that.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
+
+NEARBY = 0.5
+"""Log-ratios up to this need the series of a divergence."""
 
 
 def normalize(log_weights: jax.Array) -> jax.Array:
@@ -25,7 +30,7 @@ def normalize(log_weights: jax.Array) -> jax.Array:
 def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     """Kullback-Leibler divergence `KL(p||q)` in nats, accurate also where `p` and `q` nearly agree.
 
-    Summed as `sum_i p_i (expm1(d_i) - d_i)`, `d = log q - log p`, whose terms are all >= 0, so that nothing cancels:
+    Summed as `sum_i p_i (exp(d_i) - 1 - d_i)`, `d = log q - log p`, whose terms are all >= 0, so that nothing cancels:
     close to equality the error is about eps * sqrt(KL) instead of eps (spec 2).
 
     Args:
@@ -38,11 +43,53 @@ def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     played = p != 0  # true for NaN, which must not be hidden
     d = jnp.where(played, log_q - log_p, 0)
-    # Above 1 the exponential may overflow while p underflows; there is nothing left to cancel there.
-    near = p * jnp.maximum(jnp.expm1(jnp.minimum(d, 1)) - d, 0)
-    far = q - p - p * d
-    # An action with p = 0 leaves its q: the sum stays that of a Bregman divergence, >= 0 term by term.
-    return jnp.sum(jnp.where(played, jnp.where(d <= 1, near, far), q), axis=0)
+    near = played & (jnp.abs(d) <= NEARBY)
+    x = jnp.where(near, d, 0)
+    # Elsewhere nothing cancels. An action with p = 0 leaves its q: the sum stays that of a Bregman divergence.
+    terms = jnp.where(near, p * x * x * _remainder(x), jnp.maximum(q - p - p * d, 0))
+    return jnp.sum(materialize(terms, terms), axis=0)
+
+
+def materialize(x: jax.Array, witness: jax.Array) -> jax.Array:
+    """Return an array as it is, but keep the compiler from computing it again inside of everything that uses it.
+
+    XLA for processors merges what is cheap into each of its consumers and drops `lax.optimization_barrier` before it
+    does; what comes out of a branch it leaves alone. Half of the time of small games depends on this.
+
+    Args:
+      x: the array.
+      witness: any array that does not depend on `x` where derivatives are linear in it, else `x` itself: the branch is
+        chosen by a test of its first entry that always succeeds.
+    """
+    if jax.default_backend() != "cpu" or x.size == 0:
+        return x
+    return _through_a_branch(x, witness)
+
+
+@jax.custom_jvp
+def _through_a_branch(x: jax.Array, witness: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(witness[(0,) * witness.ndim], f"int{8 * witness.dtype.itemsize}")
+    always = (bits & 1) < 2  # which the compiler does not find out
+    return jax.lax.cond(always, lambda x: x, jnp.negative, x)
+
+
+@_through_a_branch.defjvp
+def _through_a_branch_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return _through_a_branch(*primals), tangents[0]
+
+
+def _remainder(x: jax.Array) -> jax.Array:
+    """`(exp(x) - 1 - x) / x^2` for `|x| <= NEARBY`, to rounding: the series (Horner).
+
+    Not from `expm1`, which would take most of the time of a solve: XLA makes no vector code of it on processors.
+    """
+    terms = 15 if x.dtype == jnp.float64 else 8
+    series = jnp.full_like(x, 1 / math.factorial(terms))
+    for k in range(terms - 1, 1, -1):
+        series = series * x + 1 / math.factorial(k)
+    return series
 
 
 def span(log_p: jax.Array, log_q: jax.Array) -> jax.Array:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import operator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from nashjax import cores
 from nashjax.algorithms import Algorithm
 from nashjax.blocks import default_block_size, map_blocks
 from nashjax.driver import Outcome, run
 from nashjax.games import Game
 from nashjax.hybrid import BetaKinds, beta_kinds, run_hybrid
 from nashjax.implicit import attach_derivative
-from nashjax.inputs import Inputs, as_inputs, as_path_inputs
+from nashjax.inputs import Inputs, as_inputs, as_path_inputs, check_game
 from nashjax.problem import kl_bound, rounding_floor
 from nashjax.solution import Solution, Status
 
@@ -81,8 +84,15 @@ def solve(
         _check_integer("max_queries", max_queries, 1)
     if block_size is not None:
         _check_integer("block_size", block_size, 1)
-    inputs = as_inputs(game, beta, reference, initial, tol, validate=validate)
-    return _solve(inputs, algorithm, max_queries, block_size, beta_kinds(beta, inputs.beta.dtype))
+    if not (cores.can_share(game, beta, reference, initial, tol, algorithm, max_queries)):
+        inputs = as_inputs(game, beta, reference, initial, tol, validate=validate)
+        return _solve(inputs, algorithm, max_queries, block_size, beta_kinds(beta, inputs.beta.dtype))
+    # The matrices are checked in passing, while they are in the cache.
+    inputs = as_inputs(game, beta, reference, initial, tol, validate=validate, later=True)
+    solution = _solve_on_cores(inputs, algorithm, max_queries, block_size, beta_kinds(beta, inputs.beta.dtype))
+    if validate and (np.asarray(solution.status) == Status.INVALID).any():
+        check_game(inputs.game)
+    return solution
 
 
 def solve_path(
@@ -201,6 +211,25 @@ def _solve(
     algorithm = _in_dtype(algorithm, inputs.beta.dtype)
     solution = _solve_games(jax.lax.stop_gradient(inputs), algorithm, max_queries, block_size, betas)
     return dataclasses.replace(solution, log_policy=attach_derivative(inputs, solution.log_policy))
+
+
+_solve_alone = jax.jit(_solve.__wrapped__, static_argnames=("block_size", "betas"), compiler_options=cores.ALONE)
+
+
+def _solve_on_cores(
+    inputs: Inputs,
+    algorithm: Algorithm[Any] | None,
+    max_queries: int | jax.Array,
+    block_size: int | None,
+    betas: BetaKinds,
+) -> Solution:
+    """As `_solve`, for arrays in the memory of a processor: in parts of few sizes, on all of its cores."""
+    size, starts = cores.parts(math.prod(inputs.batch_shape), block_size or default_block_size(inputs))
+    if len(starts) == 1:
+        return _solve(inputs, algorithm, max_queries, block_size, betas)
+    return cores.solve_parts(
+        lambda part: _solve_alone(part, algorithm, max_queries, block_size, betas), inputs, size, starts
+    )
 
 
 def _solve_games(

@@ -145,15 +145,16 @@ def test_a_query_is_linear_broadcasts_and_asks_for_full_precision():
     np.testing.assert_allclose(game.payoffs(v), np.einsum("bij,jb->ib", game.preferences, v), rtol=1e-13)
     shared = nj.MatrixGame(game.preferences[0])
     np.testing.assert_allclose(shared.payoffs(v), shared.preferences @ v, rtol=1e-13)
+    large = nj.games.random_game(jax.random.key(0), 40, (4,), "gaussian")  # fewer actions are queried without products
     for lowered in (
         jax.jit(lambda g, v: g.payoffs(v)).lower(game, v),
-        jax.jit(lambda P: nj.solve(P, 0.1)).lower(game.preferences),
+        jax.jit(lambda P: nj.solve(P, 0.1)).lower(large.preferences),
         jax.jit(lambda P: nj.solve(P, 0.1, algorithm=nj.NashMP())).lower(game.preferences[0]),
     ):
         products = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
         assert products
         assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
-    newton = jax.jit(lambda P: nj.solve(P, 0.1, algorithm=nj.Newton())).lower(game.preferences)
+    newton = jax.jit(lambda P: nj.solve(P, 0.1, algorithm=nj.Newton())).lower(large.preferences)
     text = newton.as_text()
     # A factorisation in the dtype of the game; what product it has outside of that asks for full precision too.
     assert re.search(r"getrf.*f64|lu.*f64", text)

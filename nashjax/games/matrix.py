@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +13,11 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from nashjax import simplex
 from nashjax.pytree import register_dataclass
 
+MOST_SMALL = 32
+"""Up to this many actions a batch of games is queried all at once (benchmarks/blocks.py)."""
 SYMMETRY_TOLERANCE = 1e-6
 """How far `P + P^T` may be from 1, entry by entry (spec 2)."""
 
@@ -75,7 +81,8 @@ class MatrixGame:
 
         Always in full precision: a certificate computed in bfloat16 or TF32 is false (spec 2).
         """
-        return jnp.einsum("...ij,j...->i...", self.preferences, weights, precision=jax.lax.Precision.HIGHEST)
+        answer = jnp.einsum("...ij,j...->i...", self.preferences, weights, precision=jax.lax.Precision.HIGHEST)
+        return simplex.materialize(answer, self.preferences)
 
     def dense(self) -> jax.Array:
         """The matrix `P`, `[*batch_shape, n, n]`."""
@@ -84,13 +91,29 @@ class MatrixGame:
     def symmetrized(self) -> MatrixGame:
         """The game `1/2 + (P - P^T)/2`, in which `P + P^T = 1` but for the rounding of each entry (spec 2)."""
         half_margin = (self.preferences - jnp.swapaxes(self.preferences, -1, -2)) / 2
-        return dataclasses.replace(self, preferences=0.5 + half_margin)
+        return dataclasses.replace(self, preferences=simplex.materialize(0.5 + half_margin, self.preferences))
+
+    def prepared(self) -> tuple[MatrixGame | SmallGames, jax.Array]:
+        """The game `symmetrized()`, many small ones in the layout that is quickest to query; and `is_valid()`.
+
+        The matrix is read across its rows, which is slow, only once.
+        """
+        exact = self.symmetrized()
+        valid = self._is_close_to(exact.preferences)
+        if self.num_actions <= MOST_SMALL and math.prod(self.batch_shape) > 1:
+            batch_last = jnp.moveaxis(exact.preferences, (-2, -1), (0, 1))
+            return SmallGames(simplex.materialize(batch_last, self.preferences)), valid
+        return exact, valid
 
     def is_valid(self) -> jax.Array:
         """Tell which games are preference games, bool `[*batch_shape]`; `first_fault` says what is wrong."""
+        return self._is_close_to(self.symmetrized().preferences)
+
+    def _is_close_to(self, symmetrized: jax.Array) -> jax.Array:
         P = self.preferences
         in_range = (P >= 0) & (P <= 1)  # false for NaN
-        complementary = jnp.abs(P + jnp.swapaxes(P, -1, -2) - 1) <= SYMMETRY_TOLERANCE
+        # The distance is half of what `P + P^T` lacks to 1.
+        complementary = jnp.abs(P - symmetrized) <= SYMMETRY_TOLERANCE / 2
         return jnp.all(in_range & complementary, axis=(-2, -1))
 
     def to_payoff_units(self, preference: jax.Array, *, per_action: bool = False) -> jax.Array:
@@ -108,6 +131,40 @@ class MatrixGame:
         if self.payoff_scale is None:
             raise ValueError("the game has no payoff units: it was not made by MatrixGame.from_payoffs")
         return (preference - 0.5) * (self.payoff_scale[..., None] if per_action else self.payoff_scale)
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SmallGames:
+    """A batch of games with few actions, the batch axes last: one vector instruction works on many games.
+
+    Attributes:
+      preferences: `[n, n, *batch_shape]`, float, symmetrised; otherwise as in `MatrixGame`.
+    """
+
+    preferences: jax.Array
+
+    @property
+    def num_actions(self) -> int:
+        """The number `n` of actions of each game."""
+        return self.preferences.shape[0]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch axes."""
+        return self.preferences.shape[2:]
+
+    def payoffs(self, weights: jax.Array) -> jax.Array:
+        """Answer one preference query `P v`; see `Game.payoffs`."""
+        # Not as a product of matrices: a call for each of them would take longer than the product.
+        n, missing = self.num_actions, max(weights.ndim - 1 - len(self.batch_shape), 0)
+        P = self.preferences.reshape(n, n, *(1,) * missing, *self.batch_shape)
+        columns = [P[:, j] * weights[j] for j in range(n)]
+        return simplex.materialize(functools.reduce(operator.add, columns), self.preferences)
+
+    def dense(self) -> jax.Array:
+        """The matrix `P`, `[*batch_shape, n, n]`."""
+        return jnp.moveaxis(self.preferences, (0, 1), (-2, -1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +235,8 @@ def as_floating(array: jax.Array | np.ndarray) -> jax.Array:
     array = jnp.asarray(array)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return array.astype(jnp.result_type(float))
-    return array if array.dtype.itemsize >= 4 else array.astype(jnp.float32)
+    # With the dtype of its own: a weak one would give way to others.
+    return array.astype(array.dtype if array.dtype.itemsize >= 4 else jnp.float32)
 
 
 def _check_payoffs(A: np.ndarray, bound: np.ndarray) -> None:

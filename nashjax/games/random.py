@@ -71,7 +71,7 @@ def _margin(key: jax.Array, n: int, batch: tuple[int, ...], kind: str, scale: ja
         case "uniform":
             margin = jax.random.uniform(key, square) - 0.5
         case "tournament":
-            margin = jax.random.bernoulli(key, shape=square) - 0.5
+            margin = jax.random.bernoulli(key, shape=square).astype(float) - 0.5
         case "cyclic":
             margin = _circular_margin(key, n, batch)
         case "bradley_terry":

@@ -1,0 +1,105 @@
+"""A batch of arrays in memory, cut into parts of a few sizes and solved on all cores of a processor.
+
+Inside a trace there is one program and one loop at a time. Outside of one, threads call a program for each part: all
+cores work, and whatever the size of the batch, only programs for powers of two (and the largest part) are compiled.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from nashjax.inputs import Inputs, is_concrete
+from nashjax.solution import Solution
+
+T = TypeVar("T")
+
+MOST_BLOCKS = 64
+"""The blocks of the largest part: a call of a program costs some 100 us, a block of games down to 30 us."""
+ALONE = {"xla_cpu_multi_thread_eigen": False}
+"""Compiler options for a program that has one core: the others are busy with parts of their own."""
+
+
+def can_share(*arguments: Any) -> bool:
+    """Whether all arrays among the arguments are numbers in the memory of the one processor that jax works on."""
+    if jax.default_backend() != "cpu" or not is_concrete(arguments):
+        return False
+    device = jax.config.jax_default_device or jax.local_devices()[0]
+    arrays = [leaf for leaf in jax.tree.leaves(arguments) if isinstance(leaf, jax.Array)]
+    return all(leaf.is_fully_addressable and leaf.devices() == {device} for leaf in arrays)
+
+
+def parts(num_games: int, block_size: int) -> tuple[int, Sequence[int]]:
+    """The games of a part and where each part begins; the last ends where the batch does, and may overlap.
+
+    Parts are powers of two (times a block that is none), so that a sweep over the size of the batch compiles few
+    programs and pads nothing: some for each core, so that all end together, but no less than a block.
+    """
+    if num_games <= 1:
+        return num_games, (0,)
+    if num_games < block_size:
+        size = 2 ** int(math.log2(num_games))
+    else:
+        blocks = num_games // (2 * num_cores() * block_size)
+        size = block_size * min(2 ** int(math.log2(max(blocks, 1))), MOST_BLOCKS)
+    return size, [min(start, num_games - size) for start in range(0, num_games, size)]
+
+
+def solve_parts(solve: Callable[[Inputs], Solution], inputs: Inputs, size: int, starts: Sequence[int]) -> Solution:
+    """Solve each part with a call of its own, on all cores; waits for the last one.
+
+    Args:
+      solve: a compiled program for `size` games.
+      inputs: the games, `[*batch]`, of which only parts that are being solved are ever copied.
+      size: games in a part.
+      starts: where each part begins in the flattened batch.
+    """
+    batch, num_games = inputs.batch_shape, math.prod(inputs.batch_shape)
+    views = jax.tree.map(np.asarray, inputs)
+    wholes: list[np.ndarray] = []
+    allocation = threading.Lock()
+
+    def solve_part(start: int) -> jax.tree_util.PyTreeDef:
+        leaves, structure = jax.tree.flatten(solve(views.part(start, size)))
+        with allocation:
+            if not wholes:
+                wholes.extend(np.empty((num_games, *leaf.shape[1:]), leaf.dtype) for leaf in leaves)
+        for whole, leaf in zip(wholes, leaves, strict=True):
+            whole[start : start + size] = leaf
+        return structure
+
+    structure = on_all_cores(solve_part, starts)[0]
+    return jax.tree.unflatten(structure, [jax.device_put(x.reshape(*batch, *x.shape[1:])) for x in wholes])
+
+
+def on_all_cores(function: Callable[[int], T], arguments: Sequence[int]) -> list[T]:
+    """Call a function with each argument, in as many threads as this process may use cores."""
+    cores = num_cores()
+    if cores == 1 or len(arguments) == 1:
+        return [function(argument) for argument in arguments]
+
+    def settings() -> tuple[Any, ...]:
+        return jax.config.jax_enable_x64, jax.config.jax_default_device
+
+    with ThreadPoolExecutor(min(cores, len(arguments))) as threads:
+        # What a caller has set for its own thread alone, with `jax.enable_x64(True):`, other threads do not see.
+        if threads.submit(settings).result() != settings():
+            return [function(argument) for argument in arguments]
+        started = [threads.submit(function, argument) for argument in arguments]
+        try:
+            return [future.result() for future in started]
+        except BaseException:  # an interrupt, too, ends what has not begun
+            threads.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

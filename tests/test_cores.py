@@ -1,0 +1,117 @@
+import functools
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nashjax as nj
+from nashjax import cores
+from nashjax.solve import _solve_alone
+
+solve_traced = jax.jit(functools.partial(nj.solve, algorithm=nj.AdaptiveNashMP()))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 10_000), st.integers(1, 200))
+def test_parts_cover_the_batch_and_never_leave_it(num_games, block_size):
+    size, starts = cores.parts(num_games, block_size)
+    covered = np.zeros(num_games, int)
+    for start in starts:
+        assert 0 <= start <= max(num_games - size, 0)
+        covered[start : start + size] += 1
+    assert (covered >= 1).all()
+    assert covered.sum() < 2 * max(num_games, 1)
+
+
+def test_a_sweep_over_batch_sizes_compiles_few_programs():
+    sizes = {cores.parts(num_games, 64)[0] for num_games in range(1, 100_000)}
+    assert all(size & (size - 1) == 0 for size in sizes)
+    assert len(sizes) <= 13
+    P = nj.games.random_game(jax.random.key(0), 4, (2000,)).preferences
+    before = _solve_alone._cache_size()
+    for num_games in (1100, 1101, 1399, 1500, 1777, 1999, 2000):
+        nj.solve(P[:num_games], 0.1, algorithm=nj.NashMP())
+    assert _solve_alone._cache_size() - before == 1
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_parts_change_nothing_but_the_order_of_the_work(n):
+    games = nj.games.random_game(jax.random.key(n), n, (1, 301))
+    beta = jnp.array([[0.5], [0.1]])
+    reference = jax.random.dirichlet(jax.random.key(1), jnp.ones(n), (2, 1))
+    alone = solve_traced(games, beta, reference=reference)
+    for block_size in (None, 16, 50):
+        found = nj.solve(games, beta, reference=reference, algorithm=nj.AdaptiveNashMP(), block_size=block_size)
+        assert found.policy.shape == (2, 301, n)
+        assert (found.queries == alone.queries).mean() > 0.98
+        np.testing.assert_allclose(found.policy, alone.policy, atol=2e-3)
+        assert (found.status == nj.Status.CONVERGED).all()
+    for i, j in ((0, 0), (1, 150), (1, 300)):
+        one = nj.solve(games.preferences[0, j], beta[i, 0], reference=reference[i, 0], tol=1e-12)
+        np.testing.assert_allclose(found.policy[i, j], one.policy, atol=2 * np.sqrt(2e-6 / float(beta[i, 0])))
+
+
+def test_a_bad_game_in_a_large_batch_is_named():
+    P = np.array(nj.games.random_game(jax.random.key(0), 3, (20, 50)).preferences)
+    P[13, 7, 1, 2] += 0.25
+    with pytest.raises(ValueError, match=r"game: preferences\[13, 7, (1, 2|2, 1)\]"):
+        nj.solve(P, 0.1)
+    solution = nj.solve(P, 0.1, validate=False)
+    assert solution.status[13, 7] == nj.Status.INVALID
+    assert (solution.status == nj.Status.INVALID).sum() == 1
+
+
+def test_settings_of_one_thread_reach_all_of_its_games():
+    P = np.asarray(nj.games.random_game(jax.random.key(0), 3, (300,)).preferences)
+    assert nj.solve(P, 0.1).policy.dtype == np.float64
+    with jax.enable_x64(False):
+        assert nj.solve(P, 0.1).policy.dtype == np.float32
+
+
+def run_script(script: str, seconds: float) -> str:
+    """Run a script in a process of its own; what it prints."""
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=seconds, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_solves_in_several_threads_at_a_time_end():
+    """The kernels of LAPACK for many matrices would wait for each other here, for ever (`linear._factorise_each`)."""
+    script = """
+        from concurrent.futures import ThreadPoolExecutor
+        import os, jax, numpy as np, nashjax as nj
+        games = nj.games.random_game(jax.random.key(0), 60, (64,), "tournament")
+        def solve(_):
+            return np.asarray(nj.solve(games, 0.01, algorithm=nj.Newton(), block_size=16).converged).all()
+        with ThreadPoolExecutor(4 * os.cpu_count()) as threads:
+            print(all(threads.map(solve, range(8 * os.cpu_count()))))
+    """
+    assert run_script(script, 120) == "True\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to reset the peak of memory")
+def test_a_batch_is_not_copied():
+    script = """
+        import jax, numpy as np, nashjax as nj
+        def peak():
+            return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+        P = np.full((512, 256, 256), 0.5, np.float32)  # 128 MiB
+        P[:, 0, 1:], P[:, 1:, 0] = 0.75, 0.25
+        games = jax.block_until_ready(jax.device_put(P))
+        del P
+        nj.solve(games, 0.1, algorithm=nj.NashMP())
+        open("/proc/self/clear_refs", "w").write("5")
+        before = peak()
+        assert nj.solve(games, 0.1, algorithm=nj.NashMP()).converged.all()
+        print(peak() - before)
+    """
+    assert float(run_script(script, 120)) < 40
