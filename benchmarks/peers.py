@@ -65,6 +65,7 @@ class Group:
       beta: of this library; None is the peer's.
       largest_log_error: where given, accuracy includes a log-policy error of at most this.
       good_enough: exploitability below which differences do not count.
+      cases: actions, games and beta, instead of all combinations.
     """
 
     peers: tuple[str, ...]
@@ -78,6 +79,7 @@ class Group:
     beta: float | None = None
     largest_log_error: float | None = None
     good_enough: float = 0.0
+    cases: tuple[tuple[int, int, float], ...] = ()
 
 
 ROOT_FINDERS = tuple(name for name in PEERS if name.startswith("optimistix"))
@@ -105,6 +107,13 @@ GROUPS = {
         dtype="float32",
         tol=1e-6,
         beta=0.01,
+    ),
+    "textbook": Group(
+        ("textbook fixed", "textbook adaptive"),
+        (),
+        (),
+        (),
+        cases=((3, 65536, 0.1), (10, 4096, 0.1), (10, 16384, 0.01), (100, 1024, 0.01), (500, 64, 0.01)),
     ),
     "grid": Group(tuple(PEERS), (3, 10, 50, 100, 500), (1, 100, 4096), (0.0, 0.01, 0.1)),
 }
@@ -171,7 +180,8 @@ def choose_cases(options: argparse.Namespace) -> list[Case]:
         actions = [int(n) for n in options.actions.split(",")] if options.actions else group.actions
         batches = [int(size) for size in options.batch.split(",")] if options.batch else group.batch
         betas = [float(beta) for beta in options.betas.split(",")] if options.betas else group.betas
-        for n, beta, batch, peer in itertools.product(actions, betas, batches, group.peers):
+        combinations = [(n, batch, beta) for n, beta, batch in itertools.product(actions, betas, batches)]
+        for (n, batch, beta), peer in itertools.product(group.cases or combinations, group.peers):
             if peer in peers and PEERS[peer].regularized == (beta > 0):
                 cases.append(Case(name, peer, n, batch, beta))
     for name in sorted(missing & {case.peer for case in cases}):

@@ -40,14 +40,14 @@ def parts(num_games: int, block_size: int) -> tuple[int, Sequence[int]]:
     """The games of a part and where each part begins; the last ends where the batch does, and may overlap.
 
     Parts are powers of two (times a block that is none), so that a sweep over the size of the batch compiles few
-    programs and pads nothing: some for each core, so that all end together, but no less than a block.
+    programs and pads nothing: at least one for each core, but no less than a block.
     """
     if num_games <= 1:
         return num_games, (0,)
     if num_games < block_size:
         size = 2 ** int(math.log2(num_games))
     else:
-        blocks = num_games // (2 * num_cores() * block_size)
+        blocks = num_games // (num_cores() * block_size)
         size = block_size * min(2 ** int(math.log2(max(blocks, 1))), MOST_BLOCKS)
     return size, [min(start, num_games - size) for start in range(0, num_games, size)]
 

@@ -128,10 +128,10 @@ def as_inputs(
         _check_numbers(beta, tol, dtype)
     inputs = Inputs(
         game=game,
-        beta=jnp.asarray(beta, dtype),
+        beta=_as_array(beta, dtype),
         reference=None if reference is None else as_policy("reference", reference, game, validate=validate),
         initial=None if initial is None else as_policy("initial", initial, game, validate=validate),
-        tol=jnp.asarray(tol, dtype),
+        tol=_as_array(tol, dtype),
     )
     shapes = _batch_shapes(inputs)
     try:
@@ -190,7 +190,7 @@ def as_policy(name: str, policy: ArrayLike, game: Game, *, validate: bool = True
         if name == "reference":  # in which a zero has a meaning
             tiny = float(jnp.finfo(dtype).tiny)
             _check_all(name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}")
-    return jnp.asarray(policy, dtype)
+    return _as_array(policy, dtype)
 
 
 def check_policy(name: str, policy: np.ndarray) -> None:
@@ -207,17 +207,19 @@ def check_policy(name: str, policy: np.ndarray) -> None:
 
 
 def _as_game(game: Game | ArrayLike) -> Game:
+    payoff_scale = None
     if isinstance(game, MatrixGame):
-        preferences, payoff_scale = as_real_array("game", game.preferences), game.payoff_scale
-    elif isinstance(game, Game):
+        game, payoff_scale = game.preferences, game.payoff_scale
+    elif not isinstance(game, (jax.Array, np.ndarray)) and isinstance(game, Game):
         return game
-    else:
-        preferences, payoff_scale = as_real_array("game", game), None
+    preferences = as_real_array("game", game)
     check_square(preferences.shape, "game")
-    if not isinstance(preferences, jax.Array):
-        with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
-            preferences = jnp.asarray(preferences)
     return MatrixGame(as_floating(preferences), payoff_scale)
+
+
+def _as_array(x: ArrayLike, dtype: jnp.dtype) -> jax.Array:
+    """The numbers in a dtype; numpy's stay numpy's, which a compiled function takes as well, and sooner."""
+    return jnp.asarray(x, dtype) if isinstance(x, jax.Array) else np.asarray(x, dtype)  # pyright: ignore
 
 
 def _dtype(game: Game) -> jnp.dtype:

@@ -231,12 +231,18 @@ def as_real_array(name: str, x: ArrayLike) -> jax.Array | np.ndarray:
 
 
 def as_floating(array: jax.Array | np.ndarray) -> jax.Array:
-    """The array in float32 or float64 as it came; half precision in float32, integers and booleans in jax's default."""
-    array = jnp.asarray(array)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        return array.astype(jnp.result_type(float))
-    # With the dtype of its own: a weak one would give way to others.
-    return array.astype(array.dtype if array.dtype.itemsize >= 4 else jnp.float32)
+    """The array in float32 or float64 as it came; half precision in float32, integers and booleans in jax's default.
+
+    What is numpy's stays numpy's, concrete also inside of a trace.
+    """
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype) if array.dtype.itemsize >= 4 else jnp.float32
+    else:
+        dtype = jnp.result_type(float)
+    if isinstance(array, np.ndarray):
+        return array.astype(dtype, copy=False)  # pyright: ignore[reportReturnType]
+    # A weak type would give way to others.
+    return array.astype(dtype) if array.dtype != dtype or array.weak_type else array
 
 
 def _check_payoffs(A: np.ndarray, bound: np.ndarray) -> None:
