@@ -6,7 +6,9 @@ every function accepts that.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -40,44 +42,61 @@ def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     Returns:
       `[*batch]`, >= 0; inf where `q` excludes an action that `p` plays.
     """
+    return jnp.sum(compute_apart(_divergence_terms, log_p, log_q), axis=0)
+
+
+def _divergence_terms(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     played = p != 0  # true for NaN, which must not be hidden
     d = jnp.where(played, log_q - log_p, 0)
     near = played & (jnp.abs(d) <= NEARBY)
     x = jnp.where(near, d, 0)
     # Elsewhere nothing cancels. An action with p = 0 leaves its q: the sum stays that of a Bregman divergence.
-    terms = jnp.where(near, p * x * x * _remainder(x), jnp.maximum(q - p - p * d, 0))
-    return jnp.sum(materialize(terms, terms), axis=0)
+    return jnp.where(near, p * x * x * _remainder(x), jnp.maximum(q - p - p * d, 0))
 
 
 def materialize(x: jax.Array, witness: jax.Array) -> jax.Array:
     """Return an array as it is, but keep the compiler from computing it again inside of everything that uses it.
 
     XLA for processors merges what is cheap into each of its consumers and drops `lax.optimization_barrier` before it
-    does; what comes out of a branch it leaves alone. Half of the time of small games depends on this.
+    does; what goes into a branch or comes out of one it leaves alone. Half of the time of small games depends on this.
 
     Args:
       x: the array.
-      witness: any array that does not depend on `x` where derivatives are linear in it, else `x` itself: the branch is
-        chosen by a test of its first entry that always succeeds.
+      witness: an array that does not depend on `x`, as derivatives may be linear in that: the branch is chosen by a
+        test of its first entry that always succeeds.
     """
-    if jax.default_backend() != "cpu" or x.size == 0:
-        return x
-    return _through_a_branch(x, witness)
+    return _in_a_branch(_identity, witness, x)
 
 
-@jax.custom_jvp
-def _through_a_branch(x: jax.Array, witness: jax.Array) -> jax.Array:
+def compute_apart(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Compute a function of arrays that are `materialize`d, as is the result.
+
+    And on one core: XLA hands parts of whatever is not in a branch to other cores, which for a block of games takes
+    longer than the work itself.
+    """
+    return _in_a_branch(function, arrays[0], *arrays)
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _in_a_branch(function: Callable[..., jax.Array], witness: jax.Array, *arrays: jax.Array) -> jax.Array:
+    result = jax.eval_shape(function, *arrays)
+    if jax.default_backend() != "cpu" or math.prod(result.shape) == 0:
+        return function(*arrays)
     bits = jax.lax.bitcast_convert_type(witness[(0,) * witness.ndim], f"int{8 * witness.dtype.itemsize}")
     always = (bits & 1) < 2  # which the compiler does not find out
-    return jax.lax.cond(always, lambda x: x, jnp.negative, x)
+    return jax.lax.cond(always, function, lambda *arrays: jnp.negative(function(*arrays)), *arrays)
 
 
-@_through_a_branch.defjvp
-def _through_a_branch_jvp(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+@_in_a_branch.defjvp
+def _in_a_branch_jvp(
+    function: Callable[..., jax.Array], primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, jax.Array]:
-    return _through_a_branch(*primals), tangents[0]
+    return _in_a_branch(function, *primals), jax.jvp(function, primals[1:], tangents[1:])[1]
 
 
 def _remainder(x: jax.Array) -> jax.Array:

@@ -1,0 +1,157 @@
+"""Games a second, and how near that is to what the machine can do.
+
+Run `python -m benchmarks.throughput` in the project's folder (minutes; the picture needs the extra `plot`). Measures on
+whatever jax runs on and writes `throughput_DEVICE.json` and `.png` into the folder `--output`, by default
+benchmarks/results; `--table` prints the tables of benchmarks/README.md from a file of that name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import nashjax as nj
+from benchmarks.record import RESULTS, write_results
+
+ABOUT = (
+    "`gaussian` games, float32, uniform reference, tol 1e-6, median of 5 compiled runs of `nashjax.solve` with its "
+    "checks. queries: mean of a game. flops_share: the multiplications and additions of these queries alone (2 n^2 "
+    "each) against the largest rate that a product of two matrices reaches in the same process. bytes_share: the "
+    "bytes of all matrices, read once, against the largest rate at which an array is read."
+)
+BETA = 0.01
+CPU_SIZES = (3, 5, 10, 18, 32, 56, 100, 178, 316, 562, 1000)
+ACCELERATOR_CASES = {10: 10**6, 100: 10**5, 500: 4000}
+BATCHES = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+ENTRIES = 2**24
+"""Of all matrices of a case on a processor, at most."""
+
+
+def median_seconds(run: Callable[[], Any], runs: int = 5) -> float:
+    """Of compiled runs."""
+    jax.block_until_ready(run())
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def ceilings() -> dict[str, float]:
+    """What the device can do: float32 operations a second in a matrix product, bytes a second read from memory."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    square = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
+    flops = 2 * size**3 / median_seconds(lambda: product(square))
+    long = jnp.ones(2**27 if jax.default_backend() == "cpu" else 2**30, jnp.float32)
+    total = jax.jit(jnp.sum)
+    return {"flops_per_s": flops, "bytes_per_s": long.nbytes / median_seconds(lambda: total(long))}
+
+
+def measure(study: str, n: int, num_games: int, limits: dict[str, float]) -> dict[str, Any]:
+    """One case."""
+    games = nj.games.random_game(jax.random.key(n), n, (num_games,))
+    solution = nj.solve(games, BETA)
+    if not bool(solution.converged.all()):
+        raise RuntimeError(f"n = {n}: {int((~solution.converged).sum())} games did not converge")
+    seconds = median_seconds(lambda: nj.solve(games, BETA))
+    queries = float(np.mean(np.asarray(solution.queries)))
+    row = {
+        "study": study,
+        "n": n,
+        "games": num_games,
+        "us": float(f"{seconds / num_games * 1e6:.4g}"),
+        "games_per_s": float(f"{num_games / seconds:.4g}"),
+        "queries": round(queries, 1),
+        "flops_share": float(f"{2 * n**2 * queries * num_games / seconds / limits['flops_per_s']:.3g}"),
+        "bytes_share": float(f"{4 * n**2 * num_games / seconds / limits['bytes_per_s']:.3g}"),
+    }
+    print(row, flush=True)
+    return row
+
+
+def study() -> list[dict[str, Any]]:
+    """The rates of the machine, then a row for each case."""
+    limits = ceilings()
+    print(limits, flush=True)
+    rows: list[dict[str, Any]] = [{"study": "ceilings", **{name: float(f"{x:.4g}") for name, x in limits.items()}}]
+    if jax.default_backend() == "cpu":
+        rows += [measure("actions", n, int(min(max(ENTRIES // n**2, 16), 65536)), limits) for n in CPU_SIZES]
+    else:
+        rows += [measure("actions", n, num_games, limits) for n, num_games in ACCELERATOR_CASES.items()]
+    return rows + [measure("batch", 10, num_games, limits) for num_games in BATCHES]
+
+
+def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Cost of a game against actions, and against the batch."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    found = [row for row in rows if row["study"] == "actions"]
+    n, us = np.array([row["n"] for row in found]), np.array([row["us"] for row in found])
+    left.loglog(n, us, "o-", color="#084594", label="nashjax.solve")
+    left.loglog(n, us[-1] * (n / n[-1]) ** 2, "k:", label="$n^2$")
+    if jax.default_backend() == "cpu":
+        for name, size in cache_bytes().items():
+            left.axvline(np.sqrt(size / 4), color="#cb6a49", linewidth=0.8)
+            left.text(np.sqrt(size / 4), us.min(), f" one matrix fills {name}", rotation=90, fontsize=7)
+    left.set(title=f"{title}, beta = {BETA}", xlabel="actions", ylabel="microseconds for a game")
+    left.legend(frameon=False)
+    found = [row for row in rows if row["study"] == "batch"]
+    right.loglog([row["games"] for row in found], [row["us"] for row in found], "o-", color="#084594")
+    right.set(title="10 actions", xlabel="games in a call", ylabel="microseconds for a game")
+    figure.savefig(path, dpi=110)
+
+
+def cache_bytes() -> dict[str, int]:
+    """The caches of a core, where Linux tells."""
+    sizes = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        if (index / "type").read_text().strip() != "Instruction":
+            size = (index / "size").read_text().strip()
+            sizes["L" + (index / "level").read_text().strip()] = int(size.rstrip("K")) * 1024
+    return sizes
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """One line a case."""
+    names = ("n", "games", "us", "games_per_s", "queries", "flops_share", "bytes_share")
+    limits = rows[0]
+    lines = [
+        f"Ceilings: {limits['flops_per_s'] / 1e9:.4g} Gflop/s, {limits['bytes_per_s'] / 1e9:.3g} GB/s.",
+        "",
+        "| " + " | ".join(names) + " |",
+        "| --- " * len(names) + "|",
+    ]
+    return "\n".join(lines + ["| " + " | ".join(f"{row[name]:.5g}" for name in names) + " |" for row in rows[1:]])
+
+
+def main() -> None:
+    """Run the study from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
+    parser.add_argument("--table", action="store_true", help="print the table of the file, measure nothing")
+    options = parser.parse_args()
+    device = jax.devices()[0].device_kind
+    path = options.output / f"throughput_{device.lower().replace(' ', '_')}.json"
+    if not options.table:
+        write_results(path.stem, ABOUT, study(), options.output)
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    draw(rows, path.with_suffix(".png"), device)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
