@@ -14,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from nashjax.inputs import Inputs, is_concrete
 from nashjax.solution import Solution
@@ -28,12 +30,21 @@ ALONE = {"xla_cpu_multi_thread_eigen": False}
 
 
 def can_share(*arguments: Any) -> bool:
-    """Whether all arrays among the arguments are numbers in the memory of the one processor that jax works on."""
+    """Whether all arrays among the arguments are numbers in the memory of the one processor that jax works on.
+
+    Not inside of a trace, whatever they are: what is computed there becomes part of the trace.
+    """
     if jax.default_backend() != "cpu" or not is_concrete(arguments):
         return False
-    device = jax.config.jax_default_device or jax.local_devices()[0]
+    if isinstance(jax.lax.neg(np.float32(0)), Tracer):  # even constants become part of a trace that is being made
+        return False
+    config: Any = jax.config
+    device = config.jax_default_device or jax.local_devices()[0]
     arrays = [leaf for leaf in jax.tree.leaves(arguments) if isinstance(leaf, jax.Array)]
-    return all(leaf.is_fully_addressable and leaf.devices() == {device} for leaf in arrays)
+    return all(
+        leaf.is_fully_addressable and leaf.devices() == {device} and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+        for leaf in arrays
+    )
 
 
 def parts(num_games: int, block_size: int) -> tuple[int, Sequence[int]]:
@@ -66,7 +77,7 @@ def solve_parts(solve: Callable[[Inputs], Solution], inputs: Inputs, size: int, 
     wholes: list[np.ndarray] = []
     allocation = threading.Lock()
 
-    def solve_part(start: int) -> jax.tree_util.PyTreeDef:
+    def solve_part(start: int) -> Any:
         leaves, structure = jax.tree.flatten(solve(views.part(start, size)))
         with allocation:
             if not wholes:
@@ -86,7 +97,8 @@ def on_all_cores(function: Callable[[int], T], arguments: Sequence[int]) -> list
         return [function(argument) for argument in arguments]
 
     def settings() -> tuple[Any, ...]:
-        return jax.config.jax_enable_x64, jax.config.jax_default_device
+        config: Any = jax.config
+        return config.jax_enable_x64, config.jax_default_device
 
     with ThreadPoolExecutor(min(cores, len(arguments))) as threads:
         # What a caller has set for its own thread alone, with `jax.enable_x64(True):`, other threads do not see.

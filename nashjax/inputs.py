@@ -56,6 +56,8 @@ class Inputs(NamedTuple):
         if hasattr(game, "prepared"):
             game, is_game = game.prepared()  # pyright: ignore[reportAttributeAccessIssue]
             valid &= is_game
+        elif hasattr(game, "is_valid"):
+            valid &= game.is_valid()  # pyright: ignore[reportAttributeAccessIssue]
         uniform = jnp.full(game.num_actions, 1 / game.num_actions, self.beta.dtype)
         reference = uniform if self.reference is None else self.reference
         initial = reference if self.initial is None else self.initial
@@ -112,26 +114,30 @@ def as_inputs(
     tol: ArrayLike = 0.0,
     *,
     validate: bool = True,
-    later: bool = False,
+    in_place: bool = False,
 ) -> Inputs:
     """Check the arguments of a solve and cast them to the dtype of the game.
 
-    Shapes are always checked, values where they are concrete (not inside a trace) and `validate` is true; those of the
-    game not if `later`, when the caller will look at the statuses and call `check_game` where one is INVALID.
+    Shapes are always checked, values where they are concrete (not inside a trace) and `validate` is true.
+
+    With `in_place` numpy arrays stay what they are, for compiled functions that read them where they lie: the caller
+    has to wait for these to end. Nor are the values of the game looked at: where the statuses tell that a game is
+    INVALID, the caller has to call `check_game`.
 
     Raises:
       ValueError: naming the argument, the index of the first bad entry, what is there and what is allowed.
     """
-    game = _as_game(game)
+    game = _as_game(game, in_place=in_place)
     dtype = _dtype(game)
     if validate:
         _check_numbers(beta, tol, dtype)
+    cast = _cast_in_place if in_place else jnp.asarray
     inputs = Inputs(
         game=game,
-        beta=_as_array(beta, dtype),
+        beta=cast(beta, dtype),
         reference=None if reference is None else as_policy("reference", reference, game, validate=validate),
         initial=None if initial is None else as_policy("initial", initial, game, validate=validate),
-        tol=_as_array(tol, dtype),
+        tol=cast(tol, dtype),
     )
     shapes = _batch_shapes(inputs)
     try:
@@ -139,7 +145,7 @@ def as_inputs(
     except ValueError:
         found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items() if shape)
         raise ValueError(f"batch shapes do not broadcast: {found}; allowed are shapes that numpy broadcasts") from None
-    if validate and not later:
+    if validate and not in_place:
         check_game(game)
     return inputs
 
@@ -190,7 +196,7 @@ def as_policy(name: str, policy: ArrayLike, game: Game, *, validate: bool = True
         if name == "reference":  # in which a zero has a meaning
             tiny = float(jnp.finfo(dtype).tiny)
             _check_all(name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}")
-    return _as_array(policy, dtype)
+    return jnp.asarray(policy, dtype)
 
 
 def check_policy(name: str, policy: np.ndarray) -> None:
@@ -206,7 +212,7 @@ def check_policy(name: str, policy: np.ndarray) -> None:
         )
 
 
-def _as_game(game: Game | ArrayLike) -> Game:
+def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
     payoff_scale = None
     if isinstance(game, MatrixGame):
         game, payoff_scale = game.preferences, game.payoff_scale
@@ -214,19 +220,21 @@ def _as_game(game: Game | ArrayLike) -> Game:
         return game
     preferences = as_real_array("game", game)
     check_square(preferences.shape, "game")
+    if not (in_place or isinstance(preferences, jax.Array)):
+        with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
+            preferences = jnp.asarray(preferences)
     return MatrixGame(as_floating(preferences), payoff_scale)
 
 
-def _as_array(x: ArrayLike, dtype: jnp.dtype) -> jax.Array:
-    """The numbers in a dtype; numpy's stay numpy's, which a compiled function takes as well, and sooner."""
+def _cast_in_place(x: ArrayLike, dtype: jnp.dtype) -> jax.Array:
     return jnp.asarray(x, dtype) if isinstance(x, jax.Array) else np.asarray(x, dtype)  # pyright: ignore
 
 
 def _dtype(game: Game) -> jnp.dtype:
     """Float32 or float64, whatever smaller types the game is made of."""
     try:
-        dtypes = [jnp.dtype(jnp.result_type(x)) for x in jax.tree.leaves(game)]  # of a weak type, too
-        floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+        dtypes = [jnp.result_type(x) for x in jax.tree.leaves(game)]
+        floating = [jnp.dtype(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]  # weak ones count, too
     except TypeError:
         raise ValueError(
             f"game: {type(game).__name__} is not a pytree; allowed are arrays and games registered with jax"

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType
 
 NEARBY = 0.5
 """Log-ratios up to this need the series of a divergence."""
@@ -70,11 +73,7 @@ def materialize(x: jax.Array, witness: jax.Array) -> jax.Array:
 
 
 def compute_apart(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Compute a function of arrays that are `materialize`d, as is the result.
-
-    And on one core: XLA hands parts of whatever is not in a branch to other cores, which for a block of games takes
-    longer than the work itself.
-    """
+    """Compute a function, entry by entry, of arrays that are materialised before, as is the result after."""
     return _in_a_branch(function, arrays[0], *arrays)
 
 
@@ -84,12 +83,15 @@ def _identity(x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _in_a_branch(function: Callable[..., jax.Array], witness: jax.Array, *arrays: jax.Array) -> jax.Array:
-    result = jax.eval_shape(function, *arrays)
-    if jax.default_backend() != "cpu" or math.prod(result.shape) == 0:
+    shape = np.broadcast_shapes(*(x.shape for x in arrays))
+    small = len(shape) < 2 or math.prod(shape) == 0  # one game is not worth the time to compile it
+    # Spread over devices by its type, an array has no first entry to look at.
+    spread = AxisType.Explicit in jax.typeof(witness).sharding.mesh.axis_types
+    if jax.default_backend() != "cpu" or small or spread or witness.dtype == bool:
         return function(*arrays)
     bits = jax.lax.bitcast_convert_type(witness[(0,) * witness.ndim], f"int{8 * witness.dtype.itemsize}")
     always = (bits & 1) < 2  # which the compiler does not find out
-    return jax.lax.cond(always, function, lambda *arrays: jnp.negative(function(*arrays)), *arrays)
+    return jax.lax.cond(always, function, lambda *arrays: -functools.reduce(operator.add, arrays), *arrays)
 
 
 @_in_a_branch.defjvp

@@ -44,8 +44,9 @@ def solve(
     """Find the equilibria of beta-regularised preference games, each with a certificate (spec 1-3).
 
     The batch shapes of all arguments broadcast as in numpy: one game with 256 betas is one matrix, not 256 copies.
-    Works under `jit`, `vmap` and `grad`. Rounding hides exploitabilities below about `eps^2 (1/beta + 8 beta)` (eps at
-    `beta = 0`); a `tol` below that, or up to four times it, can end as `Status.STALLED`.
+    Works under `jit`, `vmap` and `grad`. Outside of these, arrays in the memory of a processor are solved on all of its
+    cores, and the call returns when all is done. Rounding hides exploitabilities below about `eps^2 (1/beta + 8 beta)`
+    (eps at `beta = 0`); a `tol` below that, or up to four times it, can end as `Status.STALLED`.
 
     At `beta = 0` the answer is a plain Nash equilibrium (a maximal lottery). Of several, the default finds the one of
     least divergence from the reference, in the limit of `beta -> 0`, if the game offers its matrix: that of
@@ -70,8 +71,8 @@ def solve(
         the dtype: where a solve starts does not change the game. Interior points start from their own.
       block_size: games solved at a time by first-order methods, each block to its own convergence; by default as many
         as fit the cache of a processor, or all on an accelerator.
-      validate: check values before any compute. Inside a trace values cannot be checked; a bad game then ends as
-        `Status.INVALID`, with NaN for its policy.
+      validate: check values: those of the other arguments before any compute, those of matrices in passing. Inside a
+        trace values cannot be checked; a bad game then ends as `Status.INVALID`, with NaN for its policy.
 
     Returns:
       A `Solution`, the batch axes first. The best iterate of each game is returned, whatever its status.
@@ -87,10 +88,11 @@ def solve(
     if not (cores.can_share(game, beta, reference, initial, tol, algorithm, max_queries)):
         inputs = as_inputs(game, beta, reference, initial, tol, validate=validate)
         return _solve(inputs, algorithm, max_queries, block_size, beta_kinds(beta, inputs.beta.dtype))
-    # The matrices are checked in passing, while they are in the cache.
-    inputs = as_inputs(game, beta, reference, initial, tol, validate=validate, later=True)
+    # The matrices are read where they lie, and checked in passing, while they are in the cache.
+    inputs = as_inputs(game, beta, reference, initial, tol, validate=validate, in_place=True)
     solution = _solve_on_cores(inputs, algorithm, max_queries, block_size, beta_kinds(beta, inputs.beta.dtype))
-    if validate and (np.asarray(solution.status) == Status.INVALID).any():
+    status = np.asarray(jax.block_until_ready(solution).status)
+    if validate and (status.size == 0 or (status == Status.INVALID).any()):
         check_game(inputs.game)
     return solution
 
@@ -200,8 +202,7 @@ def _in_dtype(algorithm: Algorithm[Any] | None, dtype: jnp.dtype) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), algorithm)
 
 
-@functools.partial(jax.jit, static_argnames=("block_size", "betas"))
-def _solve(
+def _solve_and_differentiate(
     inputs: Inputs,
     algorithm: Algorithm[Any] | None,
     max_queries: jax.Array,
@@ -213,7 +214,9 @@ def _solve(
     return dataclasses.replace(solution, log_policy=attach_derivative(inputs, solution.log_policy))
 
 
-_solve_alone = jax.jit(_solve.__wrapped__, static_argnames=("block_size", "betas"), compiler_options=cores.ALONE)
+_compile = functools.partial(jax.jit, _solve_and_differentiate, static_argnames=("block_size", "betas"))
+_solve = _compile()
+_solve_alone = _compile(compiler_options=cores.ALONE)
 
 
 def _solve_on_cores(

@@ -1,8 +1,10 @@
+import dataclasses
 import functools
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,10 +37,14 @@ def test_a_sweep_over_batch_sizes_compiles_few_programs():
     assert all(size & (size - 1) == 0 for size in sizes)
     assert len(sizes) <= 13
     P = nj.games.random_game(jax.random.key(0), 4, (2000,)).preferences
-    before = _solve_alone._cache_size()
+
+    def programs() -> int:
+        return _solve_alone._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+
+    before = programs()
     for num_games in (1100, 1101, 1399, 1500, 1777, 1999, 2000):
         nj.solve(P[:num_games], 0.1, algorithm=nj.NashMP())
-    assert _solve_alone._cache_size() - before == 1
+    assert programs() - before == 1
 
 
 @pytest.mark.parametrize("n", [3, 40])
@@ -75,6 +81,67 @@ def test_settings_of_one_thread_reach_all_of_its_games():
         assert nj.solve(P, 0.1).policy.dtype == np.float32
 
 
+def test_arrays_may_be_reused_after_a_call():
+    """Compiled functions read numpy arrays where they lie, and return before they have ended."""
+    P = np.array(nj.games.random_game(jax.random.key(0), 400).preferences)
+    few: dict[str, Any] = {"algorithm": nj.NashMP(), "tol": 0.0, "max_queries": 40}
+    calls = [
+        lambda P: nj.solve(P, 0.1, validate=False, **few).exploitability,
+        lambda P: nj.solve_path(P, [0.2, 0.1], **few).exploitability,
+        lambda P: nj.trajectory(P, 0.1, algorithm=nj.NashMP(), num_steps=20).exploitability,
+    ]
+    for call in calls:
+        expected = np.asarray(call(P))
+        reused = P.copy()
+        found = call(reused)
+        reused[:] = np.nan
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_concrete_games_inside_of_a_trace_belong_to_the_trace():
+    P = np.asarray(nj.games.random_game(jax.random.key(0), 4, (200,)).preferences)
+    expected = nj.solve(P, 0.1, algorithm=nj.NashMP()).policy
+    found = jax.jit(lambda x: x * nj.solve(P, 0.1, algorithm=nj.NashMP()).policy)(1.0)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    doubled = jax.jit(lambda b: nj.solve(P[0], [b, 2 * b], tol=1e-10).policy)(0.1)  # a list of tracers
+    np.testing.assert_allclose(doubled, nj.solve(P[0], [0.1, 0.2], tol=1e-10).policy, atol=1e-5)
+
+
+def test_games_of_other_classes_are_checked_too():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Checked:
+        matrix: jax.Array
+        key: jax.Array
+
+        num_actions = property(lambda self: self.matrix.shape[-1])
+        batch_shape = property(lambda self: self.matrix.shape[:-2])
+
+        def payoffs(self, weights):
+            return jnp.einsum("...ij,j...->i...", self.matrix, weights)
+
+        def is_valid(self):
+            return jnp.all(self.matrix[..., 0, :] + self.matrix[..., :, 0] == 1, axis=-1)
+
+    P = np.array(nj.games.random_game(jax.random.key(0), 3, (5,)).preferences)
+    game: Any = Checked(jnp.asarray(P), jax.random.key(0))
+    assert nj.solve(game, 0.1).converged.all()
+    P[3, 0, 1] += 0.1
+    bad: Any = dataclasses.replace(game, matrix=jnp.asarray(P))
+    with pytest.raises(ValueError, match=r"game\[3\] is not a preference game"):
+        nj.solve(bad, 0.1)
+    assert (jax.jit(lambda game: nj.solve(game, 0.1).status)(bad) == nj.Status.INVALID).sum() == 1
+
+
+def test_games_that_no_beta_asks_for_are_checked_and_bytes_may_come_in_any_order():
+    P = np.array(nj.games.random_game(jax.random.key(0), 3).preferences)
+    swapped = P.astype(P.dtype.newbyteorder())
+    np.testing.assert_array_equal(nj.solve(swapped, 0.1).policy, nj.solve(P, 0.1).policy)
+    P[2, 1] = np.nan
+    with pytest.raises(ValueError, match=r"game: preferences\[2, 1\] is nan"):
+        nj.solve(P, np.zeros(0))
+
+
 def run_script(script: str, seconds: float) -> str:
     """Run a script in a process of its own; what it prints."""
     ended = subprocess.run(
@@ -94,6 +161,20 @@ def test_solves_in_several_threads_at_a_time_end():
             return np.asarray(nj.solve(games, 0.01, algorithm=nj.Newton(), block_size=16).converged).all()
         with ThreadPoolExecutor(4 * os.cpu_count()) as threads:
             print(all(threads.map(solve, range(8 * os.cpu_count()))))
+    """
+    assert run_script(script, 120) == "True\n"
+
+
+def test_games_spread_over_an_explicit_mesh_are_solved():
+    script = """
+        import os
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+        import jax, numpy as np, nashjax as nj
+        games = nj.games.random_game(jax.random.key(0), 4, (6,))
+        mesh = jax.make_mesh((2,), ("games",), axis_types=(jax.sharding.AxisType.Explicit,))
+        spread = jax.device_put(games, jax.NamedSharding(mesh, jax.P("games")))
+        found = nj.solve(spread, 0.1, algorithm=nj.NashMP()).policy
+        print(np.abs(found - nj.solve(games, 0.1, algorithm=nj.NashMP()).policy).max() < 1e-6)
     """
     assert run_script(script, 120) == "True\n"
 

@@ -14,9 +14,10 @@ class Game(Protocol):
     A game is a pytree (register it with jax) whose array leaves lead with the batch axes, of size 1 where
     games share the leaf. Everything that solves a game sees it through `payoffs` alone.
 
-    Optional: `symmetrized()`, a form of the game in which `P + P^T = 1` holds but for rounding, taken once before
-    a solve; `is_valid()`, a flag `[*batch_shape]` that tells which games are preference games at all; `dense()`, the
-    matrix `[*batch_shape, n, n]`, which Newton's method and derivatives need.
+    Optional: `prepared()`, a form of the game in which `P + P^T = 1` holds but for rounding, and a flag
+    `[*batch_shape]` that tells which games are preference games at all, taken once before a solve; `is_valid()`, that
+    flag alone, for errors that name the game; `dense()`, the matrix `[*batch_shape, n, n]`, which Newton's method and
+    derivatives need.
     """
 
     @property

@@ -227,7 +227,7 @@ def as_real_array(name: str, x: ArrayLike) -> jax.Array | np.ndarray:
             raise ValueError(f"{name}: is not an array; allowed are real numbers in rows of equal length") from None
     if not (jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.kind in "biu"):
         raise ValueError(f"{name}: has dtype {x.dtype}; allowed are real numbers")
-    return x
+    return x if isinstance(x, jax.Array) else x.astype(x.dtype.newbyteorder("="), copy=False)
 
 
 def as_floating(array: jax.Array | np.ndarray) -> jax.Array:
