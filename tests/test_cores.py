@@ -87,7 +87,7 @@ def test_arrays_may_be_reused_after_a_call():
     few: dict[str, Any] = {"algorithm": nj.NashMP(), "tol": 0.0, "max_queries": 40}
     calls = [
         lambda P: nj.solve(P, 0.1, validate=False, **few).exploitability,
-        lambda P: nj.solve_path(P, [0.2, 0.1], **few).exploitability,
+        lambda P: nj.solve_path(P, np.array([0.2, 0.1]), **few).exploitability,
         lambda P: nj.trajectory(P, 0.1, algorithm=nj.NashMP(), num_steps=20).exploitability,
     ]
     for call in calls:
@@ -103,8 +103,12 @@ def test_concrete_games_inside_of_a_trace_belong_to_the_trace():
     expected = nj.solve(P, 0.1, algorithm=nj.NashMP()).policy
     found = jax.jit(lambda x: x * nj.solve(P, 0.1, algorithm=nj.NashMP()).policy)(1.0)
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    doubled = jax.jit(lambda b: nj.solve(P[0], [b, 2 * b], tol=1e-10).policy)(0.1)  # a list of tracers
-    np.testing.assert_allclose(doubled, nj.solve(P[0], [0.1, 0.2], tol=1e-10).policy, atol=1e-5)
+
+    def both(beta: Any) -> Any:  # a list, also of tracers
+        betas: Any = [beta, 2 * beta]
+        return nj.solve(P[0], betas, tol=1e-10).policy
+
+    np.testing.assert_allclose(jax.jit(both)(0.1), both(0.1), atol=1e-5)
 
 
 def test_games_of_other_classes_are_checked_too():
