@@ -181,7 +181,14 @@ def choose_cases(options: argparse.Namespace) -> list[Case]:
         batches = [int(size) for size in options.batch.split(",")] if options.batch else group.batch
         betas = [float(beta) for beta in options.betas.split(",")] if options.betas else group.betas
         combinations = [(n, batch, beta) for n, beta, batch in itertools.product(actions, betas, batches)]
-        for (n, batch, beta), peer in itertools.product(group.cases or combinations, group.peers):
+        if group.cases:
+            chosen = (options.actions and actions, options.batch and batches, options.betas and betas)
+            combinations = [
+                case
+                for case in group.cases
+                if all(allowed is None or value in allowed for value, allowed in zip(case, chosen, strict=True))
+            ]
+        for (n, batch, beta), peer in itertools.product(combinations, group.peers):
             if peer in peers and PEERS[peer].regularized == (beta > 0):
                 cases.append(Case(name, peer, n, batch, beta))
     for name in sorted(missing & {case.peer for case in cases}):

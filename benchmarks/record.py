@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ def write_results(study: str, about: str, rows: list[dict[str, Any]], folder: Pa
         "python": platform.python_version(),
         "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
         "cpu_cores": os.cpu_count(),
+        "date": datetime.date.today().isoformat(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{study}.json"

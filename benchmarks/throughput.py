@@ -147,10 +147,10 @@ def main() -> None:
     device = jax.devices()[0].device_kind
     path = options.output / f"throughput_{device.lower().replace(' ', '_')}.json"
     if not options.table:
-        write_results(path.stem, ABOUT, study(), options.output)
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    draw(rows, path.with_suffix(".png"), device)
-    print(table(rows))
+        rows = study()
+        write_results(path.stem, ABOUT, rows, options.output)
+        draw(rows, path.with_suffix(".png"), device)
+    print(table(json.loads(path.read_text(encoding="utf-8"))["rows"]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A batch of arrays in memory, cut into parts of a few sizes and solved on all cores of a processor.
 
 Inside a trace there is one program and one loop at a time. Outside of one, threads call a program for each part: all
-cores work, and whatever the size of the batch, only programs for powers of two (and the largest part) are compiled.
+cores work, and whatever the size of the batch, only programs for a power of two of games or blocks are compiled.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from nashjax.solution import Solution
 T = TypeVar("T")
 
 MOST_BLOCKS = 64
-"""The blocks of the largest part: a call of a program costs some 100 us, a block of games down to 30 us."""
+"""The blocks of the largest part: a call of a program costs some 100 us, which a part has to outweigh."""
 ALONE = {"xla_cpu_multi_thread_eigen": False}
-"""Compiler options for a program that has one core: the others are busy with parts of their own."""
+"""Compiler options for a program beside which others run: products of matrices keep to one core."""
 
 
 def can_share(*arguments: Any) -> bool:

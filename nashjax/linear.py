@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from nashjax.games import Game
+from nashjax.games.matrix import times
 
 MOST_ELIMINATED = 16
 """Up to this many actions many systems are solved side by side; a call of LAPACK for each would take longer."""
@@ -123,9 +122,6 @@ def _eliminate(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
 
     none = (matrix[0] > 0) & False  # varies over a mesh as the matrices do, which `shard_map` asks of a loop
     inverse, _, pivots = jax.lax.fori_loop(0, n, eliminate, (matrix, none, none.astype(jnp.int32)))
-
-    def times(M: jax.Array, x: jax.Array) -> jax.Array:
-        return functools.reduce(operator.add, [M[:, j] * x[j] for j in range(n)])
 
     def solve_once(rhs: jax.Array) -> jax.Array:
         solved = times(inverse, jnp.take_along_axis(rhs, pivots, axis=0))

@@ -56,7 +56,9 @@ def test_parts_change_nothing_but_the_order_of_the_work(n):
     for block_size in (None, 16, 50):
         found = nj.solve(games, beta, reference=reference, algorithm=nj.AdaptiveNashMP(), block_size=block_size)
         assert found.policy.shape == (2, 301, n)
-        assert (found.queries == alone.queries).mean() > 0.98
+        same = np.asarray(found.queries == alone.queries)
+        assert same.mean() > 0.98  # rounding decides on a trial now and then
+        np.testing.assert_allclose(found.policy[same], alone.policy[same], atol=1e-9)
         np.testing.assert_allclose(found.policy, alone.policy, atol=2e-3)
         assert (found.status == nj.Status.CONVERGED).all()
     for i, j in ((0, 0), (1, 150), (1, 300)):

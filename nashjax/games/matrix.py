@@ -17,7 +17,7 @@ from nashjax import simplex
 from nashjax.pytree import register_dataclass
 
 MOST_SMALL = 32
-"""Up to this many actions a batch of games is queried all at once (benchmarks/blocks.py)."""
+"""Up to this many actions a batch of games is queried all at once; above, by a product for each game."""
 SYMMETRY_TOLERANCE = 1e-6
 """How far `P + P^T` may be from 1, entry by entry (spec 2)."""
 
@@ -156,15 +156,21 @@ class SmallGames:
 
     def payoffs(self, weights: jax.Array) -> jax.Array:
         """Answer one preference query `P v`; see `Game.payoffs`."""
-        # Not as a product of matrices: a call for each of them would take longer than the product.
         n, missing = self.num_actions, max(weights.ndim - 1 - len(self.batch_shape), 0)
         P = self.preferences.reshape(n, n, *(1,) * missing, *self.batch_shape)
-        columns = [P[:, j] * weights[j] for j in range(n)]
-        return simplex.materialize(functools.reduce(operator.add, columns), self.preferences)
+        return simplex.materialize(times(P, weights), self.preferences)
 
     def dense(self) -> jax.Array:
         """The matrix `P`, `[*batch_shape, n, n]`."""
         return jnp.moveaxis(self.preferences, (0, 1), (-2, -1))
+
+
+def times(matrices: jax.Array, vectors: jax.Array) -> jax.Array:
+    """The products of small matrices `[n, n, *batch]` with vectors `[n, *batch]`, all at once.
+
+    Not by products of matrices: a call for each of them would take longer than the product.
+    """
+    return functools.reduce(operator.add, [matrices[:, j] * vectors[j] for j in range(matrices.shape[1])])
 
 
 @dataclasses.dataclass(frozen=True)
