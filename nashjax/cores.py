@@ -24,7 +24,9 @@ from nashjax.solution import Solution
 T = TypeVar("T")
 
 MOST_BLOCKS = 64
-"""The blocks of the largest part: a call of a program costs some 100 us, which a part has to outweigh."""
+"""The blocks of the largest part; larger ones would be further programs to compile, with little left to gain."""
+CALL = 0.5
+"""What one more part costs, in blocks: the call of its program, and a chunk of unfinished games that is not full."""
 ALONE = {"xla_cpu_multi_thread_eigen": False}
 """Compiler options for a program beside which others run: products of matrices keep to one core."""
 
@@ -51,15 +53,20 @@ def parts(num_games: int, block_size: int) -> tuple[int, Sequence[int]]:
     """The games of a part and where each part begins; the last ends where the batch does, and may overlap.
 
     Parts are powers of two (times a block that is none), so that a sweep over the size of the batch compiles few
-    programs and pads nothing: at least one for each core, but no less than a block.
+    programs and pads nothing; of these, the one with which the cores are estimated to be done first.
     """
     if num_games <= 1:
         return num_games, (0,)
     if num_games < block_size:
         size = 2 ** int(math.log2(num_games))
     else:
-        blocks = num_games // (num_cores() * block_size)
-        size = block_size * min(2 ** int(math.log2(max(blocks, 1))), MOST_BLOCKS)
+
+        def time(blocks: int) -> float:
+            turns = math.ceil(math.ceil(num_games / (blocks * block_size)) / num_cores())
+            return turns * (blocks + CALL)
+
+        powers = [2**k for k in range(int(math.log2(MOST_BLOCKS)) + 1) if 2**k * block_size <= num_games]
+        size = block_size * min(reversed(powers), key=time)
     return size, [min(start, num_games - size) for start in range(0, num_games, size)]
 
 
