@@ -1,7 +1,9 @@
 """Certified Nash equilibria of preference games, thousands at a time, on CPU, GPU and TPU.
 
-`solve` is the front door; `games` makes games, `metrics` judges policies.
+`solve` is the front door; `games` makes games, `metrics` judges policies, `stochastic` learns from sampled comparisons.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from nashjax import games, metrics
 from nashjax.algorithms import (
@@ -23,6 +25,9 @@ from nashjax.games import Game, MatrixGame
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Solution, Status
 from nashjax.solve import Trajectory, solve, solve_path, trajectory
+
+if TYPE_CHECKING:
+    from nashjax import stochastic
 
 __version__ = "0.1.0"
 
@@ -52,3 +57,12 @@ __all__ = [
     "solve_path",
     "trajectory",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs an extra when it is first asked for."""
+    if name == "stochastic":
+        import importlib
+
+        return importlib.import_module("nashjax.stochastic")
+    raise AttributeError(f"module 'nashjax' has no attribute {name!r}")

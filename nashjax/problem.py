@@ -89,9 +89,7 @@ class RegularizedGame:
           payoffs: of the opponent, `g`, `[n, *batch]`; a constant added to them changes nothing.
           step: `s = eta/beta`, `[]` or `[*batch]`, > 0; finite also at `beta = 0`.
         """
-        eta = step * self.beta
-        pull = jnp.where(self._excluded, -jnp.inf, eta * self.log_reference)
-        return simplex.normalize((step * payoffs + pull + log_center) / (1 + eta))
+        return proximal_map(log_center, payoffs, step, self.beta, self.log_reference)
 
     def mix_reference(self, log_policy: jax.Array, share: jax.Array) -> jax.Array:
         """The geometric mixture with the reference, `normalise((1 - share) log p + share log r)` (spec 6).
@@ -144,6 +142,15 @@ class RegularizedGame:
 
     def _highest(self, payoffs: jax.Array) -> jax.Array:
         return jnp.max(jnp.where(self._excluded, -jnp.inf, payoffs), axis=0)
+
+
+def proximal_map(
+    log_center: jax.Array, payoffs: jax.Array, step: jax.Array | float, beta: jax.Array, log_reference: jax.Array
+) -> jax.Array:
+    """The proximal map where there are payoffs but no game; see `RegularizedGame.proximal_map`."""
+    eta = step * beta
+    pull = jnp.where(jnp.isneginf(log_reference), -jnp.inf, eta * log_reference)
+    return simplex.normalize((step * payoffs + pull + log_center) / (1 + eta))
 
 
 def rounding_floor(beta: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -1,0 +1,70 @@
+"""Equilibria learnt from sampled comparisons, where nobody hands over the preference matrix (spec 4).
+
+`train` is the front door: an oracle answers comparisons, a method learns a policy from them. Needs the extra `train`.
+"""
+
+try:
+    import chex as _chex  # noqa: F401
+    import optax as _optax  # noqa: F401
+except ImportError as error:
+    raise ImportError(f'nashjax.stochastic needs {error.name}: python -m pip install "nashjax[train]"') from error
+
+from nashjax.stochastic.checkpoint import CheckpointError
+from nashjax.stochastic.estimators import Comparisons, Sample
+from nashjax.stochastic.methods import (
+    AveragedNashMP,
+    ClosedFormNashMP,
+    Method,
+    MMDPolicyGradient,
+    NashMDPolicyGradient,
+    OnlineDPO,
+    OnlineIPO,
+    PlugIn,
+    PolicyMethod,
+    SelfPlayPolicyGradient,
+    StochasticNashMP,
+    StochasticNashProx,
+)
+from nashjax.stochastic.oracles import (
+    BernoulliOracle,
+    CallableOracle,
+    OracleError,
+    PreferenceOracle,
+    ProbabilityOracle,
+)
+from nashjax.stochastic.policies import FlaxPolicy, MLPPolicy, Policy, TabularPolicy
+from nashjax.stochastic.records import History, Record
+from nashjax.stochastic.sampled_game import SampledGame
+from nashjax.stochastic.train import TrainResult, train
+
+__all__ = [
+    "AveragedNashMP",
+    "BernoulliOracle",
+    "CallableOracle",
+    "CheckpointError",
+    "ClosedFormNashMP",
+    "Comparisons",
+    "FlaxPolicy",
+    "History",
+    "MLPPolicy",
+    "MMDPolicyGradient",
+    "Method",
+    "NashMDPolicyGradient",
+    "OnlineDPO",
+    "OnlineIPO",
+    "OracleError",
+    "PlugIn",
+    "Policy",
+    "PolicyMethod",
+    "PreferenceOracle",
+    "ProbabilityOracle",
+    "Record",
+    "Sample",
+    "SampledGame",
+    "SelfPlayPolicyGradient",
+    "StochasticNashMP",
+    "StochasticNashProx",
+    "TabularPolicy",
+    "TrainResult",
+    "train",
+]

@@ -1,0 +1,99 @@
+"""Checkpoints of a run, by orbax: a run that was killed goes on as if it had not been."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class CheckpointError(ValueError):
+    """A folder holds the checkpoints of another run."""
+
+
+class Checkpoints:
+    """The checkpoints of one run in a folder; a checkpoint is there as a whole or not at all.
+
+    Args:
+      folder: where they lie; made if it is not there.
+      settings: what makes a run what it is; only a run of the same may go on from them.
+
+    Raises:
+      ImportError: orbax is not installed.
+    """
+
+    def __init__(self, folder: str | Path, settings: dict[str, Any]):
+        try:
+            import orbax.checkpoint as ocp
+        except ImportError as error:
+            raise ImportError(f'checkpoints need {error.name}: python -m pip install "nashjax[train]"') from error
+        self._args = ocp.args
+        self._settings = settings
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """The last checkpoint, None if there is none.
+
+        Args:
+          like: the pytree that was saved, its arrays of any values; a leading axis of the arrays may differ.
+
+        Returns:
+          Its number and the pytree.
+
+        Raises:
+          CheckpointError: it is of a run with other settings; the first difference is named.
+        """
+        number = self._manager.latest_step()
+        if number is None:
+            return None
+        found = self._manager.restore(number, args=self._args.Composite(settings=self._args.JsonRestore()))["settings"]
+        for name, value in self._settings.items():
+            if found.get(name) != value:
+                raise CheckpointError(
+                    f"checkpoint: the run in {self._manager.directory} had {name} {found.get(name)!r}, this one has "
+                    f"{value!r}; allowed are a folder of the same run or an empty one"
+                )
+        restored = self._manager.restore(
+            number, args=self._args.Composite(state=self._args.StandardRestore(_as_arrays(like)))
+        )
+        return number, restored["state"]
+
+    def save(self, number: int, state: Any) -> None:
+        """Save a pytree of arrays; returns once it is on disk."""
+        args = self._args.Composite(
+            state=self._args.StandardSave(_as_arrays(state)), settings=self._args.JsonSave(self._settings)
+        )
+        self._manager.save(number, args=args)
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._manager.close()
+
+
+def describe(value: Any) -> Any:
+    """What a checkpoint says of a setting: the same in every process, different for different settings."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (jax.Array, np.ndarray)):
+        is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        array = np.ascontiguousarray(jax.random.key_data(value) if is_key else value)
+        return f"{array.dtype}{list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"class": type(value).__qualname__, **fields}
+    if isinstance(value, (tuple, list)):
+        return [describe(x) for x in value]
+    if isinstance(value, dict):
+        return {str(name): describe(x) for name, x in value.items()}
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _as_arrays(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)

@@ -1,0 +1,259 @@
+"""What every method offers, and the step that all policy-gradient methods share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nashjax.stochastic.estimators import Comparisons, Sample, policy_gradient_loss
+from nashjax.stochastic.policies import Params
+from nashjax.stochastic.sampled_game import Asked, SampledGame
+
+T = TypeVar("T")
+
+
+def linear_decay(progress: jax.Array) -> jax.Array:
+    """From 1 at the start of a run to 0 at its end."""
+    return 1 - progress
+
+
+def constant(progress: jax.Array) -> jax.Array:
+    """1 throughout."""
+    return jnp.ones_like(progress)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to learn a policy from comparisons; pure functions of one game. A frozen, hashable dataclass."""
+
+    @property
+    def batch_size(self) -> int:
+        """Comparisons that a step asks for."""
+        ...
+
+    def init(self, game: SampledGame, key: jax.Array) -> Any:
+        """The first state, any pytree of arrays."""
+        ...
+
+    def step(self, game: SampledGame, state: Any, key: jax.Array, progress: jax.Array) -> tuple[Any, Asked]:
+        """Ask `batch_size` comparisons and learn from them; `progress` is the share of the run before this step."""
+        ...
+
+    def log_policy(self, game: SampledGame, state: Any) -> jax.Array:
+        """The policy learnt so far, `[num_contexts, n]`."""
+        ...
+
+
+class Roles(NamedTuple):
+    """The policies beside the one that learns; None where a method has no use for one.
+
+    Attributes:
+      opponent: parameters of the opponent, None for the policy that learns itself.
+      center: parameters of the proximal centre.
+    """
+
+    opponent: Params | None = None
+    center: Params | None = None
+
+
+class LearnerState(NamedTuple):
+    """State of a `PolicyMethod`.
+
+    Attributes:
+      params: of the policy that learns.
+      roles: the policies beside it.
+      optimizer: state of the optimiser.
+      average: running average of `params`, which is what counts as learnt.
+      step: int32, how many steps were made.
+    """
+
+    params: Params
+    roles: Roles
+    optimizer: Any
+    average: Params
+    step: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyMethod:
+    """Stochastic gradients for the parameters of a policy: what all methods of spec 4 to 6 have in common.
+
+    A subclass says who the opponent and the centre are (`start`, `advance`, `reference_share`, `prox_weight`) and, if
+    it is no policy gradient, what the `loss` is.
+
+    Attributes:
+      learning_rate: of the default optimiser, Adam; > 0.
+      optimizer: any optax transformation in its place.
+      schedule: factor of every change of the parameters, a function of the share of the run that is done.
+      batch_size: comparisons in a step, >= 2.
+      samples_per_context: how many of them share a context, >= 2 and a divisor of `batch_size`; None for all where
+        there is one context, else 4 (or `batch_size`, if 4 does not divide it).
+      averaging: weight of late iterates in the average that is returned, that of step `t` is about `t^averaging`;
+        0 weighs all alike, None returns the last iterate.
+      baseline: whether policy gradients subtract the leave-one-out baseline.
+      both_sides: whether policy gradients also learn from the opponent's sample, see `policy_gradient_loss`.
+      exact: whether to follow exact gradients, of an oracle that knows its matrix; the answers are then asked for but
+        not used.
+    """
+
+    learning_rate: float = 0.03
+    optimizer: optax.GradientTransformation | None = None
+    schedule: Callable[[jax.Array], jax.Array] = linear_decay
+    batch_size: int = 32
+    samples_per_context: int | None = None
+    averaging: float | None = 1.0
+    baseline: bool = True
+    both_sides: bool = True
+    exact: bool = False
+
+    def __post_init__(self):
+        positive("learning_rate", self.learning_rate)
+        at_least("batch_size", self.batch_size, 2)
+        if self.samples_per_context is not None:
+            at_least("samples_per_context", self.samples_per_context, 2)
+            if self.batch_size % self.samples_per_context:
+                raise ValueError(
+                    f"samples_per_context: is {self.samples_per_context}; allowed are divisors of batch_size, "
+                    f"{self.batch_size}"
+                )
+        if self.averaging is not None and not self.averaging >= 0:
+            raise ValueError(f"averaging: is {self.averaging!r}; allowed are None and numbers >= 0")
+        if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
+            raise ValueError(f"optimizer: is {self.optimizer!r}; allowed are optax gradient transformations")
+
+    # --- what a subclass may say --------------------------------------------------------------------------------------
+
+    def start(self, params: Params) -> Roles:
+        """The policies beside the one that learns, at the start."""
+        del params
+        return Roles()
+
+    def advance(self, params: Params, roles: Roles, step: jax.Array) -> tuple[Params, Roles, jax.Array | None]:
+        """Move them after a step; `step` counts from 1.
+
+        Returns:
+          The parameters to go on from, the new roles, and whether an inner loop has ended (None where there is none).
+        """
+        del step
+        return params, roles, None
+
+    def reference_share(self, beta: jax.Array) -> jax.Array | float:
+        """The share of the reference in the opponent that is sampled."""
+        del beta
+        return 0.0
+
+    def prox_weight(self, beta: jax.Array) -> jax.Array | float:
+        """`beta / eta`, the weight of the proximal term."""
+        del beta
+        return 0.0
+
+    def loss(self, compared: Comparisons, beta: jax.Array) -> jax.Array:
+        """A scalar whose gradient is followed downhill."""
+        weight = self.prox_weight(beta)
+        return policy_gradient_loss(compared, beta, weight, baseline=self.baseline, both_sides=self.both_sides)
+
+    # --- what all share -----------------------------------------------------------------------------------------------
+
+    def init(self, game: SampledGame, key: jax.Array) -> LearnerState:
+        """Start from the first parameters of the game's policy."""
+        params = game.init_params(key)
+        return LearnerState(params, self.start(params), self._optimizer().init(params), params, jnp.int32(0))
+
+    def step(self, game: Any, state: LearnerState, key: jax.Array, progress: jax.Array) -> tuple[LearnerState, Asked]:
+        """Ask `batch_size` comparisons and follow their gradient."""
+        gradient, asked = self.gradient(game, state, key)
+        return self.update(state, gradient, progress), asked
+
+    def gradient(self, game: Any, state: LearnerState, key: jax.Array) -> tuple[Params, Asked]:
+        """The gradient of the loss at a state, from fresh comparisons."""
+        for_contexts, for_actions, for_opponents, for_answers = jax.random.split(key, 4)
+        samples = self._samples_per_context(game.log_reference.shape[0])
+        contexts = game.draw_contexts(for_contexts, self.batch_size // samples)
+        params, roles = state.params, state.roles
+        opponent = params if roles.opponent is None else roles.opponent
+        actions = game.sample(params, for_actions, contexts, samples)
+        opponents = game.sample(opponent, for_opponents, contexts, samples, self.reference_share(game.beta))
+        asked = game.compare(for_answers, contexts, actions, opponents)
+
+        share = self.reference_share(game.beta)
+
+        def sampled_loss(params: Params) -> jax.Array:
+            def look_up(y: jax.Array) -> Sample:
+                log_prob = game.log_prob(params, contexts, y)
+                fixed = params if roles.opponent is None else roles.opponent
+                return Sample(
+                    log_prob=log_prob,
+                    log_reference=game.reference_log_prob(contexts, y),
+                    log_opponent=jax.lax.stop_gradient(game.log_prob(fixed, contexts, y, share)),
+                    log_center=None if roles.center is None else game.log_prob(roles.center, contexts, y),
+                )
+
+            return self.loss(Comparisons(look_up(actions), look_up(opponents), asked.outcome), game.beta)
+
+        def exact_loss(params: Params) -> jax.Array:
+            return -game.exact_value(params, opponent, roles.center, self.prox_weight(game.beta))
+
+        return jax.grad(exact_loss if self.exact else sampled_loss)(params), asked
+
+    def update(self, state: LearnerState, gradient: Params, progress: jax.Array) -> LearnerState:
+        """Move the parameters, then the policies beside them."""
+        optimizer = self._optimizer()
+        changes, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        factor = self.schedule(progress)
+        changes = jax.tree.map(lambda x: (factor * x).astype(x.dtype), changes)
+        params = optax.apply_updates(state.params, changes)
+        step = state.step + 1
+        learnt = params
+        params, roles, ended = self.advance(params, state.roles, step)
+        if ended is not None and not self.keeps_optimizer:
+            optimizer_state = choose(ended, optimizer.init(params), optimizer_state)
+        average = learnt
+        if self.averaging is not None:
+            rate = (1 + self.averaging) / (step + self.averaging)
+            average = move(state.average, learnt, rate)
+        return LearnerState(params, roles, optimizer_state, average, step)
+
+    def log_policy(self, game: SampledGame, state: LearnerState) -> jax.Array:
+        """The policy of the average parameters, `[num_contexts, n]`."""
+        return game.log_policy(state.average)
+
+    @property
+    def keeps_optimizer(self) -> bool:
+        """Whether an inner loop goes on with the optimiser's state of the one before."""
+        return True
+
+    def _optimizer(self) -> optax.GradientTransformation:
+        return optax.adam(self.learning_rate) if self.optimizer is None else self.optimizer
+
+    def _samples_per_context(self, num_contexts: int) -> int:
+        if self.samples_per_context is not None:
+            return self.samples_per_context
+        return self.batch_size if num_contexts == 1 or self.batch_size % 4 else 4
+
+
+def choose(condition: jax.Array, yes: T, no: T) -> T:
+    """One of two pytrees of like arrays."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def move(average: T, params: T, rate: jax.Array | float) -> T:
+    """A step of an exponential moving average, `average + rate (params - average)`."""
+    return jax.tree.map(lambda a, p: (a + rate * (p - a)).astype(a.dtype), average, params)
+
+
+def at_least(name: str, value: Any, least: int) -> None:
+    """Raise ValueError unless the value is an integer >= least."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: is {value!r}; allowed are integers >= {least}")
+
+
+def positive(name: str, value: Any, most: float = float("inf")) -> None:
+    """Raise ValueError unless the value is a finite number > 0, at most `most`."""
+    if not isinstance(value, (int, float)) or not 0 < value <= most or value == float("inf"):
+        limit = "" if most == float("inf") else f", at most {most:g}"
+        raise ValueError(f"{name}: is {value!r}; allowed are finite numbers > 0{limit}")

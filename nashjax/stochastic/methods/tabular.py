@@ -1,0 +1,198 @@
+"""Methods for actions that can be listed: estimate the game or its payoffs, then apply what is exact (spec 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nashjax.algorithms import AdaptiveNashMP, NashMP
+from nashjax.games import MatrixGame
+from nashjax.problem import RegularizedGame, proximal_map
+from nashjax.solve import solve
+from nashjax.stochastic.methods.base import at_least, constant, positive
+from nashjax.stochastic.sampled_game import Asked, SampledGame, draw
+
+SOLVE_TOLERANCE = 1e-8
+"""Far below what answers can tell; the solve says STALLED where float32 cannot show it, which does no harm."""
+
+
+class PlugInState(NamedTuple):
+    """State of `PlugIn`.
+
+    Attributes:
+      wins: how often an action was preferred, ties as halves, `[num_contexts, n, n]`.
+      log_policy: a rough equilibrium of what is known, where questions go, `[num_contexts, n]`.
+    """
+
+    wins: jax.Array
+    log_policy: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class PlugIn:
+    """Ask pairs, estimate the matrix, solve it: the best there is where actions can be listed (spec 4).
+
+    Attributes:
+      ask: which pairs: `"uniform"`, or `"equilibrium"` for pairs of which each action is drawn half uniformly and half
+        from the equilibrium of what is known so far.
+      prior: victories that every action is given over every other beforehand, >= 0; pairs without any count as 1/2.
+      batch_size: comparisons in a step, >= 1.
+    """
+
+    ask: Literal["uniform", "equilibrium"] = "uniform"
+    prior: float = 0.5
+    batch_size: int = 128
+
+    def __post_init__(self):
+        at_least("batch_size", self.batch_size, 1)
+        if self.ask not in ("uniform", "equilibrium"):
+            raise ValueError(f"ask: is {self.ask!r}; allowed are 'uniform', 'equilibrium'")
+        if not 0 <= self.prior < float("inf"):
+            raise ValueError(f"prior: is {self.prior!r}; allowed are finite numbers >= 0")
+
+    def init(self, game: SampledGame, key: jax.Array) -> PlugInState:
+        """Nothing is known."""
+        del key
+        contexts, n = game.log_reference.shape
+        return PlugInState(jnp.zeros((contexts, n, n), game.log_reference.dtype), game.log_reference)
+
+    def step(
+        self, game: SampledGame, state: PlugInState, key: jax.Array, progress: jax.Array
+    ) -> tuple[PlugInState, Asked]:
+        """Ask `batch_size` pairs of different allowed actions and count."""
+        del progress
+        for_contexts, for_actions, for_opponents, for_answers = jax.random.split(key, 4)
+        contexts = game.draw_contexts(for_contexts, self.batch_size)
+        allowed = jnp.isfinite(game.log_reference)
+        log_asked = jnp.where(allowed, 0.0, -jnp.inf) - jnp.log(jnp.sum(allowed, axis=-1, keepdims=True))
+        if self.ask == "equilibrium":
+            log_asked = jnp.logaddexp(log_asked, state.log_policy) - jnp.log(2.0)
+        log_asked = log_asked[contexts].astype(game.log_reference.dtype)
+        actions = draw(log_asked, for_actions, 1)
+        # An action compared with itself tells nothing.
+        itself = jnp.arange(log_asked.shape[-1]) == actions
+        opponents = draw(jnp.where(itself, -jnp.inf, log_asked), for_opponents, 1)
+        asked = game.compare(for_answers, contexts, actions, opponents)
+        at = jax.tree.map(jnp.ravel, asked)
+        wins = state.wins.at[at.context, at.action, at.opponent].add(at.outcome)
+        wins = wins.at[at.context, at.opponent, at.action].add(1 - at.outcome)
+        state = state._replace(wins=wins)
+        if self.ask == "equilibrium":
+            problem = RegularizedGame(self.estimate(wins), game.beta[None], game.log_reference.T)
+            algorithm = NashMP()
+            exact = algorithm.step(problem, algorithm.init(problem, state.log_policy.T))
+            state = state._replace(log_policy=exact.log_policy.T)
+        return state, asked
+
+    def estimate(self, wins: jax.Array) -> MatrixGame:
+        """The game of these counts, batch shape `[num_contexts]`."""
+        wins = wins + self.prior * (1 - jnp.eye(wins.shape[-1], dtype=wins.dtype))
+        both = wins + jnp.swapaxes(wins, -1, -2)
+        return MatrixGame(jnp.where(both > 0, wins / jnp.where(both > 0, both, 1), 0.5))
+
+    def log_policy(self, game: SampledGame, state: PlugInState) -> jax.Array:
+        """The equilibrium of the estimated game, `[num_contexts, n]`."""
+        return solve(
+            self.estimate(state.wins),
+            game.beta,
+            reference=jnp.exp(game.log_reference),
+            algorithm=AdaptiveNashMP(),
+            tol=SOLVE_TOLERANCE,
+            max_queries=20_000,
+        ).log_policy
+
+
+class ClosedFormState(NamedTuple):
+    """State of `ClosedFormNashMP`.
+
+    Attributes:
+      log_policy: `log p_k`, `[num_contexts, n]`.
+      average: running average of the policies, `[num_contexts, n]`.
+      step: int32, how many iterations were made.
+    """
+
+    log_policy: jax.Array
+    average: jax.Array
+    step: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedFormNashMP:
+    """Nash Mirror Prox on a table: payoffs estimated from samples, the proximal map exact (spec 3, 4).
+
+    An iteration estimates `P p_k`, and then `P h`, from `batch_size / 2` answers each: an action is drawn from a
+    mixture of the policy and the uniform one, and its answer weighed by the inverse of the probability of that.
+
+    Attributes:
+      eta: step of the first iteration, > 0; None for `2 beta`.
+      schedule: factor of the step, a function of the share of the run that is done.
+      exploration: share of the uniform policy among the actions asked about, in (0, 1].
+      batch_size: comparisons in an iteration, >= 2 and even.
+      averaging: weight of late policies in the average that is returned, as in `PolicyMethod`.
+    """
+
+    eta: float | None = None
+    schedule: Callable[[jax.Array], jax.Array] = constant
+    exploration: float = 0.5
+    batch_size: int = 128
+    averaging: float | None = 1.0
+
+    def __post_init__(self):
+        at_least("batch_size", self.batch_size, 2)
+        if self.batch_size % 2:
+            raise ValueError(f"batch_size: is {self.batch_size}; allowed are even numbers")
+        positive("exploration", self.exploration, 1)
+        if self.eta is not None:
+            positive("eta", self.eta)
+        if self.averaging is not None and not self.averaging >= 0:
+            raise ValueError(f"averaging: is {self.averaging!r}; allowed are None and numbers >= 0")
+
+    def init(self, game: SampledGame, key: jax.Array) -> ClosedFormState:
+        """Start from the reference."""
+        del key
+        return ClosedFormState(game.log_reference, jnp.exp(game.log_reference), jnp.int32(0))
+
+    def step(
+        self, game: SampledGame, state: ClosedFormState, key: jax.Array, progress: jax.Array
+    ) -> tuple[ClosedFormState, Asked]:
+        """One iteration: an improved opponent, then the answer to it."""
+        for_first, for_second = jax.random.split(key)
+        step = (2.0 if self.eta is None else self.eta / game.beta) * self.schedule(progress)
+        center = state.log_policy
+        payoffs, first = self.payoffs(game, center, center, for_first)
+        opponent = proximal_map(center.T, payoffs.T, step, game.beta, game.log_reference.T).T
+        payoffs, second = self.payoffs(game, opponent, opponent, for_second)
+        log_policy = proximal_map(center.T, payoffs.T, step, game.beta, game.log_reference.T).T
+        count = state.step + 1
+        average = jnp.exp(log_policy)
+        if self.averaging is not None:
+            average = state.average + (1 + self.averaging) / (count + self.averaging) * (average - state.average)
+        asked = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+        return ClosedFormState(log_policy, average, count), asked
+
+    def payoffs(
+        self, game: SampledGame, log_policy: jax.Array, log_opponent: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, Asked]:
+        """An unbiased estimate of `P q - 1/2`, `[num_contexts, n]`, from half of a batch of answers."""
+        for_contexts, for_actions, for_opponents, for_answers = jax.random.split(key, 4)
+        num = self.batch_size // 2
+        contexts = game.draw_contexts(for_contexts, num)
+        allowed = jnp.isfinite(game.log_reference)
+        uniform = allowed / jnp.sum(allowed, axis=-1, keepdims=True)
+        probability = (1 - self.exploration) * jnp.exp(log_policy) + self.exploration * uniform
+        actions = draw(jnp.log(probability)[contexts], for_actions, 1)
+        opponents = draw(log_opponent[contexts], for_opponents, 1)
+        asked = game.compare(for_answers, contexts, actions, opponents)
+        at = jax.tree.map(jnp.ravel, asked)
+        weight = game.log_reference.shape[0] / (num * probability[at.context, at.action])
+        estimate = jnp.zeros_like(log_policy).at[at.context, at.action].add((at.outcome - 0.5) * weight)
+        return estimate, asked
+
+    def log_policy(self, game: SampledGame, state: ClosedFormState) -> jax.Array:
+        """The average of the policies, `[num_contexts, n]`."""
+        del game
+        return jnp.log(state.average)

@@ -1,0 +1,132 @@
+"""Policies that learn: a table of logits, and any flax module that maps the features of a context to logits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from nashjax.games.matrix import as_floating, as_real_array
+from nashjax.pytree import register_dataclass
+
+Params = Any
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A family of policies, softmax over logits, as pure functions of parameters (spec 4).
+
+    The probability of an action is proportional to that of the reference times `exp(logit)`: with logits of 0 the
+    policy is the reference, and what that excludes stays excluded.
+    """
+
+    def init(self, key: jax.Array, num_contexts: int, num_actions: int) -> Params:
+        """Draw the first parameters, any pytree of arrays."""
+        ...
+
+    def logits(self, params: Params, contexts: jax.Array) -> jax.Array:
+        """The logits `[k, n]` in contexts int32 `[k]`."""
+        ...
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TabularPolicy:
+    """A logit for every action in every context, from 0 on: it starts as the reference."""
+
+    def init(self, key: jax.Array, num_contexts: int, num_actions: int) -> Params:
+        """Zeros, `[num_contexts, num_actions]`."""
+        del key
+        return jnp.zeros((num_contexts, num_actions))
+
+    def logits(self, params: Params, contexts: jax.Array) -> jax.Array:
+        """Rows of the table, `[k, n]`."""
+        return params[contexts]
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FlaxPolicy:
+    """A flax module that maps features to logits.
+
+    Attributes:
+      features: of each context, float `[num_contexts, ...]`. For other contexts of the same kind, replace them:
+        `dataclasses.replace(policy, features=others)`.
+      module: a `flax.linen.Module`, or a function from `nnx.Rngs` to a `flax.nnx.Module`; called with features
+        `[k, ...]`, it returns logits `[k, n]`. It may hold parameters only: no batch statistics, no dropout.
+    """
+
+    features: jax.Array
+    module: Any = dataclasses.field(metadata={"static": True})
+
+    def init(self, key: jax.Array, num_contexts: int, num_actions: int) -> Params:
+        """The module's own initialisation.
+
+        Raises:
+          ValueError: there are not as many features as contexts, or the module holds more than parameters.
+          AssertionError: the module's logits have the wrong shape (chex).
+        """
+        if self.features.ndim < 2 or self.features.shape[0] != num_contexts:
+            raise ValueError(f"features: have shape {list(self.features.shape)}; allowed is [{num_contexts}, ...]")
+        if _is_linen(self.module):
+            variables = self.module.init(key, self.features[:1])
+            if set(variables) - {"params"}:
+                raise ValueError(f"module: has the collections {sorted(variables)}; allowed is params alone")
+            params = variables["params"]
+        else:
+            params = self._split(key)[1]
+        shape = jax.eval_shape(self.logits, params, jnp.zeros(1, jnp.int32)).shape
+        chex.assert_equal(shape, (1, num_actions))
+        return params
+
+    def logits(self, params: Params, contexts: jax.Array) -> jax.Array:
+        """The module's answer, `[k, n]`."""
+        features = self.features[contexts]
+        if _is_linen(self.module):
+            return self.module.apply({"params": params}, features)
+        from flax import nnx
+
+        graph = nnx.eval_shape(lambda: self._split(jax.random.key(0)))[0]
+        return nnx.merge(graph, params)(features)
+
+    def _split(self, key: jax.Array) -> tuple[Any, Any]:
+        from flax import nnx
+
+        graph, params, rest = nnx.split(self.module(nnx.Rngs(key)), nnx.Param, ...)
+        if jax.tree.leaves(rest):
+            raise ValueError("module: holds more than nnx.Param; allowed are parameters alone")
+        return graph, params
+
+
+def _is_linen(module: Any) -> bool:
+    from flax import linen
+
+    return isinstance(module, linen.Module)
+
+
+def MLPPolicy(features: ArrayLike, num_actions: int, *, hidden: Sequence[int] = (64, 64)) -> FlaxPolicy:  # noqa: N802
+    """A multilayer perceptron from features to logits, an example of a `FlaxPolicy`; it starts as the reference.
+
+    Args:
+      features: of each context, `[num_contexts, d]`.
+      num_actions: `n`.
+      hidden: widths of the layers between, with `tanh`.
+
+    Raises:
+      ValueError: the features are not an array of real numbers `[num_contexts, d]`.
+    """
+    from flax import linen
+
+    array = as_floating(as_real_array("features", features))
+    if array.ndim != 2:
+        raise ValueError(f"features: have shape {list(array.shape)}; allowed is [num_contexts, d]")
+    layers: list[Callable[..., Any]] = []
+    for width in hidden:
+        layers += [linen.Dense(width), linen.tanh]
+    layers.append(linen.Dense(num_actions, kernel_init=linen.initializers.zeros))
+    return FlaxPolicy(jnp.asarray(array), linen.Sequential(layers))

@@ -1,0 +1,119 @@
+"""What a run reports on its way."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nashjax.stochastic.oracles import OracleError, unusable
+from nashjax.stochastic.sampled_game import Asked
+
+WIDTH = 1.96
+"""Half the width of a 95 % interval, in standard errors."""
+
+
+class Record(NamedTuple):
+    """Where a run stands; arrays over the independent games, `[*batch]`.
+
+    Attributes:
+      comparisons: spent on each game so far.
+      exploitability: of the learnt policy, the mean over contexts; None where the oracle knows no matrix.
+      win_rate: how often the policy that learns was preferred over its opponent since the last record.
+      win_rate_low: lower end of its 95 % interval.
+      win_rate_high: upper end.
+      reference_win_rate: how often the learnt policy was preferred over the reference; None without
+        `evaluation_comparisons`.
+      reference_win_rate_low: lower end of its 95 % interval.
+      reference_win_rate_high: upper end.
+      kl: `KL(policy || reference)` in nats, the mean over contexts; exact.
+    """
+
+    comparisons: int
+    exploitability: np.ndarray | None
+    win_rate: np.ndarray
+    win_rate_low: np.ndarray
+    win_rate_high: np.ndarray
+    reference_win_rate: np.ndarray | None
+    reference_win_rate_low: np.ndarray | None
+    reference_win_rate_high: np.ndarray | None
+    kl: np.ndarray
+
+
+class History(NamedTuple):
+    """The records of a run, the fields of `Record` with a leading axis `[records]`."""
+
+    comparisons: np.ndarray
+    exploitability: np.ndarray | None
+    win_rate: np.ndarray
+    win_rate_low: np.ndarray
+    win_rate_high: np.ndarray
+    reference_win_rate: np.ndarray | None
+    reference_win_rate_low: np.ndarray | None
+    reference_win_rate_high: np.ndarray | None
+    kl: np.ndarray
+
+    @classmethod
+    def of(cls, records: list[Record]) -> History:
+        """Stack records."""
+        columns: Any = zip(*records, strict=True)
+        stacked: list[Any] = [None if x[0] is None else np.stack([np.asarray(y) for y in x]) for x in columns]
+        return cls(*stacked)
+
+    def records(self) -> list[Record]:
+        """Undo `of`."""
+        columns: list[Any] = list(self[1:])
+        rows: list[list[Any]] = [[None if x is None else x[i] for x in columns] for i in range(len(self.comparisons))]
+        return [Record(int(spent), *row) for spent, row in zip(self.comparisons, rows, strict=True)]
+
+
+class Tally(NamedTuple):
+    """Answers counted in passing, of one game.
+
+    Attributes:
+      total: their sum.
+      squares: the sum of their squares.
+      faults: how many were not in [0, 1].
+      fault: the first of these: context, action, opponent, outcome.
+    """
+
+    total: jax.Array
+    squares: jax.Array
+    faults: jax.Array
+    fault: jax.Array
+
+    @classmethod
+    def empty(cls, batch: tuple[int, ...] = ()) -> Tally:
+        """Nothing counted."""
+        return cls(jnp.zeros(batch), jnp.zeros(batch), jnp.zeros(batch, jnp.int32), jnp.zeros((*batch, 4)))
+
+    def add(self, asked: Asked) -> Tally:
+        """Count answers."""
+        outcome = asked.outcome
+        bad = ~((outcome >= 0) & (outcome <= 1))
+        where = jnp.argmax(bad.reshape(-1))
+        fault = jnp.stack([x.reshape(-1)[where].astype(self.fault.dtype) for x in asked])
+        return Tally(
+            total=self.total + jnp.sum(outcome),
+            squares=self.squares + jnp.sum(outcome**2),
+            faults=self.faults + jnp.sum(bad),
+            fault=jnp.where(self.faults > 0, self.fault, fault),
+        )
+
+    def check(self) -> None:
+        """Raise OracleError if an answer, of any of these games, was not in [0, 1]."""
+        faults = np.asarray(self.faults).reshape(-1)
+        if faults.any():
+            game = int(np.argmax(faults > 0))
+            raise OracleError(unusable(*np.asarray(self.fault).reshape(-1, 4)[game]))
+
+    def interval(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The mean of `count` answers and the ends of its 95 % interval, within [0, 1]."""
+        mean = np.asarray(self.total, np.float64) / count
+        variance = np.maximum(np.asarray(self.squares, np.float64) / count - mean**2, 0)
+        # As if one more answer had been 0 and one 1: no interval is empty.
+        half = WIDTH * np.sqrt((variance * count + 0.5) / count) / math.sqrt(count)
+        return mean, np.maximum(mean - half, 0), np.minimum(mean + half, 1)
