@@ -27,7 +27,7 @@ from nashjax.solution import Solution, Status
 from nashjax.solve import Trajectory, solve, solve_path, trajectory
 
 if TYPE_CHECKING:
-    from nashjax import stochastic
+    from nashjax import stochastic as stochastic
 
 __version__ = "0.1.0"
 
