@@ -24,6 +24,8 @@ from nashjax.stochastic.methods import (
     SelfPlayPolicyGradient,
     StochasticNashMP,
     StochasticNashProx,
+    linear_decay,
+    no_decay,
 )
 from nashjax.stochastic.oracles import (
     BernoulliOracle,
@@ -66,5 +68,7 @@ __all__ = [
     "StochasticNashProx",
     "TabularPolicy",
     "TrainResult",
+    "linear_decay",
+    "no_decay",
     "train",
 ]

@@ -21,7 +21,7 @@ class Record(NamedTuple):
 
     Attributes:
       comparisons: spent on each game so far.
-      exploitability: of the learnt policy, the mean over contexts; None where the oracle knows no matrix.
+      exploitability: of the learnt policy, the mean over contexts; an array, or None where the oracle knows no matrix.
       win_rate: how often the policy that learns was preferred over its opponent since the last record.
       win_rate_low: lower end of its 95 % interval.
       win_rate_high: upper end.
@@ -33,13 +33,13 @@ class Record(NamedTuple):
     """
 
     comparisons: int
-    exploitability: np.ndarray | None
+    exploitability: Any
     win_rate: np.ndarray
     win_rate_low: np.ndarray
     win_rate_high: np.ndarray
-    reference_win_rate: np.ndarray | None
-    reference_win_rate_low: np.ndarray | None
-    reference_win_rate_high: np.ndarray | None
+    reference_win_rate: Any
+    reference_win_rate_low: Any
+    reference_win_rate_high: Any
     kl: np.ndarray
 
 
@@ -47,13 +47,13 @@ class History(NamedTuple):
     """The records of a run, the fields of `Record` with a leading axis `[records]`."""
 
     comparisons: np.ndarray
-    exploitability: np.ndarray | None
+    exploitability: Any
     win_rate: np.ndarray
     win_rate_low: np.ndarray
     win_rate_high: np.ndarray
-    reference_win_rate: np.ndarray | None
-    reference_win_rate_low: np.ndarray | None
-    reference_win_rate_high: np.ndarray | None
+    reference_win_rate: Any
+    reference_win_rate_low: Any
+    reference_win_rate_high: Any
     kl: np.ndarray
 
     @classmethod
@@ -86,9 +86,10 @@ class Tally(NamedTuple):
     fault: jax.Array
 
     @classmethod
-    def empty(cls, batch: tuple[int, ...] = ()) -> Tally:
+    def empty(cls, batch: tuple[int, ...], dtype: Any) -> Tally:
         """Nothing counted."""
-        return cls(jnp.zeros(batch), jnp.zeros(batch), jnp.zeros(batch, jnp.int32), jnp.zeros((*batch, 4)))
+        zeros = jnp.zeros(batch, dtype)
+        return cls(zeros, zeros, jnp.zeros(batch, jnp.int32), jnp.zeros((*batch, 4), dtype))
 
     def add(self, asked: Asked) -> Tally:
         """Count answers."""
@@ -99,7 +100,7 @@ class Tally(NamedTuple):
         return Tally(
             total=self.total + jnp.sum(outcome),
             squares=self.squares + jnp.sum(outcome**2),
-            faults=self.faults + jnp.sum(bad),
+            faults=self.faults + jnp.sum(bad, dtype=jnp.int32),
             fault=jnp.where(self.faults > 0, self.fault, fault),
         )
 

@@ -38,7 +38,7 @@ class TrainResult:
       log_policy: log-probabilities `[*batch, n]`; of a contextual oracle `[*batch, num_contexts, n]`.
       params: parameters of that policy, leaves `[*batch, ...]`; None for a method that has no parameters.
       comparisons: spent on each game, int `[*batch]`; what was left of the budget did not fill a batch.
-      exploitability: `[*batch]`, the mean over contexts; None where the oracle knows no matrix.
+      exploitability: `[*batch]`, the mean over contexts; an array, or None where the oracle knows no matrix.
       diverged: whether the policy of a game is not finite, bool `[*batch]`; a smaller learning rate may help.
       history: the records.
       state: the method's own last state, leaves `[*batch, ...]`.
@@ -47,7 +47,7 @@ class TrainResult:
     log_policy: jax.Array
     params: Any
     comparisons: np.ndarray
-    exploitability: np.ndarray | None
+    exploitability: Any
     diverged: np.ndarray
     history: History
     state: Any
@@ -168,7 +168,7 @@ def _advance(setup: _Setup, states: Any, first: jax.Array, end: jax.Array) -> tu
 
         return setup.over_games(of_one, *carried)
 
-    return jax.lax.fori_loop(first, end, step, (states, Tally.empty(setup.beta.shape)))
+    return jax.lax.fori_loop(first, end, step, (states, Tally.empty(setup.beta.shape, setup.beta.dtype)))
 
 
 @jax.jit
@@ -195,7 +195,7 @@ def _ask_reference(setup: _Setup, log_policy: jax.Array, record: jax.Array, num:
         contexts = game.draw_contexts(keys[0], num)
         actions = draw(log_policy[contexts], keys[1], 1)
         opponents = draw(game.log_reference[contexts], keys[2], 1)
-        return Tally.empty().add(game.compare(keys[3], contexts, actions, opponents))
+        return Tally.empty((), setup.beta.dtype).add(game.compare(keys[3], contexts, actions, opponents))
 
     return setup.over_games(of_one, log_policy)
 
@@ -299,8 +299,9 @@ class _Run:
         states, records = _init(self.setup), []
         restored = None if saved is None else saved.restore(self._to_save(states, [self._empty_record()]))
         if restored is not None:
-            states, records = restored[1]["states"], History(**restored[1]["history"]).records()
-            states = jax.tree.map(jnp.asarray, states)
+            number, found = restored
+            states = jax.tree.map(jnp.asarray, found["states"])
+            records = History(**found["history"]).records()[:number]
         log_policy = None
         with _progress_bar(progress, self.num_records, len(records)) as show:
             while len(records) < self.num_records and not (records and _is_done(records[-1], tol)):

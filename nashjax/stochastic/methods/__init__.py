@@ -5,8 +5,8 @@ from nashjax.stochastic.methods.base import (
     Method,
     PolicyMethod,
     Roles,
-    constant,
     linear_decay,
+    no_decay,
 )
 from nashjax.stochastic.methods.nash_mp import AveragedNashMP, StochasticNashMP
 from nashjax.stochastic.methods.rivals import (
@@ -34,6 +34,6 @@ __all__ = [
     "SelfPlayPolicyGradient",
     "StochasticNashMP",
     "StochasticNashProx",
-    "constant",
     "linear_decay",
+    "no_decay",
 ]

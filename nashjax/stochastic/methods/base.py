@@ -22,7 +22,7 @@ def linear_decay(progress: jax.Array) -> jax.Array:
     return 1 - progress
 
 
-def constant(progress: jax.Array) -> jax.Array:
+def no_decay(progress: jax.Array) -> jax.Array:
     """1 throughout."""
     return jnp.ones_like(progress)
 

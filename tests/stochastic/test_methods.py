@@ -1,0 +1,244 @@
+"""Every method: what it converges to, and that the exact form walks the exact path."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import nashjax as nj
+
+pytest.importorskip("flax", reason="needs the extra `train`")
+
+from nashjax import stochastic as st
+from nashjax.stochastic.methods import no_decay
+
+BETA = 0.1
+
+
+def anything(x: Any) -> Any:
+    """Hide a type that is wrong on purpose."""
+    return x
+
+
+GAMES = nj.games.random_game(jax.random.key(11), 6, (8,), "gaussian", scale=2.0)
+START = float(nj.metrics.exploitability(GAMES, jnp.full((8, 6), 1 / 6), BETA).mean())
+METHODS = {
+    "nash mp": (st.StochasticNashMP(), 0.02),
+    "nash mp, cold": (st.StochasticNashMP(warm=False, keep_optimizer=False), 0.1),
+    "nash mp, sgd": (st.StochasticNashMP(optimizer=optax.sgd(2.0)), 0.05),
+    "two averages": (st.AveragedNashMP.two_average(), 0.02),
+    "target": (st.AveragedNashMP.target(), 0.02),
+    "proximal point": (st.AveragedNashMP.proximal_point(), 0.02),
+    "nash prox": (st.StochasticNashProx(), 0.02),
+    "mmd": (st.MMDPolicyGradient(), 0.02),
+    "nash md": (st.NashMDPolicyGradient(mixture=0.05), 0.1),
+    "self play": (st.SelfPlayPolicyGradient(), 0.02),
+    "ipo": (st.OnlineIPO(), 0.02),
+    "closed form": (st.ClosedFormNashMP(), 0.02),
+    "plug-in": (st.PlugIn(), 0.005),
+    "plug-in, equilibrium": (st.PlugIn(ask="equilibrium"), 0.005),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_comes_near_the_equilibrium(name):
+    method, share = METHODS[name]
+    oracle = st.BernoulliOracle(GAMES)
+    result = st.train(oracle, BETA, method=method, num_comparisons=64_000, key=jax.random.key(0), num_records=2)
+    assert result.policy.shape == (8, 6)
+    np.testing.assert_allclose(result.policy.sum(-1), 1, atol=1e-6)
+    # What it says of itself is what the library says of its policy.
+    judged = nj.metrics.exploitability(GAMES, result.policy, BETA)
+    np.testing.assert_allclose(result.exploitability, judged, atol=1e-9)
+    assert judged.mean() <= share * START
+    assert judged.max() <= 4 * share * START
+    assert (result.comparisons <= 64_000).all()
+    assert (result.comparisons > 64_000 - method.batch_size).all()
+
+
+def test_dpo_moves_to_a_point_of_its_own():
+    result = st.train(
+        st.BernoulliOracle(GAMES),
+        BETA,
+        method=st.OnlineDPO(scale=1.0),
+        num_comparisons=64_000,
+        key=jax.random.key(0),
+    )
+    assert not result.diverged.any()
+    assert result.exploitability.mean() > 0.05 * START  # spec 6 promises nothing else
+
+
+@pytest.mark.parametrize(("eta", "beta"), [(None, 0.1), (None, 0.5), (0.5, 0.2)])
+def test_exact_gradients_and_many_inner_steps_walk_the_exact_path(eta, beta):
+    """Spec 4: with exact gradients and `T -> inf` it is spec 3, iterate by iterate."""
+    reference = np.array([0.3, 0.1, 0.15, 0.2, 0.05, 0.2])
+    inner, outer = 4000, 4
+    method = st.StochasticNashMP(
+        eta=eta,
+        inner_steps=inner,
+        batch_size=2,
+        optimizer=optax.sgd(4.0),
+        schedule=no_decay,
+        averaging=None,
+        exact=True,
+    )
+    result = st.train(
+        st.ProbabilityOracle(GAMES),
+        beta,
+        method=method,
+        num_comparisons=2 * inner * 2 * outer,
+        num_records=1,
+        key=jax.random.key(0),
+        reference=reference,
+    )
+    exact = nj.trajectory(
+        GAMES, beta, algorithm=nj.NashMP(eta=2 * beta if eta is None else eta), num_steps=outer, reference=reference
+    )
+    np.testing.assert_allclose(result.log_policy, exact.log_policy[:, outer], atol=1e-5)
+    assert np.abs(exact.log_policy[:, outer] - exact.log_policy[:, outer - 1]).max() > 1e-3  # it still moves
+
+
+def test_the_closed_form_estimates_payoffs_without_bias():
+    game = st.SampledGame(
+        st.BernoulliOracle(nj.MatrixGame(GAMES.preferences[:2]), contextual=True),
+        st.TabularPolicy(),
+        jnp.asarray(BETA),
+        jnp.full((2, 6), -np.log(6)),
+    )
+    log_policy, log_opponent = jax.nn.log_softmax(jax.random.normal(jax.random.key(1), (2, 2, 6)), axis=-1)
+    method = st.ClosedFormNashMP(batch_size=64, exploration=0.3)
+    keys = jax.random.split(jax.random.key(2), 10_000)
+    found = np.asarray(jax.vmap(lambda key: method.payoffs(game, log_policy, log_opponent, key)[0])(keys))
+    expected = np.einsum("cij,cj->ci", GAMES.preferences[:2], np.exp(log_opponent)) - 0.5
+    error = found.std(axis=0, ddof=1) / 100
+    assert np.all(np.abs(found.mean(axis=0) - expected) <= 4 * error)
+    assert np.all(error < 0.02)
+
+
+def test_plug_in_counts_what_it_asked():
+    oracle = st.BernoulliOracle(GAMES)
+    result = st.train(oracle, BETA, method=st.PlugIn(), num_comparisons=10_000, key=jax.random.key(3))
+    wins = np.asarray(result.state.wins)[:, 0]
+    np.testing.assert_allclose(wins.sum((-1, -2)), result.comparisons)
+    assert np.all(wins[:, np.arange(6), np.arange(6)] == 0)  # no action is compared with itself
+    asked = wins + np.swapaxes(wins, -1, -2)
+    assert asked[:, ~np.eye(6, dtype=bool)].min() > 0.8 * 10_000 / 15
+    rate = np.where(asked > 0, wins / np.maximum(asked, 1), 0.5)
+    assert np.abs(rate - np.asarray(GAMES.preferences)).max() < 5 * 0.5 / np.sqrt(10_000 / 15)
+
+
+def test_excluded_actions_are_never_asked_about_nor_played():
+    asked = set()
+
+    def prefer_larger(context, action, opponent):
+        asked.update(action.tolist(), opponent.tolist())
+        return np.where(action == opponent, 0.5, action > opponent)
+
+    reference = np.array([0.5, 0.0, 0.3, 0.2, 0.0])
+    for method in (
+        st.StochasticNashMP(),
+        st.PlugIn(),
+        st.ClosedFormNashMP(),
+        st.NashMDPolicyGradient(),
+        st.OnlineIPO(),
+    ):
+        asked.clear()
+        result = st.train(
+            st.CallableOracle(prefer_larger, 5),
+            0.1,
+            method=method,
+            num_comparisons=2560,
+            key=jax.random.key(0),
+            reference=reference,
+            num_records=2,
+        )
+        assert asked == {0, 2, 3}, method
+        assert np.all(np.asarray(result.policy)[[1, 4]] == 0)
+        assert not result.diverged
+        assert result.policy[3] > 0.3  # and it has learnt
+
+
+def test_games_do_not_disturb_each_other():
+    """A game of a batch is learnt from its own answers, whatever stands beside it."""
+    key, few = jax.random.key(5), st.BernoulliOracle(nj.MatrixGame(GAMES.preferences[:3]))
+    changed = nj.MatrixGame(GAMES.preferences[:3].at[2].set(GAMES.preferences[7]))
+    first = st.train(few, BETA, num_comparisons=6400, key=key)
+    second = st.train(st.BernoulliOracle(changed), jnp.array([BETA, BETA, 0.3]), num_comparisons=6400, key=key)
+    np.testing.assert_array_equal(first.policy[:2], second.policy[:2])
+    assert np.abs(first.policy[2] - second.policy[2]).max() > 1e-3
+
+
+def test_a_network_learns_contexts():
+    """Features that tell the context: each context's own equilibrium is learnt."""
+    game = nj.MatrixGame(GAMES.preferences[:4])
+    policy = st.MLPPolicy(np.eye(4), 6, hidden=(32,))
+    method = st.StochasticNashMP(learning_rate=0.01, batch_size=64)
+    result = st.train(
+        st.BernoulliOracle(game, contextual=True),
+        BETA,
+        method=method,
+        num_comparisons=256_000,
+        key=jax.random.key(0),
+        policy=policy,
+        num_records=2,
+    )
+    assert result.policy.shape == (4, 6)
+    each = nj.metrics.exploitability(game, result.policy, BETA)
+    np.testing.assert_allclose(result.exploitability, each.mean(), atol=1e-9)
+    assert each.max() < 0.1 * START
+    unseen = dataclasses.replace(policy, features=jnp.asarray(np.eye(4)[::-1].copy()))
+    swapped = unseen.logits(result.params, jnp.arange(4))
+    np.testing.assert_allclose(swapped[::-1], policy.logits(result.params, jnp.arange(4)), atol=1e-6)
+
+
+def test_linen_and_nnx_modules_are_policies():
+    from flax import linen, nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.layer = nnx.Linear(4, 6, rngs=rngs)
+
+        def __call__(self, x):
+            return self.layer(x)
+
+    features = jnp.eye(4)
+    oracle = st.BernoulliOracle(nj.MatrixGame(GAMES.preferences[:4]), contextual=True)
+    for module in (linen.Dense(6), Net):
+        policy = st.FlaxPolicy(features, module)
+        params = policy.init(jax.random.key(0), 4, 6)
+        kernel = next(x for x in jax.tree.leaves(params) if x.ndim == 2)
+        bias = next(x for x in jax.tree.leaves(params) if x.ndim == 1)
+        np.testing.assert_allclose(policy.logits(params, jnp.arange(4)), kernel + bias, atol=1e-6)
+        result = st.train(oracle, BETA, policy=policy, num_comparisons=32_000, key=jax.random.key(0), num_records=1)
+        assert result.exploitability < 0.5 * START
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: st.StochasticNashMP(inner_steps=0), "inner_steps: is 0"),
+        (lambda: st.StochasticNashMP(eta=-1.0), "eta: is -1"),
+        (lambda: st.StochasticNashMP(batch_size=1), "batch_size: is 1"),
+        (lambda: st.StochasticNashMP(batch_size=True), "batch_size: is True"),
+        (lambda: st.StochasticNashMP(learning_rate=float("nan")), "learning_rate: is nan"),
+        (lambda: st.StochasticNashMP(samples_per_context=5), "samples_per_context: is 5; allowed are divisors"),
+        (lambda: st.StochasticNashMP(averaging=-1.0), "averaging: is -1"),
+        (lambda: st.StochasticNashMP(optimizer=anything(optax.adam)), "optimizer: is"),
+        (lambda: st.AveragedNashMP(opponent_rate=0.0), "opponent_rate: is 0"),
+        (lambda: st.AveragedNashMP(center_rate=1.5), "center_rate: is 1.5"),
+        (lambda: st.NashMDPolicyGradient(mixture=1.5), "mixture: is 1.5"),
+        (lambda: st.OnlineDPO(scale=0.0), "scale: is 0"),
+        (lambda: st.PlugIn(ask=anything("all")), "ask: is 'all'"),
+        (lambda: st.PlugIn(prior=-1.0), "prior: is -1"),
+        (lambda: st.ClosedFormNashMP(batch_size=3), "batch_size: is 3"),
+        (lambda: st.ClosedFormNashMP(exploration=0.0), "exploration: is 0"),
+        (lambda: st.MLPPolicy(np.zeros(3), 4), r"features: have shape \[3\]"),
+    ],
+)
+def test_bad_settings_are_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()

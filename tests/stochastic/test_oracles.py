@@ -1,0 +1,126 @@
+"""Oracles: what they answer, and what they say of answers that cannot be used."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nashjax as nj
+
+pytest.importorskip("optax", reason="needs the extra `train`")
+
+from nashjax import stochastic as st
+
+
+def anything(x: Any) -> Any:
+    """Hide a type that is wrong on purpose."""
+    return x
+
+
+GAME = nj.games.random_game(jax.random.key(0), 4, (3,), "gaussian", scale=2.0)
+
+
+def questions(num: int, batch: tuple[int, ...] = (), contexts: int = 1) -> tuple[jax.Array, ...]:
+    keys = jax.random.split(jax.random.key(5), 3)
+    draws = [jax.random.randint(k, (*batch, num), 0, high) for k, high in zip(keys, (contexts, 4, 4), strict=True)]
+    return tuple(draws)
+
+
+def test_probabilities_are_the_entries_of_each_game():
+    context, action, opponent = questions(50, (3,))
+    answer = st.ProbabilityOracle(GAME).compare(jax.random.key(1), context, action, opponent)
+    P = np.asarray(GAME.preferences)
+    for game in range(3):
+        np.testing.assert_allclose(answer[game], P[game, action[game], opponent[game]], atol=1e-15)
+
+
+def test_contexts_are_the_last_axis_of_the_game():
+    oracle = st.ProbabilityOracle(GAME, contextual=True)
+    assert (oracle.batch_shape, oracle.num_contexts, oracle.num_actions) == ((), 3, 4)
+    context, action, opponent = questions(50, contexts=3)
+    answer = oracle.compare(jax.random.key(1), context, action, opponent)
+    np.testing.assert_allclose(answer, np.asarray(GAME.preferences)[context, action, opponent], atol=1e-15)
+
+
+def test_votes_are_zeros_and_ones_with_the_probability_of_the_game():
+    context, action, opponent = (jnp.full(40_000, i) for i in (0, 1, 2))
+    P = np.asarray(GAME.preferences)[0]
+    votes = st.BernoulliOracle(P).compare(jax.random.key(2), context, action, opponent)
+    assert set(np.unique(votes)) == {0.0, 1.0}
+    error = np.sqrt(P[1, 2] * (1 - P[1, 2]) / 40_000)
+    assert abs(float(votes.mean()) - P[1, 2]) < 4 * error
+
+
+def test_a_function_is_asked_in_one_row_however_it_is_mapped():
+    seen = []
+
+    def prefer_larger(context, action, opponent):
+        seen.append(action.shape)
+        return np.where(action == opponent, 0.5, action > opponent)
+
+    oracle = st.CallableOracle(prefer_larger, 4)
+    ask = jax.jit(jax.vmap(lambda *x: oracle.compare(jax.random.key(0), *x)))
+    context, action, opponent = questions(6, (5,))
+    answer = jax.block_until_ready(ask(context, action, opponent))
+    np.testing.assert_array_equal(answer, np.where(action == opponent, 0.5, action > opponent))
+    assert seen == [(30,)]
+    assert oracle.comparisons == 30
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda c, a, o: np.where(a == 3, np.nan, 0.5), "action 3 .* answered nan"),
+        (lambda c, a, o: a * 0.5, r"action \d .* answered 1\.5"),
+        (lambda c, a, o: a * 0 - 0.25, r"answered -0\.25"),
+        (lambda c, a, o: np.zeros(3), r"answered shape \[3\]; allowed is \["),
+        (lambda c, a, o: "yes", "answered 'yes'; allowed are numbers"),
+        (lambda c, a, o: 1 / 0, "raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_an_unusable_answer_ends_a_run_with_what_was_asked(answer, said, tmp_path):
+    oracle = st.CallableOracle(answer, 4)
+    with pytest.raises(st.OracleError, match=f"whether action .* in context 0.*{said}|{said}"):
+        st.train(oracle, 0.1, num_comparisons=320, num_records=2, key=jax.random.key(0), checkpoint=tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]  # nothing half done is kept
+
+
+@pytest.mark.parametrize("answer", [jnp.nan, 1.5, -0.1])
+def test_an_unusable_answer_of_compiled_code_is_found_too(answer, tmp_path):
+    class Broken:
+        num_actions, num_contexts, batch_shape = 3, 1, ()
+
+        def compare(self, key, context, action, opponent):
+            return jnp.where(action == 2, answer, 0.5)
+
+    with pytest.raises(st.OracleError, match=f"whether action 2 is preferred over . in context 0, and .* {answer}"):
+        st.train(Broken(), 0.1, num_comparisons=640, num_records=2, key=jax.random.key(0), checkpoint=tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]
+
+
+def test_a_wrong_shape_of_compiled_code_is_named():
+    class Broken:
+        num_actions, num_contexts, batch_shape = 3, 1, ()
+
+        def compare(self, key, context, action, opponent):
+            return jnp.zeros(5)
+
+    with pytest.raises(st.OracleError, match=r"asked 32 comparisons at once, and answered shape \[5\]; allowed is"):
+        st.train(Broken(), 0.1, num_comparisons=64, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: st.BernoulliOracle(np.eye(3)), r"game: preferences\[0, 0\] is 1"),
+        (lambda: st.BernoulliOracle(np.full((3, 3), 0.5), contextual=True), "game: has no batch axis"),
+        (lambda: st.CallableOracle(lambda c, a, o: a, 1), "num_actions: is 1"),
+        (lambda: st.CallableOracle(anything("judge"), 3), "function: is 'judge'"),
+        (lambda: st.CallableOracle(lambda c, a, o: a, 3, num_contexts=0), "num_contexts: is 0"),
+    ],
+)
+def test_what_is_no_oracle_is_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()

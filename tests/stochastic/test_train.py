@@ -1,0 +1,243 @@
+"""Training: arguments, records, early stops, and runs that are killed and go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nashjax as nj
+
+pytest.importorskip("orbax.checkpoint", reason="needs the extra `train`")
+
+from nashjax import stochastic as st
+
+GAMES = nj.games.random_game(jax.random.key(11), 5, (2, 3), "gaussian", scale=2.0)
+ORACLE = st.BernoulliOracle(GAMES)
+BETA = 0.1
+KEY = jax.random.key(0)
+
+
+def test_shapes_follow_the_oracle():
+    result = st.train(ORACLE, BETA, num_comparisons=1000, key=KEY, num_records=4)
+    assert result.policy.shape == (2, 3, 5)
+    assert result.comparisons.shape == (2, 3)
+    assert (result.comparisons == 1000 // 32 * 32).all()
+    assert result.exploitability.shape == (2, 3)
+    assert result.params.shape == (2, 3, 1, 5)
+    history = result.history
+    assert history.comparisons.tolist() == [7 * 32, 15 * 32, 23 * 32, 31 * 32]
+    for name in ("exploitability", "win_rate", "win_rate_low", "win_rate_high", "kl"):
+        assert getattr(history, name).shape == (4, 2, 3), name
+    assert history.reference_win_rate is None
+    np.testing.assert_array_equal(history.exploitability[-1], result.exploitability)
+    expected = (result.policy * (result.log_policy + np.log(5))).sum(-1)
+    np.testing.assert_allclose(history.kl[-1], expected, atol=1e-9)
+
+
+def test_betas_and_references_are_each_games_own():
+    betas = jnp.array([0.05, 0.2, 0.4])
+    reference = np.random.default_rng(0).dirichlet(np.ones(5), (2, 1))
+    result = st.train(ORACLE, betas, num_comparisons=64_000, key=KEY, reference=reference, num_records=1)
+    judged = nj.metrics.exploitability(GAMES, result.policy, betas, reference=reference)
+    np.testing.assert_allclose(result.exploitability, judged, atol=1e-9)
+    start = nj.metrics.exploitability(GAMES, np.broadcast_to(reference, (2, 3, 5)), betas, reference=reference)
+    assert (judged < 0.1 * start).all()
+
+
+def test_the_same_key_gives_the_same_result_and_another_one_another():
+    results = [st.train(ORACLE, BETA, num_comparisons=640, key=jax.random.key(k)).policy for k in (1, 1, 2)]
+    np.testing.assert_array_equal(results[0], results[1])
+    assert np.abs(results[0] - results[2]).max() > 1e-4
+
+
+def test_records_do_not_change_what_is_learnt():
+    one, many = (st.train(ORACLE, BETA, num_comparisons=1600, key=KEY, num_records=num).policy for num in (1, 7))
+    np.testing.assert_allclose(one, many, atol=1e-12)
+
+
+def test_win_rates_cover_the_truth_and_are_paid_for():
+    """Of 120 intervals of 95 %, at least 100 hold the exact win rate of the policy over the reference."""
+    game = nj.MatrixGame(jnp.broadcast_to(GAMES.preferences[0, 0], (120, 5, 5)))
+    result = st.train(
+        st.BernoulliOracle(game),
+        BETA,
+        num_comparisons=3200,
+        key=KEY,
+        num_records=2,
+        evaluation_comparisons=200,
+    )
+    assert (result.comparisons == 2 * 200 + (3200 - 400) // 32 * 32).all()
+    truth = np.einsum("gi,gij,j->g", result.policy, game.preferences, np.full(5, 0.2))
+    low, high = result.history.reference_win_rate_low[-1], result.history.reference_win_rate_high[-1]
+    assert ((low <= truth) & (truth <= high)).sum() >= 100
+    assert (high - low).mean() < 0.2
+    assert (result.history.win_rate_low < result.history.win_rate).all()
+    assert (result.history.win_rate < result.history.win_rate_high).all()
+
+
+def test_early_stops():
+    result = st.train(ORACLE, BETA, num_comparisons=320_000, key=KEY, num_records=100, tol=0.01)
+    assert (result.exploitability <= 0.01).all()
+    assert not (result.history.exploitability[:-1] <= 0.01).all(axis=(1, 2)).any()
+    assert result.comparisons.max() < 320_000
+    seen = []
+
+    def third(record: st.Record) -> bool:
+        seen.append(record.comparisons)
+        return len(seen) == 3
+
+    result = st.train(ORACLE, BETA, num_comparisons=3200, key=KEY, num_records=10, on_record=third)
+    assert seen == result.history.comparisons.tolist() == [320, 640, 960]
+
+
+def test_without_a_matrix_there_are_win_rates_only(capsys):
+    oracle = st.CallableOracle(lambda c, a, o: np.where(a == o, 0.5, a > o), 3, batch_shape=(2,))
+    result = st.train(oracle, BETA, num_comparisons=640, key=KEY, num_records=2, progress=True)
+    assert result.exploitability is None
+    assert result.history.exploitability is None
+    assert result.policy.shape == (2, 3)
+    assert result.history.win_rate.shape == (2, 2)
+    assert oracle.comparisons == 2 * 640
+    assert "640 comparisons" in capsys.readouterr().out
+
+
+def test_a_run_that_diverged_says_so():
+    method = st.SelfPlayPolicyGradient(learning_rate=1e38, batch_size=4)
+    game = nj.MatrixGame(GAMES.preferences.astype(jnp.float32))
+    result = st.train(st.BernoulliOracle(game), BETA, method=method, num_comparisons=400, key=KEY)
+    finite = np.isfinite(np.asarray(result.policy)).all(-1)
+    np.testing.assert_array_equal(result.diverged, ~finite)
+    assert result.diverged.any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"oracle": GAMES}, "oracle: is MatrixGame"),
+        ({"oracle": st.BernoulliOracle}, "oracle: is <class"),
+        ({"beta": 0.0}, "beta is 0.0; allowed are finite numbers > 0"),
+        ({"beta": [0.1, np.nan, 0.1]}, r"beta\[1\] is nan"),
+        ({"beta": np.ones(4)}, r"beta: has shape \[4\]; allowed are shapes that broadcast to \[2, 3\]"),
+        ({"beta": "small"}, "beta: is 'small'"),
+        ({"method": st.PlugIn}, "method: is <class"),
+        ({"method": nj.NashMP()}, "method: is NashMP"),
+        ({"policy": "mlp"}, "policy: is 'mlp'"),
+        ({"num_comparisons": 31}, "num_comparisons: is 31; allowed here are 32 to"),
+        ({"num_comparisons": 1e5}, "num_comparisons: is 100000.0; allowed are integers"),
+        ({"num_records": 0}, "num_records: is 0"),
+        ({"evaluation_comparisons": -1}, "evaluation_comparisons: is -1"),
+        ({"key": 0}, "key: is 0"),
+        ({"reference": np.ones(5)}, "reference sums to 5"),
+        ({"reference": np.full(4, 0.25)}, r"reference: has shape \[4\]"),
+        ({"reference": np.full((3, 2, 5), 0.2)}, r"reference: has shape \[3, 2, 5\]; allowed are shapes"),
+        ({"policy": st.MLPPolicy(np.zeros((7, 2)), 5)}, r"features: have shape \[7, 2\]; allowed is \[1, ...\]"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, said):
+    good = {"oracle": ORACLE, "beta": BETA, "num_comparisons": 640, "key": KEY}
+    with pytest.raises(ValueError, match=said):
+        st.train(**(good | arguments))
+
+
+def test_a_tolerance_needs_a_matrix():
+    oracle = st.CallableOracle(lambda c, a, o: a * 0.0, 3)
+    with pytest.raises(ValueError, match=r"tol: is 0.1, but CallableOracle knows no matrix"):
+        st.train(oracle, BETA, num_comparisons=640, key=KEY, tol=0.1)
+
+
+METHODS = {
+    "loops": st.StochasticNashMP(inner_steps=7),
+    "averages": st.AveragedNashMP(),
+    "plug-in": st.PlugIn(batch_size=32),
+    "closed form": st.ClosedFormNashMP(batch_size=32),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_was_stopped_goes_on_bit_by_bit(name, tmp_path):
+    arguments = {"num_comparisons": 3200, "key": KEY, "num_records": 5, "method": METHODS[name]}
+    arguments["evaluation_comparisons"] = 10
+    whole = st.train(ORACLE, BETA, **arguments)
+    records, part = [], whole
+    for _ in range(5):  # one record at a time, each time from the folder
+        part = st.train(ORACLE, BETA, **arguments, checkpoint=tmp_path, on_record=lambda r: records.append(r) or True)
+    assert [record.comparisons for record in records] == whole.history.comparisons.tolist()
+    again = st.train(ORACLE, BETA, **arguments, checkpoint=tmp_path)  # nothing is left to do
+    for result in (part, again):
+        jax.tree.map(np.testing.assert_array_equal, result.state, whole.state)
+        np.testing.assert_array_equal(result.log_policy, whole.log_policy)
+        for found, expected in zip(result.history, whole.history, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"beta": 0.2},
+        {"num_comparisons": 6400},
+        {"key": jax.random.key(9)},
+        {"method": st.StochasticNashMP(inner_steps=8)},
+        {"oracle": st.BernoulliOracle(nj.MatrixGame(GAMES.preferences[:, ::-1]))},
+        {"reference": np.array([0.1, 0.1, 0.2, 0.3, 0.3])},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_the_folder_of_another_run_is_refused(other, tmp_path):
+    arguments = {"oracle": ORACLE, "beta": BETA, "num_comparisons": 640, "key": KEY, "checkpoint": tmp_path}
+    st.train(**arguments, num_records=2)
+    with pytest.raises(st.CheckpointError, match=r"checkpoint: the run in .* had .*, this one has .*; allowed are a"):
+        st.train(**(arguments | other), num_records=2)
+
+
+SCRIPT = """
+import sys, jax, numpy as np, nashjax as nj
+from nashjax import stochastic as st
+games = nj.games.random_game(jax.random.key(11), 5, (64,), "gaussian", scale=2.0)
+result = st.train(
+    st.BernoulliOracle(games), 0.1, num_comparisons=640_000, key=jax.random.key(0), num_records=40,
+    checkpoint=sys.argv[1], on_record=lambda record: print(record.comparisons, flush=True),
+)
+arrays = [result.log_policy, *jax.tree.leaves(result.state), *[x for x in result.history if x is not None]]
+np.savez(sys.argv[2], *arrays)
+"""
+
+
+def test_a_run_that_is_killed_thrice_ends_as_one_that_is_not(tmp_path: Path):
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
+
+    def start(folder: str, out: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(script), str(tmp_path / folder), str(tmp_path / out)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+
+    rng, killed = np.random.default_rng(int.from_bytes(os.urandom(4))), 0
+    for _ in range(3):
+        process = start("killed", "killed.npz")
+        assert process.stdout is not None
+        for _ in range(int(rng.integers(1, 6))):  # some records, then some time into the next or its checkpoint
+            process.stdout.readline()
+        time.sleep(float(rng.uniform(0, 0.3)))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+        process.stdout.close()
+    assert killed == 3
+    for folder, out in (("killed", "killed.npz"), ("whole", "whole.npz")):
+        process = start(folder, out)
+        printed = process.communicate()[0].split()
+        assert process.returncode == 0
+        assert int(printed[-1]) == 640_000
+        assert (len(printed) < 40) == (folder == "killed")
+    with np.load(tmp_path / "killed.npz") as killed_run, np.load(tmp_path / "whole.npz") as whole:
+        assert killed_run.files == whole.files
+        for name in whole.files:
+            np.testing.assert_array_equal(killed_run[name], whole[name], err_msg=name)
