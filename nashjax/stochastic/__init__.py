@@ -35,7 +35,7 @@ from nashjax.stochastic.oracles import (
     ProbabilityOracle,
 )
 from nashjax.stochastic.policies import FlaxPolicy, MLPPolicy, Policy, TabularPolicy
-from nashjax.stochastic.records import History, Record
+from nashjax.stochastic.records import Record
 from nashjax.stochastic.sampled_game import SampledGame
 from nashjax.stochastic.train import TrainResult, train
 
@@ -47,7 +47,6 @@ __all__ = [
     "ClosedFormNashMP",
     "Comparisons",
     "FlaxPolicy",
-    "History",
     "MLPPolicy",
     "MMDPolicyGradient",
     "Method",

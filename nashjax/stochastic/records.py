@@ -17,10 +17,10 @@ WIDTH = 1.96
 
 
 class Record(NamedTuple):
-    """Where a run stands; arrays over the independent games, `[*batch]`.
+    """Where a run stands; arrays over the independent games, `[*batch]`. In a history, `[records, *batch]`.
 
     Attributes:
-      comparisons: spent on each game so far.
+      comparisons: spent on each game so far, an int (in a history, `[records]`).
       exploitability: of the learnt policy, the mean over contexts; an array, or None where the oracle knows no matrix.
       win_rate: how often the policy that learns was preferred over its opponent since the last record.
       win_rate_low: lower end of its 95 % interval.
@@ -32,7 +32,7 @@ class Record(NamedTuple):
       kl: `KL(policy || reference)` in nats, the mean over contexts; exact.
     """
 
-    comparisons: int
+    comparisons: Any
     exploitability: Any
     win_rate: np.ndarray
     win_rate_low: np.ndarray
@@ -43,31 +43,18 @@ class Record(NamedTuple):
     kl: np.ndarray
 
 
-class History(NamedTuple):
-    """The records of a run, the fields of `Record` with a leading axis `[records]`."""
+def stack(records: list[Record]) -> Record:
+    """One record whose fields lead with an axis `[records]`."""
+    columns: Any = zip(*records, strict=True)
+    stacked: list[Any] = [None if x[0] is None else np.stack([np.asarray(y) for y in x]) for x in columns]
+    return Record(*stacked)
 
-    comparisons: np.ndarray
-    exploitability: Any
-    win_rate: np.ndarray
-    win_rate_low: np.ndarray
-    win_rate_high: np.ndarray
-    reference_win_rate: Any
-    reference_win_rate_low: Any
-    reference_win_rate_high: Any
-    kl: np.ndarray
 
-    @classmethod
-    def of(cls, records: list[Record]) -> History:
-        """Stack records."""
-        columns: Any = zip(*records, strict=True)
-        stacked: list[Any] = [None if x[0] is None else np.stack([np.asarray(y) for y in x]) for x in columns]
-        return cls(*stacked)
-
-    def records(self) -> list[Record]:
-        """Undo `of`."""
-        columns: list[Any] = list(self[1:])
-        rows: list[list[Any]] = [[None if x is None else x[i] for x in columns] for i in range(len(self.comparisons))]
-        return [Record(int(spent), *row) for spent, row in zip(self.comparisons, rows, strict=True)]
+def unstack(history: Record, number: int) -> list[Record]:
+    """The first `number` records of a stack."""
+    columns: list[Any] = list(history[1:])
+    rows: list[list[Any]] = [[None if x is None else x[i] for x in columns] for i in range(number)]
+    return [Record(int(spent), *row) for spent, row in zip(history.comparisons[:number], rows, strict=True)]
 
 
 class Tally(NamedTuple):

@@ -1,0 +1,256 @@
+"""The arguments of a run, checked and laid out, and the compiled functions that work on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from nashjax import simplex
+from nashjax.games import MatrixGame
+from nashjax.inputs import as_policy
+from nashjax.problem import RegularizedGame
+from nashjax.pytree import register_dataclass
+from nashjax.stochastic.checkpoint import describe
+from nashjax.stochastic.methods import Method
+from nashjax.stochastic.methods.base import at_least
+from nashjax.stochastic.oracles import PreferenceOracle
+from nashjax.stochastic.policies import Policy
+from nashjax.stochastic.records import Tally
+from nashjax.stochastic.sampled_game import SampledGame, draw, known_game
+
+LARGEST_INT = 2**31 - 1
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run, its games in one axis `[games]`; a pytree, what it does is static.
+
+    Attributes:
+      oracle: leaves `[games, ...]`; empty where `static_oracle` stands in its place.
+      policy: the family of policies, one for all games; empty where `static_policy` stands in its place.
+      beta: `[games]`.
+      log_reference: `[games, contexts, n]`.
+      keys: one for each game.
+      method: how to learn.
+      static_oracle: an oracle that is no pytree of arrays, one for all games.
+      static_policy: a policy that is no pytree of arrays.
+      batch: the axes that became one.
+      contextual: whether policies have an axis of contexts.
+      num_steps: steps of the method in the whole run.
+      num_records: how often to evaluate, record and save.
+      evaluation_comparisons: with the reference, at every record.
+    """
+
+    oracle: Any
+    policy: Any
+    beta: jax.Array
+    log_reference: jax.Array
+    keys: jax.Array
+    method: Method = dataclasses.field(metadata={"static": True})
+    static_oracle: Any = dataclasses.field(metadata={"static": True})
+    static_policy: Any = dataclasses.field(metadata={"static": True})
+    batch: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    contextual: bool = dataclasses.field(metadata={"static": True})
+    num_steps: int = dataclasses.field(metadata={"static": True})
+    num_records: int = dataclasses.field(metadata={"static": True})
+    evaluation_comparisons: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def knows_matrix(self) -> bool:
+        """Whether exploitabilities can be told."""
+        return knows_matrix(self.oracle)
+
+    def settings(self) -> dict[str, Any]:
+        """What makes this run what it is, for its checkpoints."""
+        oracle = self.oracle if self.static_oracle is None else self.static_oracle
+        policy = self.policy if self.static_policy is None else self.static_policy
+        return {
+            "method": describe(self.method),
+            "oracle": [type(oracle).__qualname__, *describe(jax.tree.leaves(self.oracle))],
+            "policy": describe(policy),
+            "beta": describe(self.beta),
+            "reference": describe(self.log_reference),
+            "key": describe(self.keys),
+            "batch_shape": list(self.batch),
+            "steps": self.num_steps,
+            "records": self.num_records,
+            "evaluation_comparisons": self.evaluation_comparisons,
+        }
+
+    def over_games(self, function: Callable[..., Any], *arrays: Any) -> Any:
+        """`function(game, key, *arrays)` of each game, by `vmap`."""
+
+        def of_one(oracle: Any, beta: jax.Array, log_reference: jax.Array, key: jax.Array, *arrays: Any) -> Any:
+            oracle = self.static_oracle if self.static_oracle is not None else oracle
+            policy = self.static_policy if self.static_policy is not None else self.policy
+            return function(SampledGame(oracle, policy, beta, log_reference), key, *arrays)
+
+        return jax.vmap(of_one)(self.oracle, self.beta, self.log_reference, self.keys, *arrays)
+
+
+@jax.jit
+def init(setup: Setup) -> Any:
+    """The first states of the method, leaves `[games, ...]`."""
+    return setup.over_games(lambda game, key: setup.method.init(game, jax.random.fold_in(key, LARGEST_INT)))
+
+
+@jax.jit
+def advance(setup: Setup, states: Any, first: jax.Array, end: jax.Array) -> tuple[Any, Tally]:
+    """Make the steps from `first` up to `end`."""
+
+    def step(t: jax.Array, carried: tuple[Any, Tally]) -> tuple[Any, Tally]:
+        progress = t.astype(setup.beta.dtype) / setup.num_steps
+
+        def of_one(game: SampledGame, key: jax.Array, state: Any, tally: Tally) -> tuple[Any, Tally]:
+            state, asked = setup.method.step(game, state, jax.random.fold_in(key, t), progress)
+            return state, tally.add(asked)
+
+        return setup.over_games(of_one, *carried)
+
+    return jax.lax.fori_loop(first, end, step, (states, Tally.empty(setup.beta.shape, setup.beta.dtype)))
+
+
+@jax.jit
+def evaluate(setup: Setup, states: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Log-policies `[games, contexts, n]`, their divergence from the reference, their exploitability `[games]`."""
+
+    def of_one(game: SampledGame, key: jax.Array, state: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        log_policy = setup.method.log_policy(game, state)
+        kl = jnp.mean(simplex.kl_divergence(log_policy.T, game.log_reference.T))
+        if not isinstance(getattr(game.oracle, "game", None), MatrixGame):
+            return log_policy, kl, None
+        problem = RegularizedGame(known_game(game.oracle), game.beta[None], game.log_reference.T)
+        exploitability = problem.exploitability(log_policy.T, problem.payoffs(log_policy.T))
+        return log_policy, kl, jnp.mean(exploitability)
+
+    return setup.over_games(of_one, states)
+
+
+def ask_reference(setup: Setup, log_policy: jax.Array, record: jax.Array, num: int) -> Tally:
+    """Compare the learnt policies with the reference, `num` times each game."""
+
+    def of_one(game: SampledGame, key: jax.Array, log_policy: jax.Array) -> Tally:
+        keys = jax.random.split(jax.random.fold_in(key, LARGEST_INT - record), 4)
+        contexts = game.draw_contexts(keys[0], num)
+        actions = draw(log_policy[contexts], keys[1], 1)
+        opponents = draw(game.log_reference[contexts], keys[2], 1)
+        return Tally.empty((), setup.beta.dtype).add(game.compare(keys[3], contexts, actions, opponents))
+
+    return setup.over_games(of_one, log_policy)
+
+
+ask_reference = jax.jit(ask_reference, static_argnames="num")
+
+
+def make_setup(
+    oracle: PreferenceOracle,
+    beta: ArrayLike,
+    method: Method,
+    num_comparisons: int,
+    key: jax.Array,
+    reference: ArrayLike | None,
+    policy: Policy,
+    num_records: int,
+    evaluation_comparisons: int,
+) -> Setup:
+    """Check the arguments of `train`, and lay all games along one axis.
+
+    Raises:
+      ValueError: naming the argument, what is there and what is allowed.
+    """
+    if isinstance(oracle, type) or not isinstance(oracle, PreferenceOracle):
+        raise ValueError(f"oracle: is {oracle!r}; allowed are oracles such as BernoulliOracle(game)")
+    if isinstance(method, type) or not isinstance(method, Method):
+        raise ValueError(f"method: is {method!r}; allowed are instances such as StochasticNashMP()")
+    if isinstance(policy, type) or not isinstance(policy, Policy):
+        raise ValueError(f"policy: is {policy!r}; allowed are instances such as TabularPolicy()")
+    at_least("num_comparisons", num_comparisons, 1)
+    at_least("num_records", num_records, 1)
+    at_least("evaluation_comparisons", evaluation_comparisons, 0)
+    steps = (num_comparisons - num_records * evaluation_comparisons) // method.batch_size
+    if steps < 1 or num_comparisons > LARGEST_INT:
+        least = method.batch_size + num_records * evaluation_comparisons
+        raise ValueError(f"num_comparisons: is {num_comparisons}; allowed here are {least} to {LARGEST_INT}")
+    if not isinstance(key, jax.Array) or key.shape not in ((), (2,)):
+        raise ValueError(f"key: is {key!r}; allowed are jax random keys")
+
+    batch, contexts, n = tuple(oracle.batch_shape), oracle.num_contexts, oracle.num_actions
+    contextual = bool(getattr(oracle, "contextual", contexts > 1))
+    games = math.prod(batch)
+    dtype = oracle.game.preferences.dtype if knows_matrix(oracle) else jnp.result_type(float)  # pyright: ignore
+    log_reference = _as_log_reference(reference, batch, contexts, n, contextual, dtype)
+    arrays, static_oracle = _split(oracle)
+    shared, static_policy = _split(policy)
+    return Setup(
+        oracle=jax.tree.map(lambda x: _flatten(x, batch), arrays),
+        policy=shared,
+        beta=_as_betas(beta, batch, dtype).reshape(games),
+        log_reference=log_reference.reshape(games, contexts, n),
+        keys=jax.random.split(key, games),
+        method=method,
+        static_oracle=static_oracle,
+        static_policy=static_policy,
+        batch=batch,
+        contextual=contextual,
+        num_steps=steps,
+        num_records=min(num_records, steps),
+        evaluation_comparisons=evaluation_comparisons,
+    )
+
+
+def knows_matrix(oracle: Any) -> bool:
+    """Whether exploitabilities can be told."""
+    return isinstance(getattr(oracle, "game", None), MatrixGame)
+
+
+def _split(x: Any) -> tuple[Any, Any]:
+    """A pytree of arrays and None, or an empty one and the thing itself, which then has to be hashable."""
+    if all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(x)):
+        return x, None
+    return (), x
+
+
+def _flatten(leaf: jax.Array, batch: tuple[int, ...]) -> jax.Array:
+    rest = leaf.shape[len(batch) :]
+    return jnp.broadcast_to(leaf, (*batch, *rest)).reshape(math.prod(batch), *rest)
+
+
+def _as_betas(beta: ArrayLike, batch: tuple[int, ...], dtype: Any) -> jax.Array:
+    try:
+        values = np.asarray(beta, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"beta: is {beta!r}; allowed are real numbers") from None
+    good = np.isfinite(values) & (values >= float(jnp.finfo(dtype).tiny))
+    if not good.all():
+        index = [int(i) for i in np.argwhere(~good)[0]]
+        raise ValueError(f"beta{index or ''} is {values[tuple(index)]}; allowed are finite numbers > 0")
+    return jnp.asarray(_broadcast("beta", values, batch), dtype)
+
+
+def _as_log_reference(
+    reference: ArrayLike | None, batch: tuple[int, ...], contexts: int, n: int, contextual: bool, dtype: Any
+) -> jax.Array:
+    """`[*batch, contexts, n]`."""
+    if reference is None:
+        return jnp.full((*batch, contexts, n), -math.log(n), dtype)
+    values = np.asarray(as_policy("reference", reference, MatrixGame(jnp.zeros((n, n), dtype))))
+    values = _broadcast("reference", values, (*batch, contexts, n) if contextual else (*batch, n))
+    log_reference = jnp.log(jnp.asarray(values.reshape(*batch, contexts, n)))
+    return jax.nn.log_softmax(log_reference, axis=-1)
+
+
+def _broadcast(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.broadcast_to(values, shape)
+    except ValueError:
+        raise ValueError(
+            f"{name}: has shape {list(values.shape)}; allowed are shapes that broadcast to {list(shape)}"
+        ) from None
