@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import nashjax as nj
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +26,15 @@ def test_the_example_prints_what_it_says(tmp_path: Path):
     assert number.sub("#", done.stdout) == number.sub("#", shown)
     for found, said in zip(number.findall(done.stdout), number.findall(shown), strict=True):
         assert abs(float(found) - float(said)) <= 1e-3 * abs(float(said)) + 1e-6
+
+
+def test_the_example_of_comparisons_runs(tmp_path: Path):
+    pytest.importorskip("optax", reason="needs the extra `train`")
+    code = blocks("python")[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    *policy, comparisons = (float(number) for number in re.findall(r"[\d.]+", done.stdout))
+    assert comparisons == 20_000
+    assert max(abs(p - 0.2) for p in policy) < 0.03  # by symmetry the equilibrium is uniform
 
 
 def test_the_continuous_integration_runs_the_second_command():
