@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import types
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,22 +80,49 @@ class Checkpoints:
         self._manager.close()
 
 
-def describe(value: Any) -> Any:
-    """What a checkpoint says of a setting: the same in every process, different for different settings."""
+def describe(value: Any, depth: int = 12) -> Any:
+    """What a checkpoint says of a setting: the same in every process, different for different settings.
+
+    A function is its code and what it has closed over, which is where optax keeps its hyper-parameters.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (jax.Array, np.ndarray)):
         is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
         array = np.ascontiguousarray(jax.random.key_data(value) if is_key else value)
         return f"{array.dtype}{list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
-    if dataclasses.is_dataclass(value):
-        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"class": type(value).__qualname__, **fields}
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    if depth == 0:  # something that contains itself
+        return name
+
+    def inside(parts: Iterable[Any]) -> list[Any]:
+        return [describe(part, depth - 1) for part in parts]
+
+    if isinstance(value, types.FunctionType):
+        code = hashlib.sha256(value.__code__.co_code).hexdigest()[:16]
+        constants = [x for x in value.__code__.co_consts if isinstance(x, (int, float, str))]
+        bound = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *_closure(value))
+        return [f"{value.__module__}.{value.__qualname__} {code}", constants, inside(bound)]
+    if isinstance(value, functools.partial):
+        return inside((value.func, value.args, value.keywords))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return [name, *inside(getattr(value, field.name) for field in fields)]
     if isinstance(value, (tuple, list)):
-        return [describe(x) for x in value]
+        return inside(value)
     if isinstance(value, dict):
-        return {str(name): describe(x) for name, x in value.items()}
-    return getattr(value, "__qualname__", type(value).__qualname__)
+        return {str(key): describe(x, depth - 1) for key, x in value.items()}
+    return name
+
+
+def _closure(function: types.FunctionType) -> list[Any]:
+    found = []
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # not filled yet
+            found.append(None)
+    return found
 
 
 def _as_arrays(tree: Any) -> Any:

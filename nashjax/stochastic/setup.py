@@ -187,8 +187,9 @@ def make_setup(
     games = math.prod(batch)
     dtype = oracle.game.preferences.dtype if knows_matrix(oracle) else jnp.result_type(float)  # pyright: ignore
     log_reference = _as_log_reference(reference, batch, contexts, n, contextual, dtype)
-    arrays, static_oracle = _split(oracle)
-    shared, static_policy = _split(policy)
+    arrays, static_oracle = _split("oracle", oracle)
+    shared, static_policy = _split("policy", policy)
+    _check_hashable("method", method)
     return Setup(
         oracle=jax.tree.map(lambda x: _flatten(x, batch), arrays),
         policy=shared,
@@ -211,11 +212,22 @@ def knows_matrix(oracle: Any) -> bool:
     return isinstance(getattr(oracle, "game", None), MatrixGame)
 
 
-def _split(x: Any) -> tuple[Any, Any]:
+def _split(name: str, x: Any) -> tuple[Any, Any]:
     """A pytree of arrays and None, or an empty one and the thing itself, which then has to be hashable."""
     if all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(x)):
         return x, None
+    _check_hashable(name, x)
     return (), x
+
+
+def _check_hashable(name: str, x: Any) -> None:
+    try:
+        hash(x)
+    except TypeError:
+        raise ValueError(
+            f"{name}: {type(x).__name__} is neither a pytree of arrays nor hashable; allowed are classes registered "
+            "with jax and hashable ones, such as frozen dataclasses"
+        ) from None
 
 
 def _flatten(leaf: jax.Array, batch: tuple[int, ...]) -> jax.Array:

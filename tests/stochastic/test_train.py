@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ import pytest
 import nashjax as nj
 
 pytest.importorskip("orbax.checkpoint", reason="needs the extra `train`")
+
+import optax
 
 from nashjax import stochastic as st
 
@@ -163,7 +166,7 @@ METHODS = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_that_was_stopped_goes_on_bit_by_bit(name, tmp_path):
-    arguments = {"num_comparisons": 3200, "key": KEY, "num_records": 5, "method": METHODS[name]}
+    arguments: dict[str, Any] = {"num_comparisons": 3200, "key": KEY, "num_records": 5, "method": METHODS[name]}
     arguments["evaluation_comparisons"] = 10
     whole = st.train(ORACLE, BETA, **arguments)
     records, part = [], whole
@@ -185,14 +188,22 @@ def test_a_run_that_was_stopped_goes_on_bit_by_bit(name, tmp_path):
         {"num_comparisons": 6400},
         {"key": jax.random.key(9)},
         {"method": st.StochasticNashMP(inner_steps=8)},
+        {"method": st.StochasticNashMP(optimizer=optax.adam(0.031))},
+        {"method": st.StochasticNashMP(optimizer=optax.adam(0.03, b1=0.8))},
+        {"method": st.StochasticNashMP(schedule=lambda progress: 1 - progress / 2)},
+        {"method": st.AveragedNashMP()},
         {"oracle": st.BernoulliOracle(nj.MatrixGame(GAMES.preferences[:, ::-1]))},
         {"reference": np.array([0.1, 0.1, 0.2, 0.3, 0.3])},
     ],
-    ids=lambda other: next(iter(other)),
+    ids=["beta", "comparisons", "key", "inner steps", "rate", "momentum", "schedule", "class", "game", "reference"],
 )
 def test_the_folder_of_another_run_is_refused(other, tmp_path):
-    arguments = {"oracle": ORACLE, "beta": BETA, "num_comparisons": 640, "key": KEY, "checkpoint": tmp_path}
+    method = st.StochasticNashMP(optimizer=optax.adam(0.03))
+    arguments: dict[str, Any] = {"oracle": ORACLE, "beta": BETA, "num_comparisons": 640, "key": KEY, "method": method}
+    arguments["checkpoint"] = tmp_path
     st.train(**arguments, num_records=2)
+    again = st.StochasticNashMP(optimizer=optax.adam(0.03))  # another object, the same method
+    st.train(**(arguments | {"method": again}), num_records=2)
     with pytest.raises(st.CheckpointError, match=r"checkpoint: the run in .* had .*, this one has .*; allowed are a"):
         st.train(**(arguments | other), num_records=2)
 
