@@ -203,7 +203,8 @@ def test_the_folder_of_another_run_is_refused(other, tmp_path):
     arguments["checkpoint"] = tmp_path
     st.train(**arguments, num_records=2)
     again = st.StochasticNashMP(optimizer=optax.adam(0.03))  # another object, the same method
-    st.train(**(arguments | {"method": again}), num_records=2)
+    arguments["method"] = again
+    st.train(**arguments, num_records=2)
     with pytest.raises(st.CheckpointError, match=r"checkpoint: the run in .* had .*, this one has .*; allowed are a"):
         st.train(**(arguments | other), num_records=2)
 
