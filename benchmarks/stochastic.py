@@ -58,6 +58,8 @@ TABULAR: dict[str, st.Method] = {
     "plug-in, asked at the equilibrium": st.PlugIn(ask="equilibrium"),
     "closed-form prox": st.ClosedFormNashMP(),
 }
+LONG = ("Nash-MP", "two-average", "proximal-point", "online IPO", "plug-in")
+"""What runs at the largest budget, too."""
 OURS = ("Nash-MP", "two-average", "proximal-point", "target")
 
 
@@ -113,18 +115,21 @@ def tune() -> list[dict[str, Any]]:
     return rows
 
 
-def budgets(tuned: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def budgets(tuned: list[dict[str, Any]], chosen: list[int]) -> list[dict[str, Any]]:
     """Every method at other budgets, with its best learning rate."""
     rows = []
-    for comparisons in BUDGETS:
+    for comparisons in chosen:
         for beta in BETAS:
             for name, method in (METHODS | TABULAR).items():
+                if comparisons == BUDGETS[-1] and name not in LONG:
+                    continue
                 tries = [row for row in tuned if row["method"] == name and row["beta"] == beta]
                 rate = min(tries, key=lambda row: row["exploitability"])["learning_rate"]
                 tried = (
                     dataclasses.replace(method, learning_rate=rate) if isinstance(method, st.PolicyMethod) else method
                 )
-                rows.append(show("budget", name, measure(tried, beta, comparisons), rate))
+                row = measure(tried, beta, comparisons) | {"budget": comparisons}
+                rows.append(show("budget", name, row, rate))
     return rows
 
 
@@ -273,6 +278,7 @@ def main() -> None:
     """Run the study, or parts of it, from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", default=",".join(PARTS), help=f"some of: {', '.join(PARTS)}, with commas between")
+    parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)), help="those of the part budget to run")
     parser.add_argument("--setting", choices=["S"], help="run setting S alone, and write nothing")
     parser.add_argument("--figure", action="store_true", help="draw the file, run nothing")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
@@ -283,11 +289,13 @@ def main() -> None:
     path = options.output / "stochastic.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     for part in () if options.figure else options.part.split(","):
-        kept = [row for row in rows if row["part"] != part]
+        chosen = [int(x) for x in options.budgets.split(",")]
+        again = [row for row in rows if row["part"] == part and (part != "budget" or row["budget"] in chosen)]
+        kept = [row for row in rows if row not in again]
         tuned = [row for row in rows if row["part"] == "tune"]
         new = {
             "tune": tune,
-            "budget": lambda tuned=tuned: budgets(tuned),
+            "budget": lambda tuned=tuned, chosen=chosen: budgets(tuned, chosen),
             "loops": loops,
             "reductions": reductions,
             "contextual": contextual,
