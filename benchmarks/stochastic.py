@@ -60,6 +60,7 @@ TABULAR: dict[str, st.Method] = {
 }
 LONG = ("Nash-MP", "two-average", "proximal-point", "online IPO", "plug-in")
 """What runs at the largest budget, too."""
+DEFAULT = "Nash-MP, its defaults"
 OURS = ("Nash-MP", "two-average", "proximal-point", "target")
 
 
@@ -101,27 +102,27 @@ def summary(exploitability: Any) -> dict[str, float]:
     return {name: float(f"{value:.3g}") for name, value in values.items()}
 
 
-def tune() -> list[dict[str, Any]]:
+def tune(methods: list[str]) -> list[dict[str, Any]]:
     """Every method at setting S with every learning rate; methods without one, once."""
     rows = []
     for beta in BETAS:
         for name, method in METHODS.items():
-            for rate in RATES:
+            for rate in RATES if name in methods else ():
                 tried = dataclasses.replace(method, learning_rate=rate)
                 rows.append(show("tune", name, measure(tried, beta, COMPARISONS), rate))
-        for name, method in TABULAR.items():
-            rows.append(show("tune", name, measure(method, beta, COMPARISONS)))
-        rows.append(show("tune", "Nash-MP, its defaults", measure(st.StochasticNashMP(), beta, COMPARISONS)))
+        for name, method in (TABULAR | {DEFAULT: st.StochasticNashMP()}).items():
+            if name in methods:
+                rows.append(show("tune", name, measure(method, beta, COMPARISONS)))
     return rows
 
 
-def budgets(tuned: list[dict[str, Any]], chosen: list[int]) -> list[dict[str, Any]]:
+def budgets(tuned: list[dict[str, Any]], methods: list[str], chosen: list[int]) -> list[dict[str, Any]]:
     """Every method at other budgets, with its best learning rate."""
     rows = []
     for comparisons in chosen:
         for beta in BETAS:
             for name, method in (METHODS | TABULAR).items():
-                if comparisons == BUDGETS[-1] and name not in LONG:
+                if name not in methods or (comparisons == BUDGETS[-1] and name not in LONG):
                     continue
                 tries = [row for row in tuned if row["method"] == name and row["beta"] == beta]
                 rate = min(tries, key=lambda row: row["exploitability"])["learning_rate"]
@@ -282,20 +283,27 @@ def main() -> None:
     parser.add_argument("--setting", choices=["S"], help="run setting S alone, and write nothing")
     parser.add_argument("--figure", action="store_true", help="draw the file, run nothing")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
+    parser.add_argument("--methods", help="those of the parts tune and budget to run, with semicolons between")
     options = parser.parse_args()
+    names = [*METHODS, *TABULAR, DEFAULT]
+    methods = options.methods.split(";") if options.methods else names
+    if not set(methods) <= set(names):
+        parser.error(f"--methods: allowed are {'; '.join(names)}")
     if options.setting:
-        print(table(tune()))
+        print(table(tune(methods)))
         return
     path = options.output / "stochastic.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     for part in () if options.figure else options.part.split(","):
         chosen = [int(x) for x in options.budgets.split(",")]
-        again = [row for row in rows if row["part"] == part and (part != "budget" or row["budget"] in chosen)]
+        again = [row for row in rows if row["part"] == part]
+        if part in ("tune", "budget"):
+            again = [row for row in again if row["method"] in methods and row.get("budget") in (None, *chosen)]
         kept = [row for row in rows if row not in again]
         tuned = [row for row in rows if row["part"] == "tune"]
         new = {
-            "tune": tune,
-            "budget": lambda tuned=tuned, chosen=chosen: budgets(tuned, chosen),
+            "tune": lambda: tune(methods),
+            "budget": lambda tuned=tuned, chosen=chosen: budgets(tuned, methods, chosen),
             "loops": loops,
             "reductions": reductions,
             "contextual": contextual,

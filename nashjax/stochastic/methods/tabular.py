@@ -13,7 +13,7 @@ from nashjax.algorithms import AdaptiveNashMP, NashMP
 from nashjax.games import MatrixGame
 from nashjax.problem import RegularizedGame, proximal_map
 from nashjax.solve import solve
-from nashjax.stochastic.methods.base import at_least, no_decay, positive
+from nashjax.stochastic.methods.base import at_least, linear_decay, positive
 from nashjax.stochastic.sampled_game import Asked, SampledGame, draw
 
 SOLVE_TOLERANCE = 1e-8
@@ -136,7 +136,7 @@ class ClosedFormNashMP:
     """
 
     eta: float | None = None
-    schedule: Callable[[jax.Array], jax.Array] = no_decay
+    schedule: Callable[[jax.Array], jax.Array] = linear_decay
     exploration: float = 0.5
     batch_size: int = 128
     averaging: float | None = 1.0
