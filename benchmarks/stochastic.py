@@ -58,9 +58,9 @@ TABULAR: dict[str, st.Method] = {
     "plug-in, asked at the equilibrium": st.PlugIn(ask="equilibrium"),
     "closed-form prox": st.ClosedFormNashMP(),
 }
-LONG = ("Nash-MP", "two-average", "proximal-point", "online IPO", "plug-in")
-"""What runs at the largest budget, too."""
 DEFAULT = "Nash-MP, its defaults"
+LONG = (DEFAULT, "Nash-MP", "two-average", "proximal-point", "online IPO", "plug-in")
+"""What runs at the largest budget, too."""
 OURS = ("Nash-MP", "two-average", "proximal-point", "target")
 
 
@@ -121,14 +121,12 @@ def budgets(tuned: list[dict[str, Any]], methods: list[str], chosen: list[int]) 
     rows = []
     for comparisons in chosen:
         for beta in BETAS:
-            for name, method in (METHODS | TABULAR).items():
+            for name, method in (METHODS | TABULAR | {DEFAULT: st.StochasticNashMP()}).items():
                 if name not in methods or (comparisons == BUDGETS[-1] and name not in LONG):
                     continue
                 tries = [row for row in tuned if row["method"] == name and row["beta"] == beta]
                 rate = min(tries, key=lambda row: row["exploitability"])["learning_rate"]
-                tried = (
-                    dataclasses.replace(method, learning_rate=rate) if isinstance(method, st.PolicyMethod) else method
-                )
+                tried = dataclasses.replace(method, learning_rate=rate) if rate else method
                 row = measure(tried, beta, comparisons) | {"budget": comparisons}
                 rows.append(show("budget", name, row, rate))
     return rows

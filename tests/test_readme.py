@@ -33,7 +33,7 @@ def test_the_example_of_comparisons_runs(tmp_path: Path):
     code = blocks("python")[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     *policy, comparisons = (float(number) for number in re.findall(r"[\d.]+", done.stdout))
-    assert comparisons == 20_000
+    assert 10_000 < comparisons <= 20_000
     assert max(abs(p - 0.2) for p in policy) < 0.03  # by symmetry the equilibrium is uniform
 
 

@@ -10,7 +10,7 @@ except ImportError as error:
     raise ImportError(f'nashjax.stochastic needs {error.name}: python -m pip install "nashjax[train]"') from error
 
 from nashjax.stochastic.checkpoint import CheckpointError
-from nashjax.stochastic.estimators import Comparisons, Sample
+from nashjax.stochastic.estimators import Comparisons, Sample, dpo_loss, ipo_loss, policy_gradient_loss
 from nashjax.stochastic.methods import (
     AveragedNashMP,
     ClosedFormNashMP,
@@ -21,6 +21,7 @@ from nashjax.stochastic.methods import (
     OnlineIPO,
     PlugIn,
     PolicyMethod,
+    Roles,
     SelfPlayPolicyGradient,
     StochasticNashMP,
     StochasticNashProx,
@@ -36,10 +37,11 @@ from nashjax.stochastic.oracles import (
 )
 from nashjax.stochastic.policies import FlaxPolicy, MLPPolicy, Policy, TabularPolicy
 from nashjax.stochastic.records import Record
-from nashjax.stochastic.sampled_game import SampledGame
+from nashjax.stochastic.sampled_game import Asked, SampledGame
 from nashjax.stochastic.train import TrainResult, train
 
 __all__ = [
+    "Asked",
     "AveragedNashMP",
     "BernoulliOracle",
     "CallableOracle",
@@ -60,6 +62,7 @@ __all__ = [
     "PreferenceOracle",
     "ProbabilityOracle",
     "Record",
+    "Roles",
     "Sample",
     "SampledGame",
     "SelfPlayPolicyGradient",
@@ -67,7 +70,10 @@ __all__ = [
     "StochasticNashProx",
     "TabularPolicy",
     "TrainResult",
+    "dpo_loss",
+    "ipo_loss",
     "linear_decay",
     "no_decay",
+    "policy_gradient_loss",
     "train",
 ]

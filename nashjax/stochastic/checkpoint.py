@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+SMALL = 8
+"""Arrays of up to so many entries are told in full, larger ones by a hash."""
 
 
 class CheckpointError(ValueError):
@@ -37,6 +41,8 @@ class Checkpoints:
             raise ImportError(f'checkpoints need {error.name}: python -m pip install "nashjax[train]"') from error
         self._args = ocp.args
         self._settings = settings
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise CheckpointError(f"checkpoint: {folder} is a file; allowed are folders")
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
@@ -56,12 +62,13 @@ class Checkpoints:
         if number is None:
             return None
         found = self._manager.restore(number, args=self._args.Composite(settings=self._args.JsonRestore()))["settings"]
-        for name, value in self._settings.items():
-            if found.get(name) != value:
-                raise CheckpointError(
-                    f"checkpoint: the run in {self._manager.directory} had {name} {found.get(name)!r}, this one has "
-                    f"{value!r}; allowed are a folder of the same run or an empty one"
-                )
+        different = _first_difference("", found, json.loads(json.dumps(self._settings)))
+        if different is not None:
+            name, there, here = different
+            raise CheckpointError(
+                f"checkpoint: the run in {self._manager.directory} had {name} {there}, this one has {here}; allowed "
+                "are the folder of the same run and an empty one"
+            )
         restored = self._manager.restore(
             number, args=self._args.Composite(state=self._args.StandardRestore(_as_arrays(like)))
         )
@@ -90,6 +97,8 @@ def describe(value: Any, depth: int = 12) -> Any:
     if isinstance(value, (jax.Array, np.ndarray)):
         is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
         array = np.ascontiguousarray(jax.random.key_data(value) if is_key else value)
+        if array.size <= SMALL:
+            return array.tolist()
         return f"{array.dtype}{list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
     name = f"{type(value).__module__}.{type(value).__qualname__}"
     if depth == 0:  # something that contains itself
@@ -106,13 +115,24 @@ def describe(value: Any, depth: int = 12) -> Any:
     if isinstance(value, functools.partial):
         return inside((value.func, value.args, value.keywords))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return [name, *inside(getattr(value, field.name) for field in fields)]
+        fields = [field.name for field in dataclasses.fields(value)]
+        return {"class": name, **{field: describe(getattr(value, field), depth - 1) for field in fields}}
     if isinstance(value, (tuple, list)):
         return inside(value)
     if isinstance(value, dict):
         return {str(key): describe(x, depth - 1) for key, x in value.items()}
     return name
+
+
+def _first_difference(name: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
+    """Where two descriptions differ first, and what stands there; None where they do not."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in here:
+            different = _first_difference(f"{name}.{key}".lstrip("."), there.get(key), here[key])
+            if different is not None:
+                return different
+        return None
+    return None if there == here else (name, there, here)
 
 
 def _closure(function: types.FunctionType) -> list[Any]:

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from nashjax.games import Game, MatrixGame
 from nashjax.inputs import as_inputs
+from nashjax.stochastic.arguments import at_least
 
 
 class OracleError(ValueError):
@@ -45,6 +46,9 @@ class PreferenceOracle(Protocol):
 
     def compare(self, key: jax.Array, context: jax.Array, action: jax.Array, opponent: jax.Array) -> jax.Array:
         """Ask whether an action is preferred over another, once for each entry.
+
+        What it says of an action and itself is not used: that counts as 1/2. An order that matters, `(a, b)` answered
+        otherwise than `1 - (b, a)`, makes no preference game; ask both orders and take the mean.
 
         Args:
           key: a jax random key.
@@ -147,14 +151,15 @@ class CallableOracle:
 
     Args:
       function: from numpy arrays `context`, `action`, `opponent`, int32 `[k]`, to `[k]` numbers in [0, 1]: what is
-        preferred, as in `PreferenceOracle.compare`. What it raises ends the run as an `OracleError`.
+        preferred, as in `PreferenceOracle.compare`. It is never asked about an action and itself, and `k` differs from
+        call to call. What it raises ends the run as an `OracleError`.
       num_actions: `n >= 2`.
       num_contexts: how many contexts there are, >= 1.
       batch_shape: axes of independent runs, which all ask the same function.
 
     Attributes:
       comparisons: how many comparisons the function has been asked for.
-      failure: the first `OracleError`, None if there was none.
+      failure: what ended the run, an `OracleError` or an interrupt; None if nothing did.
     """
 
     def __init__(
@@ -166,8 +171,7 @@ class CallableOracle:
         batch_shape: tuple[int, ...] = (),
     ):
         for name, value, least in (("num_actions", num_actions, 2), ("num_contexts", num_contexts, 1)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: is {value!r}; allowed are integers >= {least}")
+            at_least(name, value, least)
         if not callable(function):
             raise ValueError(f"function: is {function!r}; allowed are functions of (context, action, opponent)")
         self.function = function
@@ -175,7 +179,7 @@ class CallableOracle:
         self.num_contexts = num_contexts
         self.batch_shape = tuple(batch_shape)
         self.comparisons = 0
-        self.failure: OracleError | None = None
+        self.failure: BaseException | None = None
 
     def compare(self, key: jax.Array, context: jax.Array, action: jax.Array, opponent: jax.Array) -> jax.Array:
         """Ask the function; see `PreferenceOracle.compare`."""
@@ -185,24 +189,28 @@ class CallableOracle:
 
     def _ask(self, context: ArrayLike, action: ArrayLike, opponent: ArrayLike) -> np.ndarray:
         arrays = [np.asarray(x) for x in (context, action, opponent)]
-        asked = [x.reshape(-1) for x in arrays]
+        different = arrays[1] != arrays[2]
+        outcome = np.full(arrays[1].shape, 0.5, jnp.result_type(float))
         try:
-            outcome = self._checked(asked)
-        except OracleError as error:
+            if different.any():
+                outcome[different] = self._checked([x[different] for x in arrays])
+        except BaseException as error:  # compiled code makes an error of its own of it, also of an interrupt
             self.failure = self.failure or error
             raise
-        return outcome.reshape(arrays[1].shape)
+        return outcome
 
     def _checked(self, asked: list[np.ndarray]) -> np.ndarray:
-        first = describe_question(*(x[0] for x in asked)) if asked[0].size else "nothing"
-        question = f"was asked {asked[0].size} comparisons, the first {first}"
+        question = f"was asked {asked[0].size} comparisons, the first {describe_question(*(x[0] for x in asked))}"
         try:
             outcome = self.function(*asked)
         except Exception as error:  # whatever a user's function does wrong
             raise OracleError(f"the oracle {question}, and raised {type(error).__name__}: {error}") from error
         self.comparisons += asked[0].size
         try:
-            outcome = np.asarray(outcome, jnp.result_type(float))
+            outcome = np.asarray(outcome)
+            if np.iscomplexobj(outcome):
+                raise TypeError
+            outcome = outcome.astype(jnp.result_type(float))
         except (TypeError, ValueError):
             raise OracleError(f"the oracle {question}, and answered {outcome!r}; allowed are numbers") from None
         if outcome.shape != asked[0].shape:

@@ -9,10 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from nashjax.games.matrix import as_floating, as_real_array
+from nashjax.inputs import is_concrete
 from nashjax.pytree import register_dataclass
+from nashjax.stochastic.arguments import at_least
 
 Params = Any
 
@@ -64,15 +67,27 @@ class FlaxPolicy:
     features: jax.Array
     module: Any = dataclasses.field(metadata={"static": True})
 
+    def __post_init__(self):
+        if isinstance(self.features, (list, tuple, np.ndarray)):
+            object.__setattr__(self, "features", jnp.asarray(as_floating(as_real_array("features", self.features))))
+        if not callable(self.module) or _is_nnx(self.module):
+            raise ValueError(
+                f"module: is {type(self.module).__name__}; allowed are flax.linen modules and functions from nnx.Rngs "
+                "to an nnx module, such as its class"
+            )
+
     def init(self, key: jax.Array, num_contexts: int, num_actions: int) -> Params:
         """The module's own initialisation.
 
         Raises:
-          ValueError: there are not as many features as contexts, or the module holds more than parameters.
-          AssertionError: the module's logits have the wrong shape (chex).
+          ValueError: there are not as many features as contexts, a feature is not finite, the module holds more than
+            parameters, or its logits have the wrong shape.
         """
         if self.features.ndim < 2 or self.features.shape[0] != num_contexts:
             raise ValueError(f"features: have shape {list(self.features.shape)}; allowed is [{num_contexts}, ...]")
+        if is_concrete(self.features) and not bool(jnp.isfinite(self.features).all()):
+            index = [int(i) for i in np.argwhere(~np.isfinite(np.asarray(self.features)))[0]]
+            raise ValueError(f"features{index} is {self.features[tuple(index)]}; allowed are finite numbers")
         if _is_linen(self.module):
             variables = self.module.init(key, self.features[:1])
             if set(variables) - {"params"}:
@@ -80,8 +95,14 @@ class FlaxPolicy:
             params = variables["params"]
         else:
             params = self._split(key)[1]
-        shape = jax.eval_shape(self.logits, params, jnp.zeros(1, jnp.int32)).shape
-        chex.assert_equal(shape, (1, num_actions))
+        logits = jax.eval_shape(self.logits, params, jnp.zeros(1, jnp.int32))
+        try:
+            chex.assert_shape(logits, (1, num_actions))
+        except AssertionError:
+            raise ValueError(
+                f"module: its logits of one context have shape {list(logits.shape)}; allowed is [1, {num_actions}], "
+                "one for each action"
+            ) from None
         return params
 
     def logits(self, params: Params, contexts: jax.Array) -> jax.Array:
@@ -103,6 +124,12 @@ class FlaxPolicy:
         return graph, params
 
 
+def _is_nnx(module: Any) -> bool:
+    from flax import nnx
+
+    return isinstance(module, nnx.Module)
+
+
 def _is_linen(module: Any) -> bool:
     from flax import linen
 
@@ -117,8 +144,10 @@ def MLPPolicy(features: ArrayLike, num_actions: int, *, hidden: Sequence[int] = 
       num_actions: `n`.
       hidden: widths of the layers between, with `tanh`.
 
+    A smaller learning rate than for a table is wanted, such as 0.003.
+
     Raises:
-      ValueError: the features are not an array of real numbers `[num_contexts, d]`.
+      ValueError: the features are not an array of real numbers `[num_contexts, d]`, or a width is not an integer >= 1.
     """
     from flax import linen
 
@@ -126,7 +155,8 @@ def MLPPolicy(features: ArrayLike, num_actions: int, *, hidden: Sequence[int] = 
     if array.ndim != 2:
         raise ValueError(f"features: have shape {list(array.shape)}; allowed is [num_contexts, d]")
     layers: list[Callable[..., Any]] = []
-    for width in hidden:
+    for width in hidden if isinstance(hidden, Sequence) else (hidden,):
+        at_least("hidden", width, 1)
         layers += [linen.Dense(width), linen.tanh]
     layers.append(linen.Dense(num_actions, kernel_init=linen.initializers.zeros))
     return FlaxPolicy(jnp.asarray(array), linen.Sequential(layers))

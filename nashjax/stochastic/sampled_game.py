@@ -99,7 +99,7 @@ class SampledGame:
         return jnp.take_along_axis(self.log_reference[contexts], actions, axis=-1)
 
     def compare(self, key: jax.Array, contexts: jax.Array, actions: jax.Array, opponents: jax.Array) -> Asked:
-        """Ask the oracle; contexts `[k]`, actions `[k, num]`.
+        """Ask the oracle; contexts `[k]`, actions `[k, num]`. An action against itself counts as 1/2, whatever it says.
 
         Raises:
           OracleError: the answer has the wrong shape.
@@ -114,7 +114,8 @@ class SampledGame:
                 f"the oracle was asked {flat[0].size} comparisons at once, and answered shape {list(outcome.shape)}; "
                 f"allowed is {list(flat[0].shape)}"
             ) from None
-        return Asked(context, actions, opponents, outcome.reshape(actions.shape).astype(self.log_reference.dtype))
+        outcome = jnp.where(actions == opponents, 0.5, outcome.reshape(actions.shape))
+        return Asked(context, actions, opponents, outcome.astype(self.log_reference.dtype))
 
     def exact_value(
         self, params: Params, opponent: Params, center: Params | None, prox_weight: jax.Array | float

@@ -17,9 +17,9 @@ from nashjax.games import MatrixGame
 from nashjax.inputs import as_policy
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
+from nashjax.stochastic.arguments import at_least
 from nashjax.stochastic.checkpoint import describe
 from nashjax.stochastic.methods import Method
-from nashjax.stochastic.methods.base import at_least
 from nashjax.stochastic.oracles import PreferenceOracle
 from nashjax.stochastic.policies import Policy
 from nashjax.stochastic.records import Tally
@@ -44,6 +44,7 @@ class Setup:
       static_policy: a policy that is no pytree of arrays.
       batch: the axes that became one.
       contextual: whether policies have an axis of contexts.
+      num_comparisons: the most that may be spent on each game.
       num_steps: steps of the method in the whole run.
       num_records: how often to evaluate, record and save.
       evaluation_comparisons: with the reference, at every record.
@@ -59,6 +60,7 @@ class Setup:
     static_policy: Any = dataclasses.field(metadata={"static": True})
     batch: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     contextual: bool = dataclasses.field(metadata={"static": True})
+    num_comparisons: int = dataclasses.field(metadata={"static": True})
     num_steps: int = dataclasses.field(metadata={"static": True})
     num_records: int = dataclasses.field(metadata={"static": True})
     evaluation_comparisons: int = dataclasses.field(metadata={"static": True})
@@ -74,14 +76,15 @@ class Setup:
         policy = self.policy if self.static_policy is None else self.static_policy
         return {
             "method": describe(self.method),
-            "oracle": [type(oracle).__qualname__, *describe(jax.tree.leaves(self.oracle))],
+            "oracle": [type(oracle).__qualname__, describe(getattr(oracle, "function", None))],
+            "game": describe(jax.tree.leaves(self.oracle)),
             "policy": describe(policy),
             "beta": describe(self.beta),
             "reference": describe(self.log_reference),
             "key": describe(self.keys),
             "batch_shape": list(self.batch),
-            "steps": self.num_steps,
-            "records": self.num_records,
+            "num_comparisons": self.num_comparisons,
+            "num_records": self.num_records,
             "evaluation_comparisons": self.evaluation_comparisons,
         }
 
@@ -111,6 +114,11 @@ def advance(setup: Setup, states: Any, first: jax.Array, end: jax.Array) -> tupl
 
         def of_one(game: SampledGame, key: jax.Array, state: Any, tally: Tally) -> tuple[Any, Tally]:
             state, asked = setup.method.step(game, state, jax.random.fold_in(key, t), progress)
+            if asked.outcome.size != setup.method.batch_size:
+                raise ValueError(
+                    f"method: {type(setup.method).__name__} asked {asked.outcome.size} comparisons in a step; allowed "
+                    f"is its batch_size, {setup.method.batch_size}"
+                )
             return state, tally.add(asked)
 
         return setup.over_games(of_one, *carried)
@@ -166,21 +174,21 @@ def make_setup(
     Raises:
       ValueError: naming the argument, what is there and what is allowed.
     """
-    if isinstance(oracle, type) or not isinstance(oracle, PreferenceOracle):
-        raise ValueError(f"oracle: is {oracle!r}; allowed are oracles such as BernoulliOracle(game)")
-    if isinstance(method, type) or not isinstance(method, Method):
-        raise ValueError(f"method: is {method!r}; allowed are instances such as StochasticNashMP()")
-    if isinstance(policy, type) or not isinstance(policy, Policy):
-        raise ValueError(f"policy: is {policy!r}; allowed are instances such as TabularPolicy()")
+    _check_protocol("oracle", oracle, PreferenceOracle, "BernoulliOracle(game)")
+    _check_protocol("method", method, Method, "StochasticNashMP()")
+    _check_protocol("policy", policy, Policy, "TabularPolicy()")
     at_least("num_comparisons", num_comparisons, 1)
     at_least("num_records", num_records, 1)
     at_least("evaluation_comparisons", evaluation_comparisons, 0)
     steps = (num_comparisons - num_records * evaluation_comparisons) // method.batch_size
     if steps < 1 or num_comparisons > LARGEST_INT:
         least = method.batch_size + num_records * evaluation_comparisons
-        raise ValueError(f"num_comparisons: is {num_comparisons}; allowed here are {least} to {LARGEST_INT}")
+        raise ValueError(
+            f"num_comparisons: is {num_comparisons}; allowed here are {least} (the method's batch_size "
+            f"{method.batch_size}, and {evaluation_comparisons} at each of {num_records} records) to {LARGEST_INT}"
+        )
     if not isinstance(key, jax.Array) or key.shape not in ((), (2,)):
-        raise ValueError(f"key: is {key!r}; allowed are jax random keys")
+        raise ValueError(f"key: is {key!r}; allowed are jax random keys, such as jax.random.key(0)")
 
     batch, contexts, n = tuple(oracle.batch_shape), oracle.num_contexts, oracle.num_actions
     contextual = bool(getattr(oracle, "contextual", contexts > 1))
@@ -201,6 +209,7 @@ def make_setup(
         static_policy=static_policy,
         batch=batch,
         contextual=contextual,
+        num_comparisons=num_comparisons,
         num_steps=steps,
         num_records=min(num_records, steps),
         evaluation_comparisons=evaluation_comparisons,
@@ -218,6 +227,17 @@ def _split(name: str, x: Any) -> tuple[Any, Any]:
         return x, None
     _check_hashable(name, x)
     return (), x
+
+
+def _check_protocol(name: str, x: Any, protocol: type, such_as: str) -> None:
+    """Raise ValueError, naming what is missing, unless an instance offers what a protocol says."""
+    if not isinstance(x, type) and isinstance(x, protocol):
+        return
+    found = f"the class {x.__name__}" if isinstance(x, type) else f"a {type(x).__name__}"
+    offered = [attribute for attribute in dir(protocol) if not attribute.startswith("_")]
+    missing = [attribute for attribute in offered if not hasattr(x, attribute)]
+    lacks = f", which lacks {', '.join(missing)}" if missing else ""
+    raise ValueError(f"{name}: is {found}{lacks}; allowed are instances such as {such_as}")
 
 
 def _check_hashable(name: str, x: Any) -> None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from nashjax.stochastic.arguments import number
 from nashjax.stochastic.checkpoint import Checkpoints
 from nashjax.stochastic.methods import LearnerState, Method, StochasticNashMP
 from nashjax.stochastic.oracles import PreferenceOracle
@@ -30,7 +31,8 @@ class TrainResult:
       params: parameters of that policy, leaves `[*batch, ...]`; None for a method that has no parameters.
       comparisons: spent on each game, int `[*batch]`; what was left of the budget did not fill a batch.
       exploitability: `[*batch]`, the mean over contexts; an array, or None where the oracle knows no matrix.
-      diverged: whether the policy of a game is not finite, bool `[*batch]`; a smaller learning rate may help.
+      diverged: whether the policy of a game is not finite, bool `[*batch]`; a smaller learning rate may help. A run
+        that is finite can still have failed: see `exploitability`, or `reference_win_rate` in the history.
       history: all records, the fields of `Record` with a leading axis `[records]`.
       state: the method's own last state, leaves `[*batch, ...]`.
     """
@@ -75,7 +77,8 @@ def train(
       beta: strength of the regularisation towards the reference, broadcast to `[*batch]`, > 0, in units of preference.
       method: how to learn; default `StochasticNashMP()`. Where the actions can be listed, `PlugIn()` needs far fewer
         comparisons.
-      num_comparisons: the most that may be spent on each game.
+      num_comparisons: the most that may be spent on each game; an action that meets itself counts, although that is not
+        asked of a `CallableOracle`. A finished run cannot be prolonged: what is learnt depends on its length.
       key: a jax random key.
       reference: policies that broadcast to `[*batch, n]`, or `[*batch, num_contexts, n]` for a contextual oracle; zeros
         exclude actions; default uniform.
@@ -83,7 +86,8 @@ def train(
         parameters.
       num_records: how often to evaluate, record and save, >= 1.
       evaluation_comparisons: how many comparisons with the reference to spend on each record, within the budget.
-      tol: stop once the exploitability of every game is at most this; needs an oracle that knows its matrix.
+      tol: stop at the first record where the exploitability of every game is at most this; needs an oracle that knows
+        its matrix.
       on_record: called with each `Record`; a true answer stops the run.
       checkpoint: folder to save to at every record, and to go on from.
       progress: whether to show a progress bar.
@@ -102,6 +106,8 @@ def train(
     setup = make_setup(
         oracle, beta, method, num_comparisons, key, reference, policy, num_records, evaluation_comparisons
     )
+    if tol is not None:
+        number("tol", tol)
     if tol is not None and not setup.knows_matrix:
         raise ValueError(f"tol: is {tol}, but {type(oracle).__name__} knows no matrix; allowed is None")
     saved = None if checkpoint is None else Checkpoints(checkpoint, setup.settings())
@@ -213,11 +219,11 @@ def _oracle_failures(oracle: Any) -> Iterator[None]:
         oracle.failure = None
     try:
         yield
-    except jax.errors.JaxRuntimeError:
+    except Exception:
         failure = getattr(oracle, "failure", None)
         if failure is None:
             raise
-        raise failure from None
+        raise failure from failure.__cause__
 
 
 @contextmanager

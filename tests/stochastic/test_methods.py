@@ -217,6 +217,29 @@ def test_linen_and_nnx_modules_are_policies():
         assert result.exploitability < 0.5 * START
 
 
+def test_a_method_of_ones_own():
+    @dataclasses.dataclass(frozen=True)
+    class AgainstTheReference(st.PolicyMethod):
+        def reference_share(self, beta):
+            return 1.0
+
+    method = AgainstTheReference(learning_rate=0.05)
+    result = st.train(st.BernoulliOracle(GAMES), BETA, method=method, num_comparisons=64_000, key=jax.random.key(0))
+    # The best answer to the reference, by one query.
+    payoffs = np.asarray(GAMES.preferences).mean(axis=-1)
+    expected = np.exp(payoffs / BETA) / np.exp(payoffs / BETA).sum(-1, keepdims=True)
+    np.testing.assert_allclose(result.policy, expected, atol=0.03)
+
+    @dataclasses.dataclass(frozen=True)
+    class AsksTooMuch(st.PlugIn):
+        def step(self, game, state, key, progress):
+            state, asked = super().step(game, state, key, progress)
+            return state, jax.tree.map(lambda x: jnp.concatenate([x, x]), asked)
+
+    with pytest.raises(ValueError, match="AsksTooMuch asked 256 comparisons in a step; allowed is its batch_size, 128"):
+        st.train(st.BernoulliOracle(GAMES), BETA, method=AsksTooMuch(), num_comparisons=6400, key=jax.random.key(0))
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -236,6 +259,9 @@ def test_linen_and_nnx_modules_are_policies():
         (lambda: st.PlugIn(prior=-1.0), "prior: is -1"),
         (lambda: st.ClosedFormNashMP(batch_size=3), "batch_size: is 3"),
         (lambda: st.ClosedFormNashMP(exploration=0.0), "exploration: is 0"),
+        (lambda: st.StochasticNashMP(schedule=anything(0.5)), "schedule: is 0.5; allowed are functions"),
+        (lambda: st.MLPPolicy(np.zeros((3, 2)), 4, hidden=(0,)), "hidden: is 0; allowed are integers"),
+        (lambda: st.FlaxPolicy(jnp.zeros((3, 2)), "net"), "module: is str; allowed are flax.linen modules"),
         (lambda: st.MLPPolicy(np.zeros(3), 4), r"features: have shape \[3\]"),
     ],
 )

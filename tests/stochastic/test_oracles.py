@@ -53,27 +53,65 @@ def test_votes_are_zeros_and_ones_with_the_probability_of_the_game():
     assert abs(float(votes.mean()) - P[1, 2]) < 4 * error
 
 
-def test_a_function_is_asked_in_one_row_however_it_is_mapped():
+def test_a_function_is_asked_in_one_row_however_it_is_mapped_and_never_about_an_action_and_itself():
     seen = []
 
     def prefer_larger(context, action, opponent):
         seen.append(action.shape)
-        return np.where(action == opponent, 0.5, action > opponent)
+        return np.where(action == opponent, np.nan, action > opponent)
 
     oracle = st.CallableOracle(prefer_larger, 4)
     ask = jax.jit(jax.vmap(lambda *x: oracle.compare(jax.random.key(0), *x)))
     context, action, opponent = questions(6, (5,))
     answer = jax.block_until_ready(ask(context, action, opponent))
     np.testing.assert_array_equal(answer, np.where(action == opponent, 0.5, action > opponent))
-    assert seen == [(30,)]
-    assert oracle.comparisons == 30
+    different = int((action != opponent).sum())
+    assert seen == [(different,)]
+    assert oracle.comparisons == different < 30
+
+
+def test_an_action_against_itself_counts_as_a_half_whatever_the_oracle_says():
+    class Biased:
+        num_actions, num_contexts, batch_shape = 3, 1, ()
+
+        def compare(self, key, context, action, opponent):
+            return jnp.where(action == opponent, 1.0, (action > opponent) * 1.0)
+
+    result = st.train(Biased(), 0.2, method=st.ClosedFormNashMP(), num_comparisons=64_000, key=jax.random.key(0))
+    larger = np.tril(np.ones((3, 3)), -1) + 0.5 * np.eye(3)
+    np.testing.assert_allclose(result.policy, nj.solve(larger, 0.2, tol=1e-9).policy, atol=0.02)
+
+
+@pytest.mark.parametrize("late", [1, 4, 60])
+def test_a_failure_at_any_time_is_the_oracles(late):
+    """Compiled code reports it in ways that depend on when it is met."""
+    calls = []
+
+    def judge(context, action, opponent):
+        calls.append(1)
+        if len(calls) == late:
+            raise KeyError("the judge has left")
+        return action > opponent
+
+    with pytest.raises(st.OracleError, match="raised KeyError: 'the judge has left'") as caught:
+        st.train(st.CallableOracle(judge, 4), 0.1, num_comparisons=6400, num_records=1, key=jax.random.key(0))
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert len(calls) == late
+
+
+def test_an_interrupt_stays_one():
+    def judge(context, action, opponent):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        st.train(st.CallableOracle(judge, 4), 0.1, num_comparisons=640, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
         (lambda c, a, o: np.where(a == 3, np.nan, 0.5), "action 3 .* answered nan"),
-        (lambda c, a, o: a * 0.5, r"action \d .* answered 1\.5"),
+        (lambda c, a, o: a * 0.5 + 1, r"action \d .* answered [12]"),
         (lambda c, a, o: a * 0 - 0.25, r"answered -0\.25"),
         (lambda c, a, o: np.zeros(3), r"answered shape \[3\]; allowed is \["),
         (lambda c, a, o: "yes", "answered 'yes'; allowed are numbers"),

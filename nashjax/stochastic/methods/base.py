@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nashjax.stochastic.arguments import at_least, number, positive
 from nashjax.stochastic.estimators import Comparisons, Sample, policy_gradient_loss
 from nashjax.stochastic.policies import Params
 from nashjax.stochastic.sampled_game import Asked, SampledGame
@@ -83,13 +84,22 @@ class LearnerState(NamedTuple):
 class PolicyMethod:
     """Stochastic gradients for the parameters of a policy: what all methods of spec 4 to 6 have in common.
 
-    A subclass says who the opponent and the centre are (`start`, `advance`, `reference_share`, `prox_weight`) and, if
-    it is no policy gradient, what the `loss` is.
+    A subclass, a frozen dataclass too, says who the opponent and the centre are (`start`, `advance`,
+    `reference_share`, `prox_weight`) and, if it is no policy gradient, what the `loss` is:
+
+    ```python
+    @dataclasses.dataclass(frozen=True)
+    class AgainstTheReference(PolicyMethod):
+        def reference_share(self, beta):
+            return 1.0
+    ```
 
     Attributes:
-      learning_rate: of the default optimiser, Adam; > 0.
-      optimizer: any optax transformation in its place.
-      schedule: factor of every change of the parameters, a function of the share of the run that is done.
+      learning_rate: of the default optimiser, Adam; > 0. Not used with an `optimizer`. Networks want a smaller one than
+        tables, such as 0.003.
+      optimizer: an optax transformation in its place, one that needs gradients and parameters only.
+      schedule: factor of every change of the parameters, a function of the share of the run that is done. It also
+        applies to an `optimizer`, so give `no_decay` with one that has a schedule of its own.
       batch_size: comparisons in a step, >= 2.
       samples_per_context: how many of them share a context, >= 2 and a divisor of `batch_size`; None for all where
         there is one context, else 4 (or `batch_size`, if 4 does not divide it).
@@ -121,8 +131,10 @@ class PolicyMethod:
                     f"samples_per_context: is {self.samples_per_context}; allowed are divisors of batch_size, "
                     f"{self.batch_size}"
                 )
-        if self.averaging is not None and not self.averaging >= 0:
-            raise ValueError(f"averaging: is {self.averaging!r}; allowed are None and numbers >= 0")
+        if self.averaging is not None:
+            number("averaging", self.averaging)
+        if not callable(self.schedule):
+            raise ValueError(f"schedule: is {self.schedule!r}; allowed are functions of the share of the run")
         if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
             raise ValueError(f"optimizer: is {self.optimizer!r}; allowed are optax gradient transformations")
 
@@ -244,16 +256,3 @@ def choose(condition: jax.Array, yes: T, no: T) -> T:
 def move(average: T, params: T, rate: jax.Array | float) -> T:
     """A step of an exponential moving average, `average + rate (params - average)`."""
     return jax.tree.map(lambda a, p: (a + rate * (p - a)).astype(a.dtype), average, params)
-
-
-def at_least(name: str, value: Any, least: int) -> None:
-    """Raise ValueError unless the value is an integer >= least."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: is {value!r}; allowed are integers >= {least}")
-
-
-def positive(name: str, value: Any, most: float = float("inf")) -> None:
-    """Raise ValueError unless the value is a finite number > 0, at most `most`."""
-    if not isinstance(value, (int, float)) or not 0 < value <= most or value == float("inf"):
-        limit = "" if most == float("inf") else f", at most {most:g}"
-        raise ValueError(f"{name}: is {value!r}; allowed are finite numbers > 0{limit}")

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from nashjax.stochastic.methods.base import PolicyMethod, Roles, at_least, choose, move, positive
+from nashjax.stochastic.arguments import at_least, positive
+from nashjax.stochastic.methods.base import PolicyMethod, Roles, choose, move
 from nashjax.stochastic.policies import Params
 
 

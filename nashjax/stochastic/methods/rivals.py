@@ -6,8 +6,9 @@ import dataclasses
 
 import jax
 
+from nashjax.stochastic.arguments import at_least, number, positive
 from nashjax.stochastic.estimators import Comparisons, dpo_loss, ipo_loss
-from nashjax.stochastic.methods.base import PolicyMethod, Roles, at_least, choose, positive
+from nashjax.stochastic.methods.base import PolicyMethod, Roles, choose
 from nashjax.stochastic.policies import Params
 
 
@@ -28,8 +29,7 @@ class NashMDPolicyGradient(PolicyMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.mixture <= 1:
-            raise ValueError(f"mixture: is {self.mixture!r}; allowed are numbers from 0 to 1")
+        number("mixture", self.mixture, 0.0, 1.0)
 
     def reference_share(self, beta: jax.Array) -> float:
         """As `mixture`."""

@@ -13,7 +13,8 @@ from nashjax.algorithms import AdaptiveNashMP, NashMP
 from nashjax.games import MatrixGame
 from nashjax.problem import RegularizedGame, proximal_map
 from nashjax.solve import solve
-from nashjax.stochastic.methods.base import at_least, linear_decay, positive
+from nashjax.stochastic.arguments import at_least, number, positive
+from nashjax.stochastic.methods.base import linear_decay
 from nashjax.stochastic.sampled_game import Asked, SampledGame, draw
 
 SOLVE_TOLERANCE = 1e-8
@@ -51,8 +52,7 @@ class PlugIn:
         at_least("batch_size", self.batch_size, 1)
         if self.ask not in ("uniform", "equilibrium"):
             raise ValueError(f"ask: is {self.ask!r}; allowed are 'uniform', 'equilibrium'")
-        if not 0 <= self.prior < float("inf"):
-            raise ValueError(f"prior: is {self.prior!r}; allowed are finite numbers >= 0")
+        number("prior", self.prior)
 
     def init(self, game: SampledGame, key: jax.Array) -> PlugInState:
         """Nothing is known."""
@@ -148,8 +148,8 @@ class ClosedFormNashMP:
         positive("exploration", self.exploration, 1)
         if self.eta is not None:
             positive("eta", self.eta)
-        if self.averaging is not None and not self.averaging >= 0:
-            raise ValueError(f"averaging: is {self.averaging!r}; allowed are None and numbers >= 0")
+        if self.averaging is not None:
+            number("averaging", self.averaging)
 
     def init(self, game: SampledGame, key: jax.Array) -> ClosedFormState:
         """Start from the reference."""
