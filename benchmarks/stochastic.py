@@ -16,7 +16,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +126,7 @@ def budgets(tuned: list[dict[str, Any]], methods: list[str], chosen: list[int]) 
                     continue
                 tries = [row for row in tuned if row["method"] == name and row["beta"] == beta]
                 rate = min(tries, key=lambda row: row["exploitability"])["learning_rate"]
-                tried = dataclasses.replace(method, learning_rate=rate) if rate else method
+                tried = dataclasses.replace(cast(Any, method), learning_rate=rate) if rate else method
                 row = measure(tried, beta, comparisons) | {"budget": comparisons}
                 rows.append(show("budget", name, row, rate))
     return rows

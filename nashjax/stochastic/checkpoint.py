@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,7 +62,7 @@ class Checkpoints:
         number = self._manager.latest_step()
         if number is None:
             return None
-        found = self._manager.restore(number, args=self._args.Composite(settings=self._args.JsonRestore()))["settings"]
+        found = self._read(number, settings=self._args.JsonRestore())
         different = _first_difference("", found, json.loads(json.dumps(self._settings)))
         if different is not None:
             name, there, here = different
@@ -69,15 +70,22 @@ class Checkpoints:
                 f"checkpoint: the run in {self._manager.directory} had {name} {there}, this one has {here}; allowed "
                 "are the folder of the same run and an empty one"
             )
-        restored = self._manager.restore(
-            number, args=self._args.Composite(state=self._args.StandardRestore(_as_arrays(like)))
-        )
-        return number, restored["state"]
+        state = self._read(number, state=self._args.StandardRestore(jax.tree.map(_as_array, like)))
+        return number, jax.tree.map(_as_was, like, state)
+
+    def _read(self, number: int, **item: Any) -> Any:
+        try:
+            return self._manager.restore(number, args=self._args.Composite(**item))[next(iter(item))]
+        except Exception as error:  # of many kinds, by what is missing or damaged
+            raise CheckpointError(
+                f"checkpoint: {self._manager.directory / str(number)} cannot be read ({type(error).__name__}); once "
+                "that folder is removed the run goes on from the checkpoint before it, if there is one"
+            ) from error
 
     def save(self, number: int, state: Any) -> None:
         """Save a pytree of arrays; returns once it is on disk."""
         args = self._args.Composite(
-            state=self._args.StandardSave(_as_arrays(state)), settings=self._args.JsonSave(self._settings)
+            state=self._args.StandardSave(jax.tree.map(_as_array, state)), settings=self._args.JsonSave(self._settings)
         )
         self._manager.save(number, args=args)
         self._manager.wait_until_finished()
@@ -87,41 +95,66 @@ class Checkpoints:
         self._manager.close()
 
 
-def describe(value: Any, depth: int = 12) -> Any:
+def describe(value: Any, seen: dict[int, int] | None = None) -> Any:
     """What a checkpoint says of a setting: the same in every process, different for different settings.
 
-    A function is its code and what it has closed over, which is where optax keeps its hyper-parameters.
+    A function is its code and what it has closed over, which is where optax keeps its hyper-parameters. What stands
+    in several places, or in itself, is told once.
     """
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
         return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
     if isinstance(value, (jax.Array, np.ndarray)):
-        is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-        array = np.ascontiguousarray(jax.random.key_data(value) if is_key else value)
-        if array.size <= SMALL:
+        array = np.ascontiguousarray(jax.random.key_data(value) if _is_key(value) else value)
+        if array.size <= SMALL and np.isfinite(array).all():
             return array.tolist()
         return f"{array.dtype}{list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
-    name = f"{type(value).__module__}.{type(value).__qualname__}"
-    if depth == 0:  # something that contains itself
-        return name
+    if isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}"
+    seen = {} if seen is None else seen
+    if id(value) in seen:
+        return f"see {seen[id(value)]}"
+    seen[id(value)] = len(seen)
 
     def inside(parts: Iterable[Any]) -> list[Any]:
-        return [describe(part, depth - 1) for part in parts]
+        return [describe(part, seen) for part in parts]
 
     if isinstance(value, types.FunctionType):
-        code = hashlib.sha256(value.__code__.co_code).hexdigest()[:16]
-        constants = [x for x in value.__code__.co_consts if isinstance(x, (int, float, str))]
         bound = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *_closure(value))
-        return [f"{value.__module__}.{value.__qualname__} {code}", constants, inside(bound)]
+        return [describe_code(value), *inside(bound)]
+    if isinstance(value, types.MethodType):
+        return inside((value.__func__, value.__self__))
     if isinstance(value, functools.partial):
         return inside((value.func, value.args, value.keywords))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [field.name for field in dataclasses.fields(value)]
-        return {"class": name, **{field: describe(getattr(value, field), depth - 1) for field in fields}}
     if isinstance(value, (tuple, list)):
         return inside(value)
     if isinstance(value, dict):
-        return {str(key): describe(x, depth - 1) for key, x in value.items()}
-    return name
+        return {str(key): describe(x, seen) for key, x in value.items()}
+    if hasattr(value, "__wrapped__"):  # a function that jax has compiled
+        return describe(value.__wrapped__, seen)
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    else:
+        fields = getattr(value, "__dict__", {})
+    return {"class": describe(type(value)), **describe(fields, seen)}
+
+
+def describe_code(function: Any) -> str | None:
+    """A function without what it has closed over; None for what is no function."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return None if function is None else describe(type(function))
+    return f"{function.__module__}.{function.__qualname__} {hashlib.sha256(_source(code)).hexdigest()[:16]}"
+
+
+def _source(code: types.CodeType) -> bytes:
+    """What a function does, less where it stands."""
+    parts = [code.co_code, repr(code.co_names).encode()]
+    parts += [_source(x) if isinstance(x, types.CodeType) else repr(x).encode() for x in code.co_consts]
+    return b" ".join(parts)
 
 
 def _first_difference(name: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
@@ -145,5 +178,13 @@ def _closure(function: types.FunctionType) -> list[Any]:
     return found
 
 
-def _as_arrays(tree: Any) -> Any:
-    return jax.tree.map(np.asarray, tree)
+def _is_key(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _as_array(x: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(x) if _is_key(x) else x)
+
+
+def _as_was(like: Any, x: Any) -> Any:
+    return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like)) if _is_key(like) else x

@@ -56,7 +56,8 @@ def policy_gradient_loss(
 
     An answer also tells what the opponent's sample is worth: with the ratios `p(y')/q(y')` and `q(y)/p(y)`, both 1
     where the two policies agree, it is the answer that `y'` from the policy would have had to `y` from the opponent.
-    The mean of the two estimates has about half the variance.
+    Near the optimum the mean of the two estimates has little more than half the variance; where the policies are far
+    apart the ratios add some of their own.
 
     Args:
       compared: the samples.

@@ -24,7 +24,8 @@ class PreferenceOracle(Protocol):
     """Whatever can say which of two actions is preferred (spec 4).
 
     An oracle of many independent games is a pytree (register it with jax) whose array leaves lead with `batch_shape`;
-    it is asked one game at a time, inside of `vmap`. Optional: `game`, the `MatrixGame` behind the answers with
+    it is asked one game at a time, inside of `vmap`. Any other object is asked for all games alike and has to stay as
+    it is: what it does is compiled once. Optional, for a pytree: `game`, the `MatrixGame` behind the answers with
     batch shape `[*batch_shape]`, or `[*batch_shape, num_contexts]` for a contextual oracle; with it exploitabilities
     can be reported, without it only win rates.
     """
@@ -207,10 +208,9 @@ class CallableOracle:
             raise OracleError(f"the oracle {question}, and raised {type(error).__name__}: {error}") from error
         self.comparisons += asked[0].size
         try:
-            outcome = np.asarray(outcome)
             if np.iscomplexobj(outcome):
                 raise TypeError
-            outcome = outcome.astype(jnp.result_type(float))
+            outcome = np.asarray(outcome, jnp.result_type(float))
         except (TypeError, ValueError):
             raise OracleError(f"the oracle {question}, and answered {outcome!r}; allowed are numbers") from None
         if outcome.shape != asked[0].shape:

@@ -70,6 +70,11 @@ class FlaxPolicy:
     def __post_init__(self):
         if isinstance(self.features, (list, tuple, np.ndarray)):
             object.__setattr__(self, "features", jnp.asarray(as_floating(as_real_array("features", self.features))))
+        if isinstance(self.features, jax.Array) and is_concrete(self.features):
+            bad = ~np.isfinite(np.asarray(self.features))
+            if bad.any():
+                index = [int(i) for i in np.argwhere(bad)[0]]
+                raise ValueError(f"features{index} is {self.features[tuple(index)]}; allowed are finite numbers")
         if not callable(self.module) or _is_nnx(self.module):
             raise ValueError(
                 f"module: is {type(self.module).__name__}; allowed are flax.linen modules and functions from nnx.Rngs "
@@ -80,14 +85,11 @@ class FlaxPolicy:
         """The module's own initialisation.
 
         Raises:
-          ValueError: there are not as many features as contexts, a feature is not finite, the module holds more than
-            parameters, or its logits have the wrong shape.
+          ValueError: there are not as many features as contexts, the module holds more than parameters, or
+            its logits have the wrong shape.
         """
         if self.features.ndim < 2 or self.features.shape[0] != num_contexts:
             raise ValueError(f"features: have shape {list(self.features.shape)}; allowed is [{num_contexts}, ...]")
-        if is_concrete(self.features) and not bool(jnp.isfinite(self.features).all()):
-            index = [int(i) for i in np.argwhere(~np.isfinite(np.asarray(self.features)))[0]]
-            raise ValueError(f"features{index} is {self.features[tuple(index)]}; allowed are finite numbers")
         if _is_linen(self.module):
             variables = self.module.init(key, self.features[:1])
             if set(variables) - {"params"}:

@@ -61,14 +61,16 @@ class Tally(NamedTuple):
     """Answers counted in passing, of one game.
 
     Attributes:
-      total: their sum.
-      squares: the sum of their squares.
+      mean: their mean over the batches counted, which are of one size.
+      mean_square: the mean of their squares.
+      batches: how many.
       faults: how many were not in [0, 1].
       fault: the first of these: context, action, opponent, outcome.
     """
 
-    total: jax.Array
-    squares: jax.Array
+    mean: jax.Array
+    mean_square: jax.Array
+    batches: jax.Array
     faults: jax.Array
     fault: jax.Array
 
@@ -76,7 +78,9 @@ class Tally(NamedTuple):
     def empty(cls, batch: tuple[int, ...], dtype: Any) -> Tally:
         """Nothing counted."""
         zeros = jnp.zeros(batch, dtype)
-        return cls(zeros, zeros, jnp.zeros(batch, jnp.int32), jnp.zeros((*batch, 4), dtype))
+        return cls(
+            zeros, zeros, jnp.zeros(batch, jnp.int32), jnp.zeros(batch, jnp.int32), jnp.zeros((*batch, 4), dtype)
+        )
 
     def add(self, asked: Asked) -> Tally:
         """Count answers."""
@@ -84,9 +88,11 @@ class Tally(NamedTuple):
         bad = ~((outcome >= 0) & (outcome <= 1))
         where = jnp.argmax(bad.reshape(-1))
         fault = jnp.stack([x.reshape(-1)[where].astype(self.fault.dtype) for x in asked])
+        batches = self.batches + 1
         return Tally(
-            total=self.total + jnp.sum(outcome),
-            squares=self.squares + jnp.sum(outcome**2),
+            mean=self.mean + (jnp.mean(outcome) - self.mean) / batches,
+            mean_square=self.mean_square + (jnp.mean(outcome**2) - self.mean_square) / batches,
+            batches=batches,
             faults=self.faults + jnp.sum(bad, dtype=jnp.int32),
             fault=jnp.where(self.faults > 0, self.fault, fault),
         )
@@ -100,8 +106,8 @@ class Tally(NamedTuple):
 
     def interval(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The mean of `count` answers and the ends of its 95 % interval, within [0, 1]."""
-        mean = np.asarray(self.total, np.float64) / count
-        variance = np.maximum(np.asarray(self.squares, np.float64) / count - mean**2, 0)
+        mean = np.asarray(self.mean, np.float64)
+        variance = np.maximum(np.asarray(self.mean_square, np.float64) - mean**2, 0)
         # As if one more answer had been 0 and one 1: no interval is empty.
         half = WIDTH * np.sqrt((variance * count + 0.5) / count) / math.sqrt(count)
         return mean, np.maximum(mean - half, 0), np.minimum(mean + half, 1)

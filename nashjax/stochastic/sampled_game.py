@@ -118,13 +118,19 @@ class SampledGame:
         return Asked(context, actions, opponents, outcome.astype(self.log_reference.dtype))
 
     def exact_value(
-        self, params: Params, opponent: Params, center: Params | None, prox_weight: jax.Array | float
+        self,
+        params: Params,
+        opponent: Params,
+        center: Params | None,
+        prox_weight: jax.Array | float,
+        reference_share: jax.Array | float = 0.0,
     ) -> jax.Array:
         """`J(p; q, c) = P(p > q) - beta KL(p||r) - prox_weight KL(p||c)`, the mean over contexts (spec 4).
 
-        For studies: only where the matrix behind the answers is known.
+        For studies: only where the matrix behind the answers is known. The share is that of the reference in `q`.
         """
-        log_policy, log_opponent = self.log_policy(params), self.log_policy(opponent)
+        log_policy = self.log_policy(params)
+        log_opponent = self._mixed(opponent, jnp.arange(self.log_reference.shape[0]), reference_share)
         payoffs = jax.vmap(MatrixGame.payoffs)(known_game(self.oracle), jnp.exp(log_opponent))
         value = jnp.sum(jnp.exp(log_policy) * payoffs, axis=-1)
         value -= self.beta * simplex.kl_divergence(log_policy.T, self.log_reference.T)
@@ -148,7 +154,11 @@ def known_game(oracle: PreferenceOracle) -> MatrixGame:
 
 def draw(log_policy: jax.Array, key: jax.Array, num: int) -> jax.Array:
     """Draw `num` actions from each row: `[k, n]` to int32 `[k, num]`, one uniform number a sample."""
-    cumulative = jnp.cumsum(jnp.exp(log_policy), axis=-1)
+    probability = jnp.exp(log_policy)
+    # The sums are rounded block by block, so that they can differ, and even fall, where nothing is added: an action
+    # without probability takes over the sum of the last one that has some, exactly.
+    cumulative = jnp.where(probability > 0, jnp.cumsum(probability, axis=-1), 0)
+    cumulative = jax.lax.cummax(cumulative, axis=1)
     uniform = jax.random.uniform(key, (log_policy.shape[0], num), log_policy.dtype) * cumulative[:, -1:]
     method = "compare_all" if num <= FEW_SAMPLES else "scan"
 
@@ -156,5 +166,5 @@ def draw(log_policy: jax.Array, key: jax.Array, num: int) -> jax.Array:
         return jnp.searchsorted(cumulative, uniform, side="right", method=method)
 
     # Rounding can take a uniform number up to the last cumulative probability, past the last action that is played.
-    last = log_policy.shape[-1] - 1 - jnp.argmax(jnp.isfinite(log_policy[:, ::-1]), axis=-1)
+    last = log_policy.shape[-1] - 1 - jnp.argmax(probability[:, ::-1] > 0, axis=-1)
     return jnp.minimum(jax.vmap(find)(cumulative, uniform), last[:, None]).astype(jnp.int32)

@@ -14,11 +14,11 @@ from jax.typing import ArrayLike
 
 from nashjax import simplex
 from nashjax.games import MatrixGame
-from nashjax.inputs import as_policy
+from nashjax.inputs import as_policy, is_concrete
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
 from nashjax.stochastic.arguments import at_least
-from nashjax.stochastic.checkpoint import describe
+from nashjax.stochastic.checkpoint import describe, describe_code
 from nashjax.stochastic.methods import Method
 from nashjax.stochastic.oracles import PreferenceOracle
 from nashjax.stochastic.policies import Policy
@@ -68,7 +68,7 @@ class Setup:
     @property
     def knows_matrix(self) -> bool:
         """Whether exploitabilities can be told."""
-        return knows_matrix(self.oracle)
+        return self.static_oracle is None and knows_matrix(self.oracle)
 
     def settings(self) -> dict[str, Any]:
         """What makes this run what it is, for its checkpoints."""
@@ -76,7 +76,7 @@ class Setup:
         policy = self.policy if self.static_policy is None else self.static_policy
         return {
             "method": describe(self.method),
-            "oracle": [type(oracle).__qualname__, describe(getattr(oracle, "function", None))],
+            "oracle": [type(oracle).__qualname__, describe_code(getattr(oracle, "function", None))],
             "game": describe(jax.tree.leaves(self.oracle)),
             "policy": describe(policy),
             "beta": describe(self.beta),
@@ -133,7 +133,7 @@ def evaluate(setup: Setup, states: Any) -> tuple[jax.Array, jax.Array, jax.Array
     def of_one(game: SampledGame, key: jax.Array, state: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         log_policy = setup.method.log_policy(game, state)
         kl = jnp.mean(simplex.kl_divergence(log_policy.T, game.log_reference.T))
-        if not isinstance(getattr(game.oracle, "game", None), MatrixGame):
+        if not setup.knows_matrix:
             return log_policy, kl, None
         problem = RegularizedGame(known_game(game.oracle), game.beta[None], game.log_reference.T)
         exploitability = problem.exploitability(log_policy.T, problem.payoffs(log_policy.T))
@@ -180,14 +180,18 @@ def make_setup(
     at_least("num_comparisons", num_comparisons, 1)
     at_least("num_records", num_records, 1)
     at_least("evaluation_comparisons", evaluation_comparisons, 0)
+    # Each record has at least one step to report.
+    num_records = min(num_records, max(num_comparisons // (method.batch_size + evaluation_comparisons), 1))
     steps = (num_comparisons - num_records * evaluation_comparisons) // method.batch_size
     if steps < 1 or num_comparisons > LARGEST_INT:
         least = method.batch_size + num_records * evaluation_comparisons
         raise ValueError(
-            f"num_comparisons: is {num_comparisons}; allowed here are {least} (the method's batch_size "
-            f"{method.batch_size}, and {evaluation_comparisons} at each of {num_records} records) to {LARGEST_INT}"
+            f"num_comparisons: is {num_comparisons}; allowed here are {least} (the method's batch_size, "
+            f"{method.batch_size}, and {evaluation_comparisons} to evaluate) to {LARGEST_INT}"
         )
-    if not isinstance(key, jax.Array) or key.shape not in ((), (2,)):
+    if not is_concrete((oracle, policy, beta, reference, key)):
+        raise ValueError("train: is called inside of jit, vmap or grad; allowed are arguments that are not traced")
+    if not _is_key(key):
         raise ValueError(f"key: is {key!r}; allowed are jax random keys, such as jax.random.key(0)")
 
     batch, contexts, n = tuple(oracle.batch_shape), oracle.num_contexts, oracle.num_actions
@@ -211,7 +215,7 @@ def make_setup(
         contextual=contextual,
         num_comparisons=num_comparisons,
         num_steps=steps,
-        num_records=min(num_records, steps),
+        num_records=num_records,
         evaluation_comparisons=evaluation_comparisons,
     )
 
@@ -227,6 +231,14 @@ def _split(name: str, x: Any) -> tuple[Any, Any]:
         return x, None
     _check_hashable(name, x)
     return (), x
+
+
+def _is_key(key: Any) -> bool:
+    if not isinstance(key, jax.Array):
+        return False
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key.shape == ()
+    return key.dtype == jnp.uint32 and key.ndim == 1  # as `jax.random.PRNGKey` makes them
 
 
 def _check_protocol(name: str, x: Any, protocol: type, such_as: str) -> None:
@@ -260,7 +272,7 @@ def _as_betas(beta: ArrayLike, batch: tuple[int, ...], dtype: Any) -> jax.Array:
         values = np.asarray(beta, np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"beta: is {beta!r}; allowed are real numbers") from None
-    good = np.isfinite(values) & (values >= float(jnp.finfo(dtype).tiny))
+    good = (values >= float(jnp.finfo(dtype).tiny)) & (values <= float(jnp.finfo(dtype).max))
     if not good.all():
         index = [int(i) for i in np.argwhere(~good)[0]]
         raise ValueError(f"beta{index or ''} is {values[tuple(index)]}; allowed are finite numbers > 0")

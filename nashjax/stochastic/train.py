@@ -141,7 +141,8 @@ def _to_end(
             if saved is not None:
                 saved.save(len(records), _to_save(setup, states, records))
             show(record)
-            if on_record is not None and on_record(record):
+            stopped = on_record is not None and on_record(record)
+            if stopped or np.isnan(record.kl).all():  # no game is left that could still be learnt
                 break
     if log_policy is None:
         log_policy = evaluate(setup, states)[0]

@@ -15,6 +15,7 @@ pytest.importorskip("flax", reason="needs the extra `train`")
 
 from nashjax import stochastic as st
 from nashjax.stochastic.methods import no_decay
+from nashjax.stochastic.sampled_game import draw
 
 BETA = 0.1
 
@@ -122,7 +123,7 @@ def test_the_closed_form_estimates_payoffs_without_bias():
 def test_plug_in_counts_what_it_asked():
     oracle = st.BernoulliOracle(GAMES)
     result = st.train(oracle, BETA, method=st.PlugIn(), num_comparisons=10_000, key=jax.random.key(3))
-    wins = np.asarray(result.state.wins)[:, 0]
+    wins = np.asarray(result.state.wins + result.state.recent)[:, 0]
     np.testing.assert_allclose(wins.sum((-1, -2)), result.comparisons)
     assert np.all(wins[:, np.arange(6), np.arange(6)] == 0)  # no action is compared with itself
     asked = wins + np.swapaxes(wins, -1, -2)
@@ -160,6 +161,75 @@ def test_excluded_actions_are_never_asked_about_nor_played():
         assert np.all(np.asarray(result.policy)[[1, 4]] == 0)
         assert not result.diverged
         assert result.policy[3] > 0.3  # and it has learnt
+
+
+def test_excluded_actions_are_not_drawn_where_sums_are_rounded():
+    """Cumulative sums of some hundred probabilities are not flat where nothing is added."""
+    rng = np.random.default_rng(2)
+    p = rng.dirichlet(np.ones(1000)) * (rng.random(1000) < 0.6)
+    log_policy = jnp.log(jnp.asarray(p / p.sum(), jnp.float32))[None]
+    drawn = jax.jit(lambda key: draw(log_policy, key, 2**20))
+    counts = np.zeros(1000)
+    for seed in range(10):
+        counts += np.bincount(np.asarray(drawn(jax.random.key(seed)))[0], minlength=1000)
+    assert counts[p == 0].sum() == 0
+    expected = p[p > 0] / p.sum() * counts.sum()
+    assert ((counts[p > 0] - expected) ** 2 / expected).sum() < 600 + 6 * np.sqrt(2 * 600)  # chi-square
+
+
+def test_a_context_with_one_allowed_action_is_left_alone():
+    asked = set()
+
+    def first(context, action, opponent):
+        asked.update(context.tolist())
+        return action < opponent
+
+    reference = np.array([[0.0, 1.0, 0.0], [0.4, 0.3, 0.3]])
+    for method in (st.PlugIn(), st.PlugIn(ask="equilibrium"), st.StochasticNashMP()):
+        oracle = st.CallableOracle(first, 3, num_contexts=2)
+        result = st.train(oracle, 0.1, method=method, num_comparisons=640, key=jax.random.key(0), reference=reference)
+        np.testing.assert_allclose(result.policy[0], [0, 1, 0], atol=1e-7)
+        assert not result.diverged
+    assert asked == {1}
+
+
+def test_plug_in_goes_on_counting_where_single_answers_are_lost_in_rounding():
+    game = st.SampledGame(
+        st.BernoulliOracle(np.array([[0.5, 0.9], [0.1, 0.5]], np.float32)),
+        st.TabularPolicy(),
+        jnp.float32(0.1),
+        jnp.full((1, 2), -np.log(2), jnp.float32),
+    )
+    many = jnp.array([[[0, 0.9], [0.1, 0]]], jnp.float32) * 2**26
+    method = st.PlugIn()
+    state = method.init(game, jax.random.key(0))._replace(wins=many)
+    for i in range(8):
+        state, _ = jax.jit(method.step)(game, state, jax.random.key(i), jnp.float32(0))
+    assert float(state.recent.sum()) == 8 * 128
+    full = state._replace(step=jnp.int32(1023))
+    joined, _ = method.step(game, full, jax.random.key(9), jnp.float32(0))
+    assert float(joined.recent.sum()) == 0
+    assert float(joined.wins.sum() - many.sum()) == pytest.approx(9 * 128, abs=16)
+
+
+def test_exact_gradients_are_those_of_the_method():
+    arguments: dict[str, Any] = {"learning_rate": 0.05, "exact": True}
+    common: dict[str, Any] = {"num_comparisons": 64_000, "key": jax.random.key(0), "num_records": 1}
+    found = {}
+    for mixture in (0.0, 0.5):
+        method = st.NashMDPolicyGradient(mixture=mixture, **arguments)
+        found[mixture] = st.train(st.BernoulliOracle(GAMES), BETA, method=method, **common).policy
+    self_play = st.train(st.BernoulliOracle(GAMES), BETA, method=st.SelfPlayPolicyGradient(**arguments), **common)
+    np.testing.assert_allclose(found[0.0], self_play.policy, atol=1e-9)
+    assert np.abs(found[0.5] - found[0.0]).max() > 0.01
+    # Its fixed point: the best answer to the mixture.
+    p = np.asarray(found[0.5])
+    q = np.sqrt(p / 6) / np.sqrt(p / 6).sum(-1, keepdims=True)
+    answer = np.exp(np.einsum("gij,gj->gi", GAMES.preferences, q) / BETA)
+    np.testing.assert_allclose(p, answer / answer.sum(-1, keepdims=True), atol=2e-3)
+    for method in (st.OnlineIPO, st.OnlineDPO):
+        with pytest.raises(ValueError, match="exact: is True; allowed is False"):
+            method(exact=True)
 
 
 def test_games_do_not_disturb_each_other():
@@ -223,7 +293,7 @@ def test_a_method_of_ones_own():
         def reference_share(self, beta):
             return 1.0
 
-    method = AgainstTheReference(learning_rate=0.05)
+    method = AgainstTheReference(both_sides=False)
     result = st.train(st.BernoulliOracle(GAMES), BETA, method=method, num_comparisons=64_000, key=jax.random.key(0))
     # The best answer to the reference, by one query.
     payoffs = np.asarray(GAMES.preferences).mean(axis=-1)
@@ -262,6 +332,7 @@ def test_a_method_of_ones_own():
         (lambda: st.StochasticNashMP(schedule=anything(0.5)), "schedule: is 0.5; allowed are functions"),
         (lambda: st.MLPPolicy(np.zeros((3, 2)), 4, hidden=(0,)), "hidden: is 0; allowed are integers"),
         (lambda: st.FlaxPolicy(jnp.zeros((3, 2)), "net"), "module: is str; allowed are flax.linen modules"),
+        (lambda: st.MLPPolicy(np.array([[0.0, np.nan]]), 5), r"features\[0, 1\] is nan; allowed are finite"),
         (lambda: st.MLPPolicy(np.zeros(3), 4), r"features: have shape \[3\]"),
     ],
 )

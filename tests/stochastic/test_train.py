@@ -1,6 +1,7 @@
 """Training: arguments, records, early stops, and runs that are killed and go on."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ pytest.importorskip("orbax.checkpoint", reason="needs the extra `train`")
 import optax
 
 from nashjax import stochastic as st
+from nashjax.stochastic.checkpoint import describe
 
 GAMES = nj.games.random_game(jax.random.key(11), 5, (2, 3), "gaussian", scale=2.0)
 ORACLE = st.BernoulliOracle(GAMES)
@@ -124,22 +126,27 @@ def test_a_run_that_diverged_says_so():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"oracle": GAMES}, "oracle: is MatrixGame"),
-        ({"oracle": st.BernoulliOracle}, "oracle: is <class"),
+        ({"oracle": GAMES}, "oracle: is a MatrixGame, which lacks compare, num_contexts; allowed"),
+        ({"oracle": st.BernoulliOracle}, "oracle: is the class BernoulliOracle; allowed are instances"),
         ({"beta": 0.0}, "beta is 0.0; allowed are finite numbers > 0"),
         ({"beta": [0.1, np.nan, 0.1]}, r"beta\[1\] is nan"),
         ({"beta": np.ones(4)}, r"beta: has shape \[4\]; allowed are shapes that broadcast to \[2, 3\]"),
         ({"beta": "small"}, "beta: is 'small'"),
-        ({"method": st.PlugIn}, "method: is <class"),
-        ({"method": nj.NashMP()}, "method: is NashMP"),
-        ({"policy": "mlp"}, "policy: is 'mlp'"),
-        ({"num_comparisons": 31}, "num_comparisons: is 31; allowed here are 32 to"),
+        ({"method": st.PlugIn}, "method: is the class PlugIn; allowed"),
+        ({"method": nj.NashMP()}, "method: is a NashMP, which lacks batch_size, log_policy; allowed"),
+        ({"policy": "mlp"}, "policy: is a str, which lacks init, logits; allowed"),
+        (
+            {"num_comparisons": 31},
+            r"num_comparisons: is 31; allowed here are 32 \(the method's batch_size, 32, and 0 to evaluate\)",
+        ),
         ({"num_comparisons": 1e5}, "num_comparisons: is 100000.0; allowed are integers"),
         ({"num_records": 0}, "num_records: is 0"),
         ({"evaluation_comparisons": -1}, "evaluation_comparisons: is -1"),
         ({"tol": -1.0}, r"tol: is -1.0; allowed are finite numbers >= 0"),
         ({"policy": st.MLPPolicy(np.zeros((1, 2)), 4)}, r"module: its logits of one context have shape \[1, 4\]"),
-        ({"policy": st.MLPPolicy([[np.nan, 0.0]], 5)}, r"features\[0, 0\] is nan"),
+        ({"beta": 1e400}, r"beta is inf"),
+        ({"key": jax.random.split(KEY)}, r"(?s)key: is .*allowed are jax random keys"),
+        ({"key": jnp.zeros(2)}, r"(?s)key: is .*allowed are jax random keys"),
         ({"key": 0}, "key: is 0"),
         ({"reference": np.ones(5)}, "reference sums to 5"),
         ({"reference": np.full(4, 0.25)}, r"reference: has shape \[4\]"),
@@ -182,6 +189,83 @@ def test_a_run_that_was_stopped_goes_on_bit_by_bit(name, tmp_path):
         np.testing.assert_array_equal(result.log_policy, whole.log_policy)
         for found, expected in zip(result.history, whole.history, strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+def test_keys_in_the_state_of_an_optimizer_are_saved(tmp_path):
+    noisy = st.StochasticNashMP(optimizer=optax.chain(optax.add_noise(0.1, 0.5, 0), optax.sgd(1.0)))
+    arguments: dict[str, Any] = {"num_comparisons": 640, "key": KEY, "num_records": 2, "method": noisy}
+    part = whole = st.train(ORACLE, BETA, **arguments)
+    for _ in range(2):
+        part = st.train(ORACLE, BETA, **arguments, checkpoint=tmp_path, on_record=lambda record: True)
+    np.testing.assert_array_equal(part.policy, whole.policy)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    arguments: dict[str, Any] = {"num_comparisons": 640, "key": KEY, "num_records": 3, "checkpoint": tmp_path}
+    whole = st.train(ORACLE, BETA, **arguments)
+    (tmp_path / "3" / "settings" / "metadata").write_text("{")
+    with pytest.raises(st.CheckpointError, match=r"3 cannot be read .*; once that folder is removed the run goes on"):
+        st.train(ORACLE, BETA, **arguments)
+    shutil.rmtree(tmp_path / "3")
+    np.testing.assert_array_equal(st.train(ORACLE, BETA, **arguments).policy, whole.policy)
+
+
+def test_descriptions_tell_settings_apart():
+    class A:
+        def __init__(self, x):
+            self.x = x
+
+    def scaled(x):
+        return lambda progress: x * progress
+
+    schedules = [optax.warmup_cosine_decay_schedule(0.0, peak, 10, 100) for peak in (0.1, 0.2)]
+    pairs = [
+        (scaled(1.0), scaled(2.0)),
+        (jax.jit(scaled(1.0)), jax.jit(scaled(2.0))),
+        (lambda x: jnp.sqrt(x), lambda x: jnp.square(x)),
+        (lambda x: [y + 1 for y in x], lambda x: [y + 2 for y in x]),
+        (A(1), A(2)),
+        (A, int),
+        (A(np.float32(1)), A(np.float32(2))),
+        *[tuple(optax.chain(optax.clip(1.0), optax.adam(x)) for x in schedules)],
+        tuple(optax.MultiSteps(optax.adam(x), 2).gradient_transformation() for x in (0.1, 0.2)),
+        (np.arange(100.0), np.arange(100.0) + 1),
+    ]
+    for one, other in pairs:
+        assert describe(one) == describe(one)
+        assert describe(one) != describe(other)
+    recursive: list[Any] = []
+    recursive.append(recursive)
+    assert describe(recursive) == ["see 0"]
+    assert describe(scaled(float("nan"))) == describe(scaled(float("nan")))
+
+
+def test_an_object_with_a_game_is_not_taken_for_many_games():
+    """Its matrix is not sliced, so that nothing is said of exploitabilities."""
+
+    class Judge:
+        num_actions, num_contexts, batch_shape = 5, 1, (3,)
+        game = nj.MatrixGame(GAMES.preferences[0])
+
+        def compare(self, key, context, action, opponent):
+            return (action > opponent) * 1.0
+
+    result = st.train(Judge(), BETA, num_comparisons=640, key=KEY)
+    assert result.exploitability is None
+    with pytest.raises(ValueError, match="Judge knows no matrix"):
+        st.train(Judge(), BETA, num_comparisons=640, key=KEY, tol=0.1)
+
+
+def test_a_small_budget_is_spent():
+    result = st.train(ORACLE, BETA, num_comparisons=232, key=KEY, evaluation_comparisons=10)
+    assert (result.comparisons > 232 - 42).all()
+    assert (result.comparisons <= 232).all()
+    assert len(result.history.comparisons) == 5
+
+
+def test_training_cannot_be_traced():
+    with pytest.raises(ValueError, match="train: is called inside of jit"):
+        jax.jit(lambda beta: st.train(ORACLE, beta, num_comparisons=640, key=KEY).policy)(0.1)
 
 
 @pytest.mark.parametrize(

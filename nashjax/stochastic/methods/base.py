@@ -106,7 +106,8 @@ class PolicyMethod:
       averaging: weight of late iterates in the average that is returned, that of step `t` is about `t^averaging`;
         0 weighs all alike, None returns the last iterate.
       baseline: whether policy gradients subtract the leave-one-out baseline.
-      both_sides: whether policy gradients also learn from the opponent's sample, see `policy_gradient_loss`.
+      both_sides: whether policy gradients also learn from the opponent's sample, see `policy_gradient_loss`. It helps
+        where the opponent is near the policy, as in all methods here, and harms where it is far.
       exact: whether to follow exact gradients, of an oracle that knows its matrix; the answers are then asked for but
         not used.
     """
@@ -208,7 +209,7 @@ class PolicyMethod:
             return self.loss(Comparisons(look_up(actions), look_up(opponents), asked.outcome), game.beta)
 
         def exact_loss(params: Params) -> jax.Array:
-            return -game.exact_value(params, opponent, roles.center, self.prox_weight(game.beta))
+            return -game.exact_value(params, opponent, roles.center, self.prox_weight(game.beta), share)
 
         return jax.grad(exact_loss if self.exact else sampled_loss)(params), asked
 

@@ -95,6 +95,10 @@ class StochasticNashProx(_OuterLoop):
 class OnlineIPO(PolicyMethod):
     """Online IPO: pairs of the policy's own, by regression of their log-ratio (Calandriello et al. 2024; spec 6)."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        _refuse_exact(self)
+
     def loss(self, compared: Comparisons, beta: jax.Array) -> jax.Array:
         """The squared error, times `beta^2 / 4`: of the size of the other losses, so that their step sizes fit it."""
         return ipo_loss(compared, beta) * beta**2 / 4
@@ -112,9 +116,15 @@ class OnlineDPO(PolicyMethod):
 
     def __post_init__(self):
         super().__post_init__()
+        _refuse_exact(self)
         if self.scale is not None:
             positive("scale", self.scale)
 
     def loss(self, compared: Comparisons, beta: jax.Array) -> jax.Array:
         """The logistic loss of spec 6."""
         return dpo_loss(compared, beta if self.scale is None else self.scale)
+
+
+def _refuse_exact(method: PolicyMethod) -> None:
+    if method.exact:
+        raise ValueError("exact: is True; allowed is False for a method that is no policy gradient")

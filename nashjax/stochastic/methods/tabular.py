@@ -21,15 +21,23 @@ SOLVE_TOLERANCE = 1e-8
 """Far below what answers can tell; the solve says STALLED where float32 cannot show it, which does no harm."""
 
 
+STEPS_TO_KEEP_APART = 1024
+"""Steps whose answers are counted apart before they join all others."""
+
+
 class PlugInState(NamedTuple):
     """State of `PlugIn`.
 
     Attributes:
-      wins: how often an action was preferred, ties as halves, `[num_contexts, n, n]`.
+      wins: how often an action was preferred, ties as halves, `[num_contexts, n, n]`, but for the last steps.
+      recent: the same in the last steps: a single answer would be lost in the rounding of a large count.
+      step: int32, how many steps were made.
       log_policy: a rough equilibrium of what is known, where questions go, `[num_contexts, n]`.
     """
 
     wins: jax.Array
+    recent: jax.Array
+    step: jax.Array
     log_policy: jax.Array
 
 
@@ -58,7 +66,8 @@ class PlugIn:
         """Nothing is known."""
         del key
         contexts, n = game.log_reference.shape
-        return PlugInState(jnp.zeros((contexts, n, n), game.log_reference.dtype), game.log_reference)
+        zeros = jnp.zeros((contexts, n, n), game.log_reference.dtype)
+        return PlugInState(zeros, zeros, jnp.int32(0), game.log_reference)
 
     def step(
         self, game: SampledGame, state: PlugInState, key: jax.Array, progress: jax.Array
@@ -75,21 +84,28 @@ class PlugIn:
         actions = draw(log_asked, for_actions, 1)
         # An action compared with itself tells nothing.
         itself = jnp.arange(log_asked.shape[-1]) == actions
-        opponents = draw(jnp.where(itself, -jnp.inf, log_asked), for_opponents, 1)
+        others = jnp.where(itself, -jnp.inf, log_asked)
+        any_other = jnp.any(jnp.isfinite(others), axis=-1, keepdims=True)
+        opponents = jnp.where(any_other, draw(others, for_opponents, 1), actions)
         asked = game.compare(for_answers, contexts, actions, opponents)
         at = jax.tree.map(jnp.ravel, asked)
-        wins = state.wins.at[at.context, at.action, at.opponent].add(at.outcome)
-        wins = wins.at[at.context, at.opponent, at.action].add(1 - at.outcome)
-        state = state._replace(wins=wins)
+        recent = state.recent.at[at.context, at.action, at.opponent].add(at.outcome)
+        recent = recent.at[at.context, at.opponent, at.action].add(1 - at.outcome)
+        step = state.step + 1
+        full = step % STEPS_TO_KEEP_APART == 0
+        state = state._replace(
+            wins=jnp.where(full, state.wins + recent, state.wins), recent=jnp.where(full, 0, recent), step=step
+        )
         if self.ask == "equilibrium":
-            problem = RegularizedGame(self.estimate(wins), game.beta[None], game.log_reference.T)
+            problem = RegularizedGame(self.estimate(state), game.beta[None], game.log_reference.T)
             algorithm = NashMP()
             exact = algorithm.step(problem, algorithm.init(problem, state.log_policy.T))
             state = state._replace(log_policy=exact.log_policy.T)
         return state, asked
 
-    def estimate(self, wins: jax.Array) -> MatrixGame:
-        """The game of these counts, batch shape `[num_contexts]`."""
+    def estimate(self, state: PlugInState) -> MatrixGame:
+        """The game of what was counted, batch shape `[num_contexts]`."""
+        wins = state.wins + state.recent
         wins = wins + self.prior * (1 - jnp.eye(wins.shape[-1], dtype=wins.dtype))
         both = wins + jnp.swapaxes(wins, -1, -2)
         return MatrixGame(jnp.where(both > 0, wins / jnp.where(both > 0, both, 1), 0.5))
@@ -97,7 +113,7 @@ class PlugIn:
     def log_policy(self, game: SampledGame, state: PlugInState) -> jax.Array:
         """The equilibrium of the estimated game, `[num_contexts, n]`."""
         return solve(
-            self.estimate(state.wins),
+            self.estimate(state),
             game.beta,
             reference=jnp.exp(game.log_reference),
             algorithm=AdaptiveNashMP(),
@@ -182,7 +198,7 @@ class ClosedFormNashMP:
         num = self.batch_size // 2
         contexts = game.draw_contexts(for_contexts, num)
         allowed = jnp.isfinite(game.log_reference)
-        uniform = allowed / jnp.sum(allowed, axis=-1, keepdims=True)
+        uniform = (allowed / jnp.sum(allowed, axis=-1, keepdims=True)).astype(log_policy.dtype)
         probability = (1 - self.exploration) * jnp.exp(log_policy) + self.exploration * uniform
         actions = draw(jnp.log(probability)[contexts], for_actions, 1)
         opponents = draw(log_opponent[contexts], for_opponents, 1)
