@@ -262,7 +262,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             line = sorted(
                 (r["comparisons"], r["exploitability"]) for r in rows if (r["method"], r["beta"]) == (name, beta)
             )
-            style = "-" if name in OURS else ":" if name in TABULAR else "--"
+            style = "-" if name in (*OURS, DEFAULT) else ":" if name in TABULAR else "--"
+            color = "black" if name == DEFAULT else color
             axis.loglog(*zip(*line, strict=True), style, color=color, label=name, marker="o", markersize=3)
         axis.set(title=f"beta = {beta}", xlabel="comparisons")
     axes[0].set_ylabel("exploitability, mean over games")
