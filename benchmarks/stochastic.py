@@ -1,7 +1,7 @@
 """How far learning from sampled comparisons gets: exploitability against comparisons spent, for every method.
 
-Run `python -m benchmarks.stochastic` in the project's folder with the extras `train` and `plot` installed (an hour or
-two on a core); `--part` chooses parts, `--setting S` runs setting S alone (minutes), and `--figure` draws the file
+Run `python -m benchmarks.stochastic` in the project's folder with the extras `train` and `plot` installed (some
+hours on a core); `--part` chooses parts, `--setting S` runs setting S alone (minutes), and `--figure` draws the file
 again. Writes `stochastic.json` and `stochastic.png` into the folder `--output`, by default benchmarks/results.
 
 Setting S: `gaussian` games of scale 4 with 10 actions, answers 0 or 1, 256,000 comparisons a game; 32 games, each
@@ -59,8 +59,6 @@ TABULAR: dict[str, st.Method] = {
     "closed-form prox": st.ClosedFormNashMP(),
 }
 DEFAULT = "Nash-MP, its defaults"
-LONG = (DEFAULT, "Nash-MP", "two-average", "proximal-point", "online IPO", "plug-in")
-"""What runs at the largest budget, too."""
 OURS = ("Nash-MP", "two-average", "proximal-point", "target")
 
 
@@ -122,7 +120,7 @@ def budgets(tuned: list[dict[str, Any]], methods: list[str], chosen: list[int]) 
     for comparisons in chosen:
         for beta in BETAS:
             for name, method in (METHODS | TABULAR | {DEFAULT: st.StochasticNashMP()}).items():
-                if name not in methods or (comparisons == BUDGETS[-1] and name not in LONG):
+                if name not in methods:
                     continue
                 tries = [row for row in tuned if row["method"] == name and row["beta"] == beta]
                 rate = min(tries, key=lambda row: row["exploitability"])["learning_rate"]
