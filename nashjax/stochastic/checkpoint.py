@@ -21,7 +21,7 @@ SMALL = 8
 
 
 class CheckpointError(ValueError):
-    """A folder holds the checkpoints of another run."""
+    """What a folder holds cannot be gone on from: it is of another run, or damaged."""
 
 
 class Checkpoints:
@@ -51,13 +51,13 @@ class Checkpoints:
         """The last checkpoint, None if there is none.
 
         Args:
-          like: the pytree that was saved, its arrays of any values; a leading axis of the arrays may differ.
+          like: a pytree of the same structure and shapes as the one that was saved.
 
         Returns:
           Its number and the pytree.
 
         Raises:
-          CheckpointError: it is of a run with other settings; the first difference is named.
+          CheckpointError: it cannot be read, or is of a run with other settings, the first of which is named.
         """
         number = self._manager.latest_step()
         if number is None:
@@ -76,7 +76,7 @@ class Checkpoints:
     def _read(self, number: int, **item: Any) -> Any:
         try:
             return self._manager.restore(number, args=self._args.Composite(**item))[next(iter(item))]
-        except Exception as error:  # of many kinds, by what is missing or damaged
+        except (KeyError, OSError, TypeError, ValueError) as error:  # by what is missing or damaged
             raise CheckpointError(
                 f"checkpoint: {self._manager.directory / str(number)} cannot be read ({type(error).__name__}); once "
                 "that folder is removed the run goes on from the checkpoint before it, if there is one"
@@ -153,7 +153,10 @@ def describe_code(function: Any) -> str | None:
 def _source(code: types.CodeType) -> bytes:
     """What a function does, less where it stands."""
     parts = [code.co_code, repr(code.co_names).encode()]
-    parts += [_source(x) if isinstance(x, types.CodeType) else repr(x).encode() for x in code.co_consts]
+    for constant in code.co_consts:
+        if isinstance(constant, frozenset):  # its order differs from process to process
+            constant = sorted(map(repr, constant))
+        parts.append(_source(constant) if isinstance(constant, types.CodeType) else repr(constant).encode())
     return b" ".join(parts)
 
 

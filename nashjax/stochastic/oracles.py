@@ -131,12 +131,7 @@ class ProbabilityOracle(_MatrixOracle):
 
 @jax.tree_util.register_pytree_node_class
 class BernoulliOracle(_MatrixOracle):
-    """Answers 0 or 1, drawn with the probability of the game: one vote.
-
-    Args:
-      game: a `Game` with a matrix or an array `[..., n, n]`, checked as in `nashjax.solve`.
-      contextual: whether the last batch axis of the game is that of contexts, not of independent games.
-    """
+    """Answers 0 or 1, drawn with the probability of the game: one vote. Made as a `ProbabilityOracle` is."""
 
     def compare(self, key: jax.Array, context: jax.Array, action: jax.Array, opponent: jax.Array) -> jax.Array:
         """A vote on each pair; see `PreferenceOracle.compare`."""

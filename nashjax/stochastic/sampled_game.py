@@ -33,9 +33,9 @@ class Asked(NamedTuple):
 class SampledGame:
     """An oracle, a family of policies and the regularisation; one game, batches by `vmap`.
 
-    A method of `nashjax.stochastic.methods` uses only `draw_contexts`, `sample`, `log_prob`, `reference_log_prob` and
-    `compare` (with `exact=True`, also `exact_value`), so that whatever else offers them can be learnt by the same
-    methods.
+    A `PolicyMethod` uses only `beta`, `num_contexts`, `init_params`, `draw_contexts`, `sample`, `log_prob`,
+    `reference_log_prob`, `compare` and `log_policy` (with `exact=True`, also `exact_value`): whatever else offers them
+    can be learnt by the same methods.
 
     Attributes:
       oracle: who answers.
@@ -49,6 +49,11 @@ class SampledGame:
     beta: jax.Array
     log_reference: jax.Array
 
+    @property
+    def num_contexts(self) -> int:
+        """How many contexts there are."""
+        return self.log_reference.shape[0]
+
     def init_params(self, key: jax.Array) -> Params:
         """First parameters, in the float type of the reference where they are floats."""
         params = self.policy.init(key, *self.log_reference.shape)
@@ -58,7 +63,7 @@ class SampledGame:
     def log_policy(self, params: Params, contexts: jax.Array | None = None) -> jax.Array:
         """Log-probabilities `[k, n]` in contexts `[k]`, by default in all of them."""
         if contexts is None:
-            contexts = jnp.arange(self.log_reference.shape[0])
+            contexts = jnp.arange(self.num_contexts)
         logits = self.policy.logits(params, contexts)
         chex.assert_shape(logits, (contexts.shape[0], self.log_reference.shape[1]))
         log_reference = self.log_reference[contexts]
@@ -69,10 +74,9 @@ class SampledGame:
 
     def draw_contexts(self, key: jax.Array, num: int) -> jax.Array:
         """Contexts int32 `[num]`, uniformly."""
-        num_contexts = self.log_reference.shape[0]
-        if num_contexts == 1:
+        if self.num_contexts == 1:
             return jnp.zeros(num, jnp.int32)
-        return jax.random.randint(key, (num,), 0, num_contexts)
+        return jax.random.randint(key, (num,), 0, self.num_contexts)
 
     def sample(
         self, params: Params, key: jax.Array, contexts: jax.Array, num: int, reference_share: jax.Array | float = 0.0
@@ -130,7 +134,7 @@ class SampledGame:
         For studies: only where the matrix behind the answers is known. The share is that of the reference in `q`.
         """
         log_policy = self.log_policy(params)
-        log_opponent = self._mixed(opponent, jnp.arange(self.log_reference.shape[0]), reference_share)
+        log_opponent = self._mixed(opponent, jnp.arange(self.num_contexts), reference_share)
         payoffs = jax.vmap(MatrixGame.payoffs)(known_game(self.oracle), jnp.exp(log_opponent))
         value = jnp.sum(jnp.exp(log_policy) * payoffs, axis=-1)
         value -= self.beta * simplex.kl_divergence(log_policy.T, self.log_reference.T)

@@ -17,6 +17,7 @@ from nashjax.games import MatrixGame
 from nashjax.inputs import as_policy, is_concrete
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
+from nashjax.solve import LARGEST_INT
 from nashjax.stochastic.arguments import at_least
 from nashjax.stochastic.checkpoint import describe, describe_code
 from nashjax.stochastic.methods import Method
@@ -24,8 +25,6 @@ from nashjax.stochastic.oracles import PreferenceOracle
 from nashjax.stochastic.policies import Policy
 from nashjax.stochastic.records import Tally
 from nashjax.stochastic.sampled_game import SampledGame, draw, known_game
-
-LARGEST_INT = 2**31 - 1
 
 
 @register_dataclass
@@ -142,8 +141,10 @@ def evaluate(setup: Setup, states: Any) -> tuple[jax.Array, jax.Array, jax.Array
     return setup.over_games(of_one, states)
 
 
-def ask_reference(setup: Setup, log_policy: jax.Array, record: jax.Array, num: int) -> Tally:
-    """Compare the learnt policies with the reference, `num` times each game."""
+@jax.jit
+def ask_reference(setup: Setup, log_policy: jax.Array, record: jax.Array) -> Tally:
+    """Compare the learnt policies with the reference, `evaluation_comparisons` times each game."""
+    num = setup.evaluation_comparisons
 
     def of_one(game: SampledGame, key: jax.Array, log_policy: jax.Array) -> Tally:
         keys = jax.random.split(jax.random.fold_in(key, LARGEST_INT - record), 4)
@@ -153,9 +154,6 @@ def ask_reference(setup: Setup, log_policy: jax.Array, record: jax.Array, num: i
         return Tally.empty((), setup.beta.dtype).add(game.compare(keys[3], contexts, actions, opponents))
 
     return setup.over_games(of_one, log_policy)
-
-
-ask_reference = jax.jit(ask_reference, static_argnames="num")
 
 
 def make_setup(

@@ -89,7 +89,8 @@ def train(
       tol: stop at the first record where the exploitability of every game is at most this; needs an oracle that knows
         its matrix.
       on_record: called with each `Record`; a true answer stops the run.
-      checkpoint: folder to save to at every record, and to go on from.
+      checkpoint: folder to save to at every record, and to go on from. What an oracle of one's own holds is not
+        compared with that of the run before, nor what the function of a `CallableOracle` has closed over.
       progress: whether to show a progress bar.
 
     Returns:
@@ -156,7 +157,7 @@ def _to_next_record(setup: Setup, states: Any, done: int) -> tuple[Any, jax.Arra
     log_policy, kl, exploitability = evaluate(setup, states)
     against_reference: tuple[Any, ...] = (None, None, None)
     if setup.evaluation_comparisons:
-        asked = ask_reference(setup, log_policy, jnp.int32(done + 1), num=setup.evaluation_comparisons)
+        asked = ask_reference(setup, log_policy, jnp.int32(done + 1))
         asked.check()
         against_reference = asked.interval(setup.evaluation_comparisons)
     batch_size = setup.method.batch_size
@@ -220,7 +221,7 @@ def _oracle_failures(oracle: Any) -> Iterator[None]:
         oracle.failure = None
     try:
         yield
-    except Exception:
+    except (jax.errors.JaxRuntimeError, ValueError):  # the one or the other, by how the program was called
         failure = getattr(oracle, "failure", None)
         if failure is None:
             raise

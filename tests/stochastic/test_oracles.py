@@ -1,5 +1,6 @@
 """Oracles: what they answer, and what they say of answers that cannot be used."""
 
+import re
 from typing import Any
 
 import jax
@@ -120,8 +121,9 @@ def test_an_interrupt_stays_one():
 )
 def test_an_unusable_answer_ends_a_run_with_what_was_asked(answer, said, tmp_path):
     oracle = st.CallableOracle(answer, 4)
-    with pytest.raises(st.OracleError, match=f"whether action .* in context 0.*{said}|{said}"):
+    with pytest.raises(st.OracleError, match=said) as caught:
         st.train(oracle, 0.1, num_comparisons=320, num_records=2, key=jax.random.key(0), checkpoint=tmp_path)
+    assert re.search(r"whether action \d is preferred over \d in context 0", str(caught.value))
     assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]  # nothing half done is kept
 
 

@@ -185,24 +185,21 @@ class PolicyMethod:
     def gradient(self, game: Any, state: LearnerState, key: jax.Array) -> tuple[Params, Asked]:
         """The gradient of the loss at a state, from fresh comparisons."""
         for_contexts, for_actions, for_opponents, for_answers = jax.random.split(key, 4)
-        samples = self._samples_per_context(game.log_reference.shape[0])
+        samples = self._samples_per_context(game.num_contexts)
         contexts = game.draw_contexts(for_contexts, self.batch_size // samples)
         params, roles = state.params, state.roles
         opponent = params if roles.opponent is None else roles.opponent
         actions = game.sample(params, for_actions, contexts, samples)
-        opponents = game.sample(opponent, for_opponents, contexts, samples, self.reference_share(game.beta))
-        asked = game.compare(for_answers, contexts, actions, opponents)
-
         share = self.reference_share(game.beta)
+        opponents = game.sample(opponent, for_opponents, contexts, samples, share)
+        asked = game.compare(for_answers, contexts, actions, opponents)
 
         def sampled_loss(params: Params) -> jax.Array:
             def look_up(y: jax.Array) -> Sample:
-                log_prob = game.log_prob(params, contexts, y)
-                fixed = params if roles.opponent is None else roles.opponent
                 return Sample(
-                    log_prob=log_prob,
+                    log_prob=game.log_prob(params, contexts, y),
                     log_reference=game.reference_log_prob(contexts, y),
-                    log_opponent=jax.lax.stop_gradient(game.log_prob(fixed, contexts, y, share)),
+                    log_opponent=game.log_prob(opponent, contexts, y, share),
                     log_center=None if roles.center is None else game.log_prob(roles.center, contexts, y),
                 )
 

@@ -19,8 +19,6 @@ from nashjax.stochastic.sampled_game import Asked, SampledGame, draw
 
 SOLVE_TOLERANCE = 1e-8
 """Far below what answers can tell; the solve says STALLED where float32 cannot show it, which does no harm."""
-
-
 STEPS_TO_KEEP_APART = 1024
 """Steps whose answers are counted apart before they join all others."""
 
@@ -204,7 +202,7 @@ class ClosedFormNashMP:
         opponents = draw(log_opponent[contexts], for_opponents, 1)
         asked = game.compare(for_answers, contexts, actions, opponents)
         at = jax.tree.map(jnp.ravel, asked)
-        weight = game.log_reference.shape[0] / (num * probability[at.context, at.action])
+        weight = game.num_contexts / (num * probability[at.context, at.action])
         estimate = jnp.zeros_like(log_policy).at[at.context, at.action].add((at.outcome - 0.5) * weight)
         return estimate, asked
 
