@@ -29,6 +29,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[name.upper()] = str(value)
 
 
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Forget the compiled programs of a file of tests at its end.
+
+    Each takes some memory maps, of which Linux allows a process 65,530: with those of all tests jaxlib crashes.
+    """
+    if nextitem is not None and nextitem.path != item.path:
+        jax.clear_caches()
+
+
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
