@@ -61,8 +61,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what needs an extra when it is first asked for."""
-    if name == "stochastic":
+    if name in ("lm", "stochastic"):
         import importlib
 
-        return importlib.import_module("nashjax.stochastic")
+        return importlib.import_module(f"nashjax.{name}")
     raise AttributeError(f"module 'nashjax' has no attribute {name!r}")

@@ -33,7 +33,8 @@ class Comparisons(NamedTuple):
     Attributes:
       action: `y`, drawn from the policy that learns.
       opponent: `y'`, drawn from the opponent.
-      outcome: how far `y` was preferred over `y'`, in [0, 1], `[contexts, samples]`.
+      outcome: how far `y` was preferred over `y'`, in [0, 1], `[contexts, samples]`; where every `y` has met every
+        `y'` of its context, `[contexts, samples, opponents]`.
     """
 
     action: Sample
@@ -67,12 +68,15 @@ def policy_gradient_loss(
       both_sides: whether to learn from both samples of a comparison.
     """
     action, opponent, outcome = compared
-    loss = _score_loss(action, outcome, jnp.zeros_like(outcome), beta, prox_weight, baseline)
+    all_pairs = outcome.ndim == 3
+    answer = jnp.mean(outcome, axis=2) if all_pairs else outcome
+    loss = _score_loss(action, answer, jnp.zeros_like(answer), beta, prox_weight, baseline)
     if not both_sides:
         return loss
     to_opponent = jax.lax.stop_gradient(action.log_opponent - action.log_prob)
     to_policy = jax.lax.stop_gradient(opponent.log_prob - opponent.log_opponent)
-    answer = 0.5 + jnp.exp(jnp.minimum(to_opponent, LARGEST_LOG_RATIO)) * (0.5 - outcome)
+    ratio = jnp.exp(jnp.minimum(to_opponent, LARGEST_LOG_RATIO))
+    answer = 0.5 + (jnp.mean(ratio[..., None] * (0.5 - outcome), axis=1) if all_pairs else ratio * (0.5 - outcome))
     return (loss + _score_loss(opponent, answer, to_policy, beta, prox_weight, baseline)) / 2
 
 
@@ -116,5 +120,7 @@ def dpo_loss(compared: Comparisons, scale: jax.Array | float) -> jax.Array:
 
 
 def _margin(compared: Comparisons) -> jax.Array:
-    action, opponent, _ = compared
-    return action.log_prob - action.log_reference - (opponent.log_prob - opponent.log_reference)
+    action, opponent, outcome = compared
+    of_action = action.log_prob - action.log_reference
+    of_opponent = opponent.log_prob - opponent.log_reference
+    return of_action[..., None] - of_opponent[:, None] if outcome.ndim == 3 else of_action - of_opponent

@@ -50,6 +50,20 @@ class Method(Protocol):
         ...
 
 
+class Question(NamedTuple):
+    """What a step wants to have compared.
+
+    Attributes:
+      contexts: `[contexts]`.
+      actions: drawn from the policy that learns, `[contexts, samples]` (or a pytree of arrays that lead with these).
+      opponents: drawn from the opponent, the same.
+    """
+
+    contexts: jax.Array
+    actions: Any
+    opponents: Any
+
+
 class Roles(NamedTuple):
     """The policies beside the one that learns; None where a method has no use for one.
 
@@ -103,6 +117,9 @@ class PolicyMethod:
       batch_size: comparisons in a step, >= 2.
       samples_per_context: how many of them share a context, >= 2 and a divisor of `batch_size`; None for all where
         there is one context, else 4 (or `batch_size`, if 4 does not divide it).
+      all_pairs: whether to compare every sample of the policy with every one of the opponent in the same context:
+        `k^2` comparisons from `k = samples_per_context` samples of each, for judges that cost less than samples. It
+        needs `samples_per_context`, the square of which divides `batch_size`.
       averaging: weight of late iterates in the average that is returned, that of step `t` is about `t^averaging`;
         0 weighs all alike, None returns the last iterate.
       baseline: whether policy gradients subtract the leave-one-out baseline.
@@ -117,6 +134,7 @@ class PolicyMethod:
     schedule: Callable[[jax.Array], jax.Array] = linear_decay
     batch_size: int = 32
     samples_per_context: int | None = None
+    all_pairs: bool = False
     averaging: float | None = 1.0
     baseline: bool = True
     both_sides: bool = True
@@ -127,11 +145,14 @@ class PolicyMethod:
         at_least("batch_size", self.batch_size, 2)
         if self.samples_per_context is not None:
             at_least("samples_per_context", self.samples_per_context, 2)
-            if self.batch_size % self.samples_per_context:
+            if self.batch_size % (self.samples_per_context ** (2 if self.all_pairs else 1)):
+                kind = "numbers whose square divides" if self.all_pairs else "divisors of"
                 raise ValueError(
-                    f"samples_per_context: is {self.samples_per_context}; allowed are divisors of batch_size, "
+                    f"samples_per_context: is {self.samples_per_context}; allowed are {kind} batch_size, "
                     f"{self.batch_size}"
                 )
+        elif self.all_pairs:
+            raise ValueError("all_pairs: is True without samples_per_context; allowed is False there")
         if self.averaging is not None:
             number("averaging", self.averaging)
         if not callable(self.schedule):
@@ -184,31 +205,83 @@ class PolicyMethod:
 
     def gradient(self, game: Any, state: LearnerState, key: jax.Array) -> tuple[Params, Asked]:
         """The gradient of the loss at a state, from fresh comparisons."""
-        for_contexts, for_actions, for_opponents, for_answers = jax.random.split(key, 4)
+        for_question, for_answers = jax.random.split(key)
+        question = self.ask(game, state, for_question)
+        asked = game.compare(for_answers, question.contexts, *self.pairs(question))
+        if self.exact:
+            return self._exact_gradient(game, state), asked
+        return self.learn(game, state, question, asked.outcome)[0], asked
+
+    def ask(self, game: Any, state: LearnerState, key: jax.Array) -> Question:
+        """Draw what is to be compared."""
+        for_contexts, for_actions, for_opponents = jax.random.split(key, 3)
         samples = self._samples_per_context(game.num_contexts)
-        contexts = game.draw_contexts(for_contexts, self.batch_size // samples)
+        contexts = game.draw_contexts(for_contexts, self.batch_size // (samples**2 if self.all_pairs else samples))
+        if self._plays_itself(game, state.roles):
+            drawn = game.sample(state.params, for_actions, contexts, 2 * samples)
+            return Question(contexts, *(jax.tree.map(lambda y: y[:, half], drawn) for half in _halves(samples)))
+        opponent = state.params if state.roles.opponent is None else state.roles.opponent
+        return Question(
+            contexts,
+            game.sample(state.params, for_actions, contexts, samples),
+            game.sample(opponent, for_opponents, contexts, samples, self.reference_share(game.beta)),
+        )
+
+    def pairs(self, question: Question) -> tuple[Any, Any]:
+        """The actions and the opponents that meet, `[contexts, comparisons]` each."""
+        if not self.all_pairs:
+            return question.actions, question.opponents
+        k = self._samples_per_context(question.contexts.shape[0])
+        actions = jax.tree.map(lambda y: jnp.repeat(y, k, axis=1), question.actions)
+        return actions, jax.tree.map(lambda y: jnp.concatenate([y] * k, axis=1), question.opponents)
+
+    def learn(
+        self, game: Any, state: LearnerState, question: Question, outcome: jax.Array
+    ) -> tuple[Params, Comparisons]:
+        """The gradient of the loss at a state, from answers to a question.
+
+        Args:
+          game: what offers `log_prob` and `reference_log_prob`.
+          state: where the method stands.
+          question: as `ask` has drawn it.
+          outcome: how far the one of each of its `pairs` was preferred, `[contexts, comparisons]`.
+
+        Returns:
+          The gradient, and what the policies think of the samples.
+        """
+        contexts, actions, opponents = question
+        roles = state.roles
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), actions, opponents)
+        share = self.reference_share(game.beta)
+        samples = jax.tree.leaves(actions)[0].shape[1]
+        if self.all_pairs:
+            outcome = outcome.reshape(-1, samples, samples)
+
+        def loss(params: Params) -> tuple[jax.Array, Comparisons]:
+            log_prob = game.log_prob(params, contexts, both)
+            if self._plays_itself(game, roles):
+                log_opponent = jax.lax.stop_gradient(log_prob)
+            else:
+                opponent = state.params if roles.opponent is None else roles.opponent
+                log_opponent = game.log_prob(opponent, contexts, both, share)
+            log_center = None if roles.center is None else game.log_prob(roles.center, contexts, both)
+            looked_up = Sample(log_prob, game.reference_log_prob(contexts, both), log_opponent, log_center)
+            sides = (jax.tree.map(lambda x: x[:, half], looked_up) for half in _halves(samples))
+            compared = Comparisons(*sides, outcome)
+            return self.loss(compared, game.beta), compared
+
+        return jax.grad(loss, has_aux=True)(state.params)
+
+    def _exact_gradient(self, game: Any, state: LearnerState) -> Params:
         params, roles = state.params, state.roles
         opponent = params if roles.opponent is None else roles.opponent
-        actions = game.sample(params, for_actions, contexts, samples)
+        weight, share = self.prox_weight(game.beta), self.reference_share(game.beta)
+        return jax.grad(lambda params: -game.exact_value(params, opponent, roles.center, weight, share))(params)
+
+    def _plays_itself(self, game: Any, roles: Roles) -> bool:
+        """Whether the opponent is the policy that learns, so that one draw and one look do for both."""
         share = self.reference_share(game.beta)
-        opponents = game.sample(opponent, for_opponents, contexts, samples, share)
-        asked = game.compare(for_answers, contexts, actions, opponents)
-
-        def sampled_loss(params: Params) -> jax.Array:
-            def look_up(y: jax.Array) -> Sample:
-                return Sample(
-                    log_prob=game.log_prob(params, contexts, y),
-                    log_reference=game.reference_log_prob(contexts, y),
-                    log_opponent=game.log_prob(opponent, contexts, y, share),
-                    log_center=None if roles.center is None else game.log_prob(roles.center, contexts, y),
-                )
-
-            return self.loss(Comparisons(look_up(actions), look_up(opponents), asked.outcome), game.beta)
-
-        def exact_loss(params: Params) -> jax.Array:
-            return -game.exact_value(params, opponent, roles.center, self.prox_weight(game.beta), share)
-
-        return jax.grad(exact_loss if self.exact else sampled_loss)(params), asked
+        return roles.opponent is None and isinstance(share, float) and share == 0
 
     def update(self, state: LearnerState, gradient: Params, progress: jax.Array) -> LearnerState:
         """Move the parameters, then the policies beside them."""
@@ -244,6 +317,11 @@ class PolicyMethod:
         if self.samples_per_context is not None:
             return self.samples_per_context
         return self.batch_size if num_contexts == 1 or self.batch_size % 4 else 4
+
+
+def _halves(samples: int) -> tuple[slice, slice]:
+    """Where actions and opponents lie in an axis of both."""
+    return slice(None, samples), slice(samples, None)
 
 
 def choose(condition: jax.Array, yes: T, no: T) -> T:

@@ -1,0 +1,47 @@
+"""Fine-tuning language models so that no other policy's answers are preferred over theirs (spec 5).
+
+`train` is the front door: a `LanguagePolicy`, prompts and a judge. Needs the extra `lm`, and `tunix` for its models.
+"""
+
+try:
+    import flax as _flax  # noqa: F401
+    import optax as _optax  # noqa: F401
+except ImportError as error:
+    raise ImportError(f'nashjax.lm needs {error.name}: python -m pip install "nashjax[lm]"') from error
+
+from nashjax.lm.decoding import Decoder, Tokens
+from nashjax.lm.evaluate import Tournament, evaluate
+from nashjax.lm.judges import CallableJudge, DemoJudge, HttpJudge, Judge, JudgeError, MatrixJudge, RewardJudge
+from nashjax.lm.llama import Llama, LlamaConfig, LlamaDecoder
+from nashjax.lm.methods import METHODS, make_method
+from nashjax.lm.policy import LanguagePolicy
+from nashjax.lm.records import Rate, Record
+from nashjax.lm.tokenizers import AlphabetTokenizer, ByteTokenizer, Tokenizer
+from nashjax.lm.train import TrainResult, train
+
+__all__ = [
+    "METHODS",
+    "AlphabetTokenizer",
+    "ByteTokenizer",
+    "CallableJudge",
+    "Decoder",
+    "DemoJudge",
+    "HttpJudge",
+    "Judge",
+    "JudgeError",
+    "LanguagePolicy",
+    "Llama",
+    "LlamaConfig",
+    "LlamaDecoder",
+    "MatrixJudge",
+    "Rate",
+    "Record",
+    "RewardJudge",
+    "Tokenizer",
+    "Tokens",
+    "Tournament",
+    "TrainResult",
+    "evaluate",
+    "make_method",
+    "train",
+]

@@ -1,0 +1,234 @@
+"""Judges that answer in this process: Python functions, rewards, known matrices, and one for demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nashjax.files.errors import quoted
+from nashjax.lm.judges.base import SHOWN, JudgeError, as_numbers, as_questions, describe, sigmoid
+from nashjax.stochastic.arguments import positive
+
+
+class CallableJudge:
+    """Asks a Python function.
+
+    Args:
+      function: from three lists of texts, prompts, responses and opponents, to as many numbers in [0, 1]: the
+        probability that each response is preferred. With `batched=False` from three texts to one number.
+      batched: whether the function is given lists.
+
+    Attributes:
+      calls: how many questions the function has been asked.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, batched: bool = True):
+        if not callable(function):
+            raise ValueError(f"function: is {function!r}; allowed are functions of (prompt, response, opponent)")
+        self.function = function
+        self.batched = batched
+        self.calls = 0
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str], opponents: Sequence[str]) -> ArrayLike:
+        """Ask the function; see `Judge`."""
+        questions = as_questions(prompts, responses, opponents)
+        if self.batched:
+            self.calls += len(questions)
+            return self.function(list(prompts), list(responses), list(opponents))
+        return np.array([self._one(question) for question in questions], np.float64)
+
+    def _one(self, question: tuple[str, str, str]) -> float:
+        self.calls += 1
+        try:
+            answer = self.function(*question)
+        except Exception as error:  # whatever a user's function does wrong
+            said = f"raised {type(error).__name__}: {quoted(str(error), SHOWN)}"
+            raise JudgeError(f"the judge was asked {describe(question)}, and {said}") from error
+        try:
+            if isinstance(answer, str):
+                raise TypeError
+            return float(answer)
+        except (TypeError, ValueError):
+            said = f"answered {quoted(repr(answer), SHOWN)}; allowed are numbers from 0 to 1"
+            raise JudgeError(f"the judge was asked {describe(question)}, and {said}") from None
+
+
+class RewardJudge:
+    """Prefers the larger reward: `P = sigmoid(scale * (reward(response) - reward(opponent)))`, Bradley and Terry's.
+
+    Args:
+      reward: from a list of prompts and as many texts to as many finite scores. In one call of the judge it is called
+        once, and asked about no text twice for the same prompt.
+      scale: how much one unit of reward counts, > 0.
+    """
+
+    def __init__(self, reward: Callable[[list[str], list[str]], ArrayLike], *, scale: float = 1.0):
+        if not callable(reward):
+            raise ValueError(f"reward: is {reward!r}; allowed are functions of (prompts, texts)")
+        positive("scale", scale)
+        self.reward = reward
+        self.scale = scale
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str], opponents: Sequence[str]) -> np.ndarray:
+        """Compare the rewards; see `Judge`."""
+        questions = as_questions(prompts, responses, opponents)
+        if not questions:
+            return np.zeros(0)
+        places: dict[tuple[str, str], int] = {}
+        sides = [
+            [places.setdefault((question[0], question[side]), len(places)) for question in questions] for side in (1, 2)
+        ]
+        scores = self._scores(list(places))
+        with np.errstate(over="ignore"):  # an infinite difference of finite scores is a certain preference
+            return sigmoid(self.scale * (scores[sides[0]] - scores[sides[1]]))
+
+    def _scores(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+        """The checked scores of distinct (prompt, text)."""
+        first, text = (quoted(x, SHOWN) for x in pairs[0])
+        said = f"the reward was asked for {len(pairs)} scores, the first of {text} for the prompt {first}, and answered"
+        scores = as_numbers(self.reward(*([pair[i] for pair in pairs] for i in range(2))), len(pairs), said)
+        bad = ~np.isfinite(scores)
+        if bad.any():
+            i = int(np.argmax(bad))
+            prompt, text = (quoted(x, SHOWN) for x in pairs[i])
+            said = f"answered {float(scores[i])}; allowed are finite numbers"
+            raise JudgeError(f"the reward was asked for the score of {text} for the prompt {prompt}, and {said}")
+        return scores
+
+
+class MatrixJudge:
+    """Looks the probability up, where all prompts and answers are known: for studies with exact equilibria.
+
+    Args:
+      preferences: `[num_prompts, n, n]`, or `[n, n]` for all prompts alike: the probability that the answer of the row
+        is preferred over that of the column. `P + P^T = 1` to 1e-6.
+      prompts: the prompts, all different.
+      answers: the `n` answers, all different; or such a list for each prompt.
+    """
+
+    def __init__(
+        self, preferences: ArrayLike, prompts: Sequence[str], answers: Sequence[str] | Sequence[Sequence[str]]
+    ):
+        P = np.array(preferences, np.float64)
+        self._prompts = _places("prompts", prompts)
+        if P.ndim not in (2, 3) or P.shape[-1] != P.shape[-2] or P.shape[-1] == 0:
+            raise ValueError(f"preferences: has shape {list(P.shape)}; allowed are [n, n] and [num_prompts, n, n]")
+        _check_preferences(P)
+        if P.ndim == 3 and len(P) != len(prompts):
+            raise ValueError(f"preferences: has {len(P)} matrices; allowed are {len(prompts)}, one for each prompt")
+        self.preferences = np.broadcast_to(P, (len(prompts), *P.shape[-2:]))
+        n = P.shape[-1]
+        if all(isinstance(answer, str) for answer in answers):
+            self._answers = [_places("answers", answers, n)] * len(prompts)
+        elif len(answers) == len(prompts):
+            self._answers = [_places(f"answers[{i}]", listed, n) for i, listed in enumerate(answers)]
+        else:
+            raise ValueError(f"answers: has {len(answers)} lists; allowed are {len(prompts)}, one for each prompt")
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str], opponents: Sequence[str]) -> np.ndarray:
+        """Look the pairs up; see `Judge`."""
+        try:
+            rows = [self._prompts[prompt] for prompt in prompts]
+            known = [self._answers[row] for row in rows]
+            first = [places[text] for places, text in zip(known, responses, strict=True)]
+            second = [places[text] for places, text in zip(known, opponents, strict=True)]
+        except KeyError:
+            raise JudgeError(self._unknown(prompts, responses, opponents)) from None
+        return self.preferences[rows, first, second]
+
+    def _unknown(self, prompts: Sequence[str], responses: Sequence[str], opponents: Sequence[str]) -> str:
+        """What is wrong with the first question that has no entry."""
+        for question in as_questions(prompts, responses, opponents):
+            asked = f"the judge was asked {describe(question)}, and knows"
+            row = self._prompts.get(question[0])
+            if row is None:
+                return f"{asked} {len(self._prompts)} prompts, but not this one"
+            for text in question[1:]:
+                if text not in self._answers[row]:
+                    return f"{asked} {len(self._answers[row])} answers to it, but not {quoted(text, SHOWN)}"
+        raise AssertionError("every question has an entry")
+
+
+def _places(name: str, texts: Any, num: int | None = None) -> dict[str, int]:
+    """Where each text stands; raises ValueError unless they are texts, all different, and `num` of them."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name}: is {quoted(repr(texts))}; allowed are lists of texts")
+    if len(texts) != num and (num is not None or not texts):
+        allowed = "lists with a text" if num is None else f"{num}, as many as preferences has rows"
+        raise ValueError(f"{name}: has {len(texts)} texts; allowed are {allowed}")
+    places: dict[str, int] = {}
+    for i, text in enumerate(texts):
+        if places.setdefault(text, i) != i:
+            raise ValueError(f"{name}[{i}]: is {quoted(text)}, as [{places[text]}] is; allowed are different texts")
+    return places
+
+
+def _check_preferences(P: np.ndarray) -> None:
+    """Raise ValueError, with the index, unless all entries are in [0, 1] and `P + P^T = 1`."""
+    bad = ~((P >= 0) & (P <= 1))
+    if bad.any():
+        index = np.unravel_index(int(np.argmax(bad)), P.shape)
+        raise ValueError(f"preferences{_index(index)}: is {float(P[index])}; allowed are numbers from 0 to 1")
+    total = P + np.swapaxes(P, -1, -2)
+    bad = np.abs(total - 1) > 1e-6
+    if bad.any():
+        index = np.unravel_index(int(np.argmax(bad)), P.shape)
+        found = f"with its mirror image adds up to {float(total[index]):.9g}"
+        raise ValueError(f"preferences{_index(index)}: {found}; allowed is 1, to 1e-6")
+
+
+def _index(index: Any) -> list[int]:
+    return [int(i) for i in index]
+
+
+LETTERS = "rps"
+
+
+class DemoJudge:
+    """Plays rock, paper, scissors with the letters r, p and s of two texts, whatever the prompt: no score ranks them.
+
+    The weight of a letter in a text is the sum of `1 / (1 + position)` over the places where it stands: letters count
+    more the more often and the earlier they come, so that no short text is all three alike. As shares of the weight of
+    all characters these are a point `x` for a text and `y` for its opponent, and with
+
+        cycle   = (x_p y_r - x_r y_p) + (x_s y_p - x_p y_s) + (x_r y_s - x_s y_r)
+        quality = (x_r + x_p + x_s) + (different characters) / (length)
+
+    `P = sigmoid(strength * cycle + (quality - quality of the opponent) / 4)`: paper beats rock, scissors beat paper,
+    rock beats scissors; other characters and characters that repeat cost a little. The empty text has quality 0.
+    Everything is a finite set: with three characters out of "rps." there are 64 texts.
+
+    Args:
+      strength: how much the cycle counts, > 0.
+    """
+
+    def __init__(self, strength: float = 4.0):
+        positive("strength", strength)
+        self.strength = strength
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str], opponents: Sequence[str]) -> np.ndarray:
+        """Play; see `Judge`. Exactly antisymmetric, also from one call to the next."""
+        questions = as_questions(prompts, responses, opponents)
+        features = {text: _features(text) for text in {*responses, *opponents}}
+        x, y = (
+            np.array([features[question[side]] for question in questions]).reshape(len(questions), 4).T
+            for side in (1, 2)
+        )
+        # one product of two numbers at a time, and the same differences with the sides exchanged: exactly odd
+        cycle = (x[1] * y[0] - x[0] * y[1]) + (x[2] * y[1] - x[1] * y[2]) + (x[0] * y[2] - x[2] * y[0])
+        return sigmoid(self.strength * cycle + (x[3] - y[3]) / 4)
+
+
+def _features(text: str) -> tuple[float, ...]:
+    """The shares of the three letters, and the quality."""
+    if not text:
+        return (0.0,) * 4
+    weights = dict.fromkeys(text, 0.0)
+    for position, letter in enumerate(text, 1):
+        weights[letter] += 1 / position
+    whole = sum(weights.values())
+    shares = [weights.get(letter, 0.0) / whole for letter in LETTERS]
+    return (*shares, sum(shares) + len(weights) / len(text))

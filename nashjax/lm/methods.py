@@ -1,0 +1,66 @@
+"""The methods by name, with settings for language models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nashjax.stochastic.arguments import at_least
+from nashjax.stochastic.methods import (
+    AveragedNashMP,
+    NashMDPolicyGradient,
+    OnlineDPO,
+    OnlineIPO,
+    PolicyMethod,
+    SelfPlayPolicyGradient,
+    StochasticNashMP,
+)
+
+METHODS: dict[str, Callable[..., PolicyMethod]] = {
+    "target": AveragedNashMP.target,
+    "two_average": AveragedNashMP.two_average,
+    "proximal_point": AveragedNashMP.proximal_point,
+    "two_loop": StochasticNashMP,
+    "nash_md": NashMDPolicyGradient,
+    "self_play": SelfPlayPolicyGradient,
+    "online_ipo": OnlineIPO,
+    "online_dpo": OnlineDPO,
+}
+"""The four forms of spec 5, then what to compare with."""
+
+DEFAULT = "two_average"
+
+
+def make_method(
+    name: str = DEFAULT,
+    *,
+    prompts_per_step: int = 8,
+    samples_per_prompt: int = 4,
+    all_pairs: bool = True,
+    learning_rate: float = 0.003,
+    **options: Any,
+) -> PolicyMethod:
+    """A method by its name.
+
+    Args:
+      name: one of `METHODS`.
+      prompts_per_step: in every step.
+      samples_per_prompt: answers of the policy to each prompt, and as many of the opponent, >= 2.
+      all_pairs: whether to compare each of these with each of those, or each with one.
+      learning_rate: of Adam.
+      options: of the method, see its class.
+
+    Raises:
+      ValueError: a setting is not valid.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method: is {name!r}; allowed are {', '.join(METHODS)}")
+    at_least("prompts_per_step", prompts_per_step, 1)
+    at_least("samples_per_prompt", samples_per_prompt, 2)
+    return METHODS[name](
+        batch_size=prompts_per_step * samples_per_prompt ** (2 if all_pairs else 1),
+        samples_per_context=samples_per_prompt,
+        all_pairs=all_pairs,
+        learning_rate=learning_rate,
+        **options,
+    )

@@ -1,0 +1,202 @@
+"""A language model as a policy: texts in, answers out, pure functions of the weights that are trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nashjax.lm.decoding import Decoder, Tokens, generate, log_probs
+from nashjax.lm.tokenizers import Tokenizer
+from nashjax.stochastic.arguments import at_least, number, positive
+from nashjax.stochastic.policies import Params
+
+PROMPT_STEP = 16
+"""Prompts are padded to a multiple of so many tokens: texts of other lengths seldom compile anything new."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguagePolicy:
+    """A language model, its tokenizer and its first weights, which are the reference of a fine-tuning.
+
+    With adapters, `params` are those alone, and all policies of a run share the frozen weights of the decoder.
+
+    Attributes:
+      decoder: the model.
+      params: the first weights.
+      tokenizer: from texts to tokens and back.
+      context_length: most tokens of a prompt with its answer.
+      stop: names of the tokens that end an answer; none, and all answers have full length.
+      forbidden: names of tokens that are never drawn, such as those of the alphabet that only prompts have.
+      template: around a prompt, `{prompt}` where it stands, such as that of a chat.
+
+    Raises:
+      ValueError: the tokenizer has no token of such a name, the template no `{prompt}`, or one of the names is twice.
+    """
+
+    decoder: Decoder
+    params: Params
+    tokenizer: Tokenizer
+    context_length: int
+    stop: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
+    template: str = "{prompt}"
+
+    def __post_init__(self):
+        at_least("context_length", self.context_length, 2)
+        for name, tokens in (("stop", self.stop), ("forbidden", self.forbidden)):
+            if isinstance(tokens, str) or len(set(tokens)) < len(tokens):
+                raise ValueError(f"{name}: is {tokens!r}; allowed are tuples of names, each once")
+            for token in tokens:
+                try:
+                    self.tokenizer.token_id(token)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+        both = set(self.stop) & set(self.forbidden)
+        if both:
+            raise ValueError(f"forbidden: has {sorted(both)[0]!r}; allowed are tokens other than those of stop")
+        if "{prompt}" not in self.template:
+            raise ValueError(f"template: is {self.template!r}; allowed are texts with '{{prompt}}'")
+
+    @functools.cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer."""
+        return tuple(self.tokenizer.token_id(name) for name in self.stop)
+
+    @functools.cached_property
+    def bias(self) -> jax.Array | None:
+        """`-inf` for the tokens that are never drawn, `[vocabulary]`; None where all are."""
+        if not self.forbidden:
+            return None
+        bias = np.zeros(self.tokenizer.vocabulary_size, np.float32)
+        bias[[self.tokenizer.token_id(name) for name in self.forbidden]] = -np.inf
+        return jnp.asarray(bias)
+
+    def encode(self, prompts: Sequence[str], length: int) -> Tokens:
+        """Prompts as tokens, padded on the left, `[prompts, width]`.
+
+        Args:
+          prompts: texts, which the template is put around.
+          length: most tokens of the answers, for which there has to be room.
+
+        Raises:
+          ValueError: a prompt is no text or has no token, or there is no room for it.
+        """
+        if isinstance(prompts, str) or not len(prompts):
+            raise ValueError(f"prompts: are {prompts!r}; allowed are lists of at least one text")
+        rows = []
+        before, after = (self.tokenizer.encode(part, special=True) for part in self.template.split("{prompt}", 1))
+        for index, prompt in enumerate(prompts):
+            if not isinstance(prompt, str):
+                raise ValueError(f"prompts[{index}]: is a {type(prompt).__name__}; allowed are texts")
+            tokens = [*before, *self.tokenizer.encode(prompt), *after]
+            if not 1 <= len(tokens) <= self.context_length - length:
+                raise ValueError(
+                    f"prompts[{index}]: has {len(tokens)} tokens; allowed are 1 to {self.context_length - length}, the "
+                    f"context of {self.context_length} less {length} for an answer"
+                )
+            rows.append(tokens)
+        longest = max(map(len, rows))
+        width = longest if longest <= PROMPT_STEP // 4 else -(-longest // PROMPT_STEP) * PROMPT_STEP
+        width = min(width, self.context_length - length)
+        tokens = np.zeros((len(rows), width), np.int32)
+        mask = np.zeros((len(rows), width), bool)
+        for row, found in enumerate(rows):
+            tokens[row, width - len(found) :] = found
+            mask[row, width - len(found) :] = True
+        return Tokens(jnp.asarray(tokens), jnp.asarray(mask))
+
+    def encode_answers(self, answers: Sequence[Sequence[str]], length: int) -> Tokens:
+        """Answers as tokens, padded on the right, `[prompts, num, length]`; one shorter than `length` is ended.
+
+        Raises:
+          ValueError: an answer is longer, or shorter and there is no stop token.
+        """
+        rows = np.zeros((len(answers), len(answers[0]), length), np.int32)
+        mask = np.zeros(rows.shape, bool)
+        for index in np.ndindex(rows.shape[:2]):
+            tokens = self.tokenizer.encode(answers[index[0]][index[1]])
+            if len(tokens) < length and self.stop_ids:
+                tokens = [*tokens, self.stop_ids[0]]
+            elif len(tokens) != length:
+                allowed = f"up to {length}" if self.stop_ids else f"exactly {length}"
+                raise ValueError(f"answers{list(index)}: has {len(tokens)} tokens; allowed are {allowed}")
+            rows[index][: len(tokens)] = tokens
+            mask[index][: len(tokens)] = True
+        return Tokens(jnp.asarray(rows), jnp.asarray(mask))
+
+    def decode(self, answers: Tokens) -> list[list[str]]:
+        """Answers as texts, `[prompts][num]`, without their stop tokens."""
+        tokens, mask = np.asarray(answers.tokens), np.asarray(answers.mask)
+        stop = set(self.stop_ids)
+
+        def text(row: np.ndarray, counts: np.ndarray) -> str:
+            return self.tokenizer.decode([int(token) for token in row[counts] if int(token) not in stop])
+
+        return [[text(*one) for one in zip(*prompt, strict=True)] for prompt in zip(tokens, mask, strict=True)]
+
+    def sample(
+        self,
+        params: Params,
+        key: jax.Array,
+        prompts: Tokens,
+        num: int,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        reference_share: float = 0.0,
+    ) -> tuple[Tokens, jax.Array]:
+        """Draw `num` answers of at most `length` tokens to each prompt; see `generate`.
+
+        Args:
+          params: the weights of the policy.
+          key: a jax random key.
+          prompts: `[prompts, width]`.
+          num: answers to each prompt.
+          length: most tokens of an answer, its stop token among them.
+          temperature: divides the logits of what is drawn, >= 0; 0 takes the likeliest token.
+          top_p: draw from the fewest tokens that have this probability together, in (0, 1].
+          reference_share: share of the reference in a geometric mixture, token by token.
+
+        Returns:
+          Answers `[prompts, num, length]`, and their log-probabilities `[prompts, num]` at temperature 1.
+        """
+        at_least("num", num, 1)
+        at_least("length", length, 1)
+        number("temperature", temperature)
+        positive("top_p", top_p, 1)
+        number("reference_share", reference_share, 0, 1)
+        return _generate(
+            self.decoder,
+            mixture(params, self.params, reference_share),
+            key,
+            prompts,
+            num=num,
+            length=length,
+            stop=self.stop_ids,
+            bias=self.bias,
+            temperature=float(temperature),
+            top_p=float(top_p),
+        )
+
+    def log_probs(self, params: Params, prompts: Tokens, answers: Tokens, *, reference_share: float = 0.0) -> jax.Array:
+        """Log-probabilities of answers `[prompts, num, length]`, stop tokens included: `[prompts, num]`."""
+        members = mixture(params, self.params, reference_share)
+        return jnp.sum(_log_probs(self.decoder, members, prompts, answers, bias=self.bias), axis=-1)
+
+
+def mixture(params: Params, reference: Params, share: float) -> list[tuple[Params, float]]:
+    """The members of a geometric mixture with the reference; the policy alone where that has no share."""
+    if share == 0:
+        return [(params, 1.0)]
+    return [(params, 1.0 - share), (reference, share)]
+
+
+_generate: Any = jax.jit(generate, static_argnames=("num", "length", "stop", "temperature", "top_p"))
+_log_probs: Any = jax.jit(log_probs)

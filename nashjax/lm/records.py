@@ -1,0 +1,142 @@
+"""What a fine-tuning reports on its way, and the file that keeps it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+WIDTH = 1.96
+"""Half the width of a 95 % interval, in standard errors."""
+
+
+class Rate(NamedTuple):
+    """How often one policy was preferred over another, with a 95 % interval.
+
+    Attributes:
+      mean: in [0, 1].
+      low: lower end.
+      high: upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, outcomes: np.ndarray) -> Rate:
+        """Of answers `[prompts, ...]`; those to one prompt are not independent, so the interval is over prompts."""
+        values = np.asarray(outcomes, np.float64).reshape(len(outcomes), -1).mean(axis=1)
+        # As if one more prompt had had 0 and one 1: no interval is empty.
+        half = WIDTH * math.sqrt((values.var() + 0.5 / len(values)) / len(values))
+        mean = float(values.mean())
+        return cls(mean, max(mean - half, 0.0), min(mean + half, 1.0))
+
+
+class Record(NamedTuple):
+    """Where a fine-tuning stands. Means over the steps since the last record unless said otherwise.
+
+    Attributes:
+      step: steps made.
+      judge_calls: comparisons so far, those of two equal texts among them and those of evaluations.
+      win_rate: how often the policy was preferred over its opponent in the method.
+      kl: `log p/r` of its answers, an estimate of `KL(policy || reference)` in nats.
+      entropy: `-log p` of its answers, an estimate of its entropy in nats.
+      answer_length: tokens of an answer, the stop token among them.
+      gradient_norm: of the gradient.
+      tokens_per_second: of answers drawn, everything counted.
+      reference_win_rate: a `Rate` on held-out prompts, against the reference; None without such prompts.
+      target_win_rate: the same against the proximal centre, the policy's own moving average; None where the method
+        has none.
+      samples: some answers to held-out prompts, pairs of prompt and answer.
+    """
+
+    step: int
+    judge_calls: int
+    win_rate: float
+    kl: float
+    entropy: float
+    answer_length: float
+    gradient_norm: float
+    tokens_per_second: float
+    reference_win_rate: Rate | None
+    target_win_rate: Rate | None
+    samples: tuple[tuple[str, str], ...]
+
+    def as_json(self) -> str:
+        """One line of JSON."""
+        fields = self._asdict()
+        for name in ("reference_win_rate", "target_win_rate"):
+            rate = fields[name]
+            fields[name] = None if rate is None else rate._asdict()
+        return json.dumps(fields, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """A record from its line.
+
+        Raises:
+          ValueError: it is none.
+        """
+        fields: dict[str, Any] = json.loads(line)
+        try:
+            for name in ("reference_win_rate", "target_win_rate"):
+                fields[name] = None if fields[name] is None else Rate(**fields[name])
+            fields["samples"] = tuple((prompt, answer) for prompt, answer in fields["samples"])
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no record: {error}") from None
+
+
+class RecordFile:
+    """Records as lines of JSON; one that a kill cut off, or that is of later than a checkpoint, is dropped."""
+
+    def __init__(self, path: Path | None, step: int):
+        self._path = path
+        self.records: list[Record] = []
+        if path is None or not path.exists():
+            return
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = Record.from_json(line)
+            except ValueError:
+                break
+            if record.step <= step:
+                self.records.append(record)
+        lines = "".join(record.as_json() + "\n" for record in self.records)
+        fresh = path.with_suffix(".new")
+        fresh.write_text(lines, encoding="utf-8")
+        fresh.replace(path)
+
+    def add(self, record: Record) -> None:
+        """Add a record."""
+        self.records.append(record)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(record.as_json() + "\n")
+
+
+class Totals(NamedTuple):
+    """Sums over the steps since the last record; an array, so that checkpoints can keep it."""
+
+    steps: float = 0.0
+    win_rate: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+    answer_length: float = 0.0
+    gradient_norm: float = 0.0
+    tokens: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, *values: float) -> Totals:
+        """With one step more, its values in the order of the fields."""
+        return Totals(self.steps + 1, *(total + float(value) for total, value in zip(self[1:], values, strict=True)))
+
+    def record(self, step: int, judge_calls: int, **others: Any) -> Record:
+        """The record of these steps."""
+        means = [float(f"{total / max(self.steps, 1):.6g}") for total in self[1:6]]
+        speed = float(f"{self.tokens / max(self.seconds, 1e-9):.4g}")
+        return Record(step, judge_calls, *means, speed, **others)

@@ -1,0 +1,70 @@
+"""Where weights and answers lie on a mesh of devices: `data` splits answers, `fsdp` splits answers and weights."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+T = TypeVar("T")
+
+AXES = ("data", "fsdp")
+SMALLEST = 2**14
+"""Arrays of fewer entries lie whole on every device: to gather them costs more than they take."""
+
+
+def check_mesh(mesh: Mesh, rows: int, accumulate: int) -> None:
+    """Raise ValueError unless a mesh has the axes of `AXES` and its devices divide the prompts of a micro-batch."""
+    if not set(mesh.axis_names) <= set(AXES):
+        raise ValueError(f"mesh: has axes {mesh.axis_names}; allowed are {AXES}")
+    if rows % (mesh.size * accumulate):
+        raise ValueError(
+            f"mesh: has {mesh.size} devices for the {rows} prompts of a step in {accumulate} parts; allowed are "
+            "numbers that divide the prompts of a part"
+        )
+
+
+def place_weights(weights: T, mesh: Mesh | None) -> T:
+    """Weights on the devices of a mesh, each split along its longest axis that `fsdp` divides."""
+    if mesh is None:
+        return weights
+    devices = mesh.shape.get("fsdp", 1)
+
+    def place(x: Any) -> jax.Array:
+        spec: list[str | None] = [None] * x.ndim
+        for axis in sorted(range(x.ndim), key=lambda axis: -x.shape[axis]):
+            if devices > 1 and x.size >= SMALLEST and x.shape[axis] % devices == 0:
+                spec[axis] = "fsdp"
+                break
+        return jax.device_put(np.asarray(x), NamedSharding(mesh, PartitionSpec(*spec)))
+
+    return jax.tree.map(place, weights)
+
+
+def split_rows(x: T, mesh: Mesh | None) -> T:
+    """Arrays that lead with prompts, split over all devices; inside of compiled code."""
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+
+
+def whole(x: T, mesh: Mesh | None) -> T:
+    """Arrays as a whole on every device; inside of compiled code."""
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec()))
+
+
+def to_all_processes(x: np.ndarray) -> np.ndarray:
+    """What process 0 says, on every process."""
+    if jax.process_count() == 1:
+        return x
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(x))
+
+
+def to_mesh(x: Any, mesh: Mesh | None) -> jax.Array:
+    """An array that all processes have, whole on every device."""
+    if mesh is None:
+        return jnp.asarray(x)
+    return jax.device_put(np.asarray(x), NamedSharding(mesh, PartitionSpec()))

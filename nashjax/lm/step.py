@@ -1,0 +1,99 @@
+"""One step of a fine-tuning in three parts: compiled code draws, a judge compares, compiled code learns."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nashjax.lm.game import LanguageGame
+from nashjax.lm.sharding import whole
+from nashjax.stochastic.methods import LearnerState, PolicyMethod
+from nashjax.stochastic.methods.base import Question
+
+
+class Looks(NamedTuple):
+    """What a step has seen, means over its answers, `[]` each."""
+
+    win_rate: jax.Array
+    kl: jax.Array
+    entropy: jax.Array
+    answer_length: jax.Array
+    gradient_norm: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def init(game: LanguageGame, method: PolicyMethod, key: jax.Array) -> LearnerState:
+    """The first state of a method."""
+    return method.init(game, key)  # pyright: ignore[reportArgumentType]
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def draw(game: LanguageGame, method: PolicyMethod, state: LearnerState, key: jax.Array) -> Question:
+    """What is to be compared, whole on every device."""
+    return whole(method.ask(game, state, jax.random.fold_in(key, 0)), game.mesh)
+
+
+@functools.partial(jax.jit, static_argnames=("method", "votes", "accumulate"))
+def learn(
+    game: LanguageGame,
+    method: PolicyMethod,
+    state: LearnerState,
+    question: Question,
+    outcome: jax.Array,
+    key: jax.Array,
+    progress: jax.Array,
+    *,
+    votes: bool,
+    accumulate: int,
+) -> tuple[LearnerState, Looks]:
+    """Follow the gradient of answers `[prompts, comparisons]`.
+
+    Args:
+      game: prompts and reference.
+      method: how to learn.
+      state: where it stands.
+      question: what was compared.
+      outcome: what the judge says.
+      key: of the step.
+      progress: the share of the run before it.
+      votes: whether to learn from answers 0 or 1 that are drawn with the judge's probabilities.
+      accumulate: in how many parts to compute the gradient, one after the other.
+    """
+    if votes:
+        actions, opponents = method.pairs(question)
+        same = jnp.all((actions.tokens == opponents.tokens) & (actions.mask == opponents.mask), axis=-1)
+        uniform = jax.random.uniform(jax.random.fold_in(key, 1), outcome.shape)
+        outcome = jnp.where(same, 0.5, (uniform < outcome).astype(outcome.dtype))
+
+    def of_part(part: tuple[Question, jax.Array]) -> tuple[Any, Looks]:
+        gradient, compared = method.learn(game, state, *part)
+        action = compared.action
+        return gradient, Looks(
+            win_rate=jnp.mean(compared.outcome),
+            kl=jnp.mean(action.log_prob - action.log_reference),
+            entropy=-jnp.mean(action.log_prob),
+            answer_length=jnp.mean(jnp.sum(part[0].actions.mask, axis=-1)),
+            gradient_norm=jnp.float32(0),
+        )
+
+    parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (question, outcome))
+    if accumulate == 1:
+        gradient, looks = of_part(jax.tree.map(lambda x: x[0], parts))
+    else:
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda p: of_part(p), _first(parts)))
+
+        def add(total: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, of_part(part)), None
+
+        total, _ = jax.lax.scan(add, empty, parts)
+        gradient, looks = jax.tree.map(lambda x: x / accumulate, total)
+    looks = looks._replace(gradient_norm=optax.tree.norm(gradient))
+    return method.update(state, gradient, progress), whole(looks, game.mesh)
+
+
+def _first(parts: Any) -> Any:
+    return jax.tree.map(lambda x: x[0], parts)

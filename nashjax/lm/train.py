@@ -1,0 +1,363 @@
+"""The front door of fine-tuning: a policy, prompts and a judge in, a policy that no other is preferred over out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from nashjax.lm import step as steps
+from nashjax.lm.decoding import Tokens
+from nashjax.lm.evaluate import win_rate
+from nashjax.lm.game import LanguageGame
+from nashjax.lm.judges import Judge, JudgeError, ask
+from nashjax.lm.methods import DEFAULT, make_method
+from nashjax.lm.policy import LanguagePolicy
+from nashjax.lm.records import Record, RecordFile, Totals
+from nashjax.lm.sharding import check_mesh, place_weights, to_all_processes, to_mesh
+from nashjax.solve import LARGEST_INT
+from nashjax.stochastic.arguments import at_least, positive
+from nashjax.stochastic.checkpoint import Checkpoints, describe
+from nashjax.stochastic.methods import LearnerState, PolicyMethod
+from nashjax.stochastic.methods.base import Question
+from nashjax.stochastic.policies import Params
+
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+SHOWN_SAMPLES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What was learnt.
+
+    Attributes:
+      params: weights of the policy at the end (the online policy), to be used with the policy that was given:
+        `policy.sample(result.params, ...)`.
+      average: their running average over the run, by the method's `averaging`.
+      history: all records.
+      judge_calls: comparisons in all.
+      state: the method's own last state.
+    """
+
+    params: Params
+    average: Params
+    history: tuple[Record, ...]
+    judge_calls: int
+    state: LearnerState
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The arguments of a run, checked."""
+
+    policy: LanguagePolicy
+    game: LanguageGame
+    method: PolicyMethod
+    judge: Judge
+    prompts: tuple[str, ...]
+    held_out: tuple[str, ...]
+    key: jax.Array
+    num_steps: int
+    num_records: int
+    votes: bool
+    accumulate: int
+
+    @property
+    def record_steps(self) -> list[int]:
+        """After which steps there is a record."""
+        return [self.num_steps * (k + 1) // self.num_records for k in range(self.num_records)]
+
+    def settings(self) -> dict[str, Any]:
+        """What makes this run what it is, for its checkpoints."""
+        policy = self.policy
+        return {
+            "model": [describe(_fingerprint(x)) for x in (policy.decoder, policy.params)],
+            "tokens": [policy.tokenizer.vocabulary_size, *policy.stop, *policy.forbidden, policy.template],
+            "method": describe(self.method),
+            "prompts": describe(list(self.prompts)),
+            "held_out": describe(list(self.held_out)),
+            "beta": float(self.game.beta),
+            "answer_length": self.game.length,
+            "key": describe(self.key),
+            "num_steps": self.num_steps,
+            "num_records": self.num_records,
+            "votes": self.votes,
+        }
+
+
+def train(
+    policy: LanguagePolicy,
+    prompts: Sequence[str],
+    judge: Judge,
+    beta: float,
+    *,
+    num_steps: int,
+    answer_length: int,
+    key: jax.Array,
+    method: str | PolicyMethod = DEFAULT,
+    held_out: Sequence[str] = (),
+    num_records: int = 10,
+    votes: bool = False,
+    accumulate: int = 1,
+    mesh: Mesh | None = None,
+    output: str | Path | None = None,
+    on_record: Callable[[Record], Any] | None = None,
+    progress: bool = False,
+) -> TrainResult:
+    """Fine-tune a language model towards the equilibrium of the game that a judge plays (spec 5).
+
+    In a step the policy and its opponent answer some prompts, the judge compares the answers, and the policy follows
+    the gradient of `P(p > q) - beta KL(p||r) - (beta/eta) KL(p||c)`, with opponent `q` and centre `c` as the method
+    says and the policy's first weights as the reference `r`.
+
+    Args:
+      policy: the model; what of its weights is trained, all or adapters, was decided when it was made.
+      prompts: texts to answer, which need no answers of their own.
+      judge: who compares; see `Judge`.
+      beta: strength of the regularisation, > 0, in units of preference for a nat of divergence of a whole answer.
+      num_steps: how many steps to make; a finished run cannot be prolonged, since its step sizes depend on its length.
+      answer_length: most tokens of an answer, the stop token among them.
+      key: a jax random key.
+      method: a name in `METHODS`, with the settings of `make_method`, or a method made by that or by its class.
+      held_out: prompts that are not learnt from, for win rates against the reference and the moving average; these
+        comparisons are counted too.
+      num_records: how often to evaluate, record and save.
+      votes: whether to learn from answers 0 or 1 that are drawn with the judge's probabilities, as people would give.
+      accumulate: in how many parts, a divisor of the prompts of a step, to compute a gradient: less memory.
+      mesh: devices to share the work, with axes `data` (answers) and `fsdp` (answers, and the weights are split).
+      output: folder for `metrics.jsonl` and checkpoints, at every record and when the judge fails or the run is
+        interrupted; a run that is started again goes on from there and ends with the same weights, to the last bit.
+      on_record: called with each `Record`; a true answer stops the run.
+      progress: whether to show a progress bar.
+
+    Returns:
+      A `TrainResult`.
+
+    Raises:
+      ValueError: an argument is not valid.
+      JudgeError: the judge has failed for good.
+      CheckpointError: the folder holds another run.
+    """
+    run = _checked(
+        policy, prompts, judge, beta, num_steps, answer_length, key, method, held_out, num_records, votes, accumulate, mesh
+    )
+    folder = None if output is None else Path(output)
+    saved = None if folder is None else Checkpoints(folder / CHECKPOINTS, run.settings())
+    try:
+        return _to_end(run, saved, folder, on_record, progress)
+    finally:
+        if saved is not None:
+            saved.close()
+
+
+def _to_end(
+    run: _Run,
+    saved: Checkpoints | None,
+    folder: Path | None,
+    on_record: Callable[[Record], Any] | None,
+    progress: bool,
+) -> TrainResult:
+    """Make all steps, from the last checkpoint on if there is one."""
+    state = steps.init(run.game, run.method, to_mesh_key(run, 0))
+    done, calls, totals = 0, 0, Totals()
+    restored = None if saved is None else saved.restore(_to_save(state, calls, totals))
+    if restored is not None:
+        done, found = restored
+        state = _as_state(state, found["state"])
+        calls, totals = int(found["calls"]), Totals(*map(float, found["totals"]))
+    writes = jax.process_index() == 0
+    file = RecordFile(folder / METRICS if folder is not None and writes else None, done)
+    due = run.record_steps
+    stopped = False
+    with _progress_bar(progress and writes, run.num_steps, done) as show:
+        try:
+            while done < run.num_steps and not stopped:
+                state, asked, totals = _make_step(run, state, done, totals)
+                calls += asked
+                done += 1
+                if done in due:
+                    record, asked = _evaluate(run, state, done, calls, totals)
+                    calls, totals = calls + asked, Totals()
+                    file.add(record)
+                    if saved is not None:
+                        saved.save(done, _to_save(state, calls, totals))
+                    stopped = on_record is not None and bool(on_record(record))
+                show(done, totals, file.records)
+        except (JudgeError, KeyboardInterrupt):
+            # What came before is not lost. A failed evaluation is made again.
+            if saved is not None and done and done not in due:
+                saved.save(done, _to_save(state, calls, totals))
+            raise
+    return TrainResult(state.params, state.average, tuple(file.records), calls, state)
+
+
+def _make_step(run: _Run, state: LearnerState, done: int, totals: Totals) -> tuple[LearnerState, int, Totals]:
+    start = time.perf_counter()
+    key = to_mesh_key(run, done + 1)
+    question = steps.draw(run.game, run.method, state, key)
+    actions, opponents = run.method.pairs(question)
+    contexts = np.asarray(question.contexts)
+    outcome = _compare(run, [run.prompts[i] for i in contexts], actions, opponents)
+    state, looks = steps.learn(
+        run.game,
+        run.method,
+        state,
+        question,
+        to_mesh(outcome, run.game.mesh),
+        key,
+        to_mesh(np.float32(done / run.num_steps), run.game.mesh),
+        votes=run.votes,
+        accumulate=run.accumulate,
+    )
+    looks = [float(x) for x in looks]
+    if not np.isfinite(looks).all():
+        raise FloatingPointError(
+            f"step {done + 1}: {dict(zip(steps.Looks._fields, looks, strict=True))} is not finite; a smaller "
+            "learning rate may help"
+        )
+    drawn = int(np.asarray(question.actions.mask).sum() + np.asarray(question.opponents.mask).sum())
+    return state, outcome.size, totals.add(*looks, drawn, time.perf_counter() - start)
+
+
+def _compare(run: _Run, prompts: list[str], actions: Tokens, opponents: Tokens) -> np.ndarray:
+    """What the judge says, float32 `[prompts, comparisons]`, on every process what it says on the first."""
+    shape = actions.tokens.shape[:2]
+    if jax.process_index() > 0:
+        return to_all_processes(np.zeros(shape, np.float32))
+    texts = run.policy.decode(actions), run.policy.decode(opponents)
+    ours, theirs = ([text for row in rows for text in row] for rows in texts)
+    asked = [prompt for prompt in prompts for _ in range(shape[1])]
+    outcome = ask(run.judge, asked, ours, theirs)
+    return to_all_processes(outcome.reshape(shape).astype(np.float32))
+
+
+def _evaluate(run: _Run, state: LearnerState, done: int, calls: int, totals: Totals) -> tuple[Record, int]:
+    """The record at a step, and the comparisons it has cost."""
+    if not run.held_out:
+        return totals.record(done, calls, reference_win_rate=None, target_win_rate=None, samples=()), 0
+    key = jax.random.fold_in(run.key, LARGEST_INT - done)  # apart from those of the steps
+    answers = _answers(run, state.params, jax.random.fold_in(key, 0))
+    against = {"reference_win_rate": run.game.reference, "target_win_rate": state.roles.center}
+    rates: dict[str, Any] = dict.fromkeys(against)
+    asked = 0
+    for index, (name, params) in enumerate(against.items()):
+        if params is not None:
+            opponents = _answers(run, params, jax.random.fold_in(key, 1 + index))
+            rates[name] = win_rate(run.judge, run.held_out, [[x] for x in answers], [[x] for x in opponents])
+            asked += len(run.held_out)
+    samples = tuple(zip(run.held_out[:SHOWN_SAMPLES], answers[:SHOWN_SAMPLES], strict=True))
+    return totals.record(done, calls + asked, samples=samples, **rates), asked
+
+
+def _answers(run: _Run, params: Params, key: jax.Array) -> list[str]:
+    """One answer to each held-out prompt."""
+    prompts = run.policy.encode(run.held_out, run.game.length)
+    policy = dataclasses.replace(run.policy, decoder=run.game.decoder)
+    drawn = policy.sample(params, key, prompts, 1, run.game.length)[0]
+    return [text for (text,) in policy.decode(drawn)]
+
+
+def to_mesh_key(run: _Run, step: int) -> jax.Array:
+    """The key of a step, on all devices."""
+    key = jax.random.fold_in(run.key, step)
+    if run.game.mesh is None:
+        return key
+    return jax.random.wrap_key_data(
+        to_mesh(jax.random.key_data(key), run.game.mesh), impl=str(jax.random.key_impl(key))
+    )
+
+
+def _to_save(state: LearnerState, calls: int, totals: Totals) -> dict[str, Any]:
+    leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(state))}
+    return {"state": leaves, "calls": np.int64(calls), "totals": np.array(totals)}
+
+
+def _as_state(like: LearnerState, leaves: dict[str, Any]) -> LearnerState:
+    old, structure = jax.tree.flatten(like)
+    found = [jax.device_put(leaves[str(index)], leaf.sharding) for index, leaf in enumerate(old)]
+    return jax.tree.unflatten(structure, found)
+
+
+def _fingerprint(tree: Any) -> list[Any]:
+    """Shapes, and the first numbers of each array: to tell models apart, not to guard them."""
+    return [[list(x.shape), str(x.dtype), np.asarray(x.reshape(-1)[:4], np.float32)] for x in jax.tree.leaves(tree)]
+
+
+def _checked(
+    policy: LanguagePolicy,
+    prompts: Sequence[str],
+    judge: Judge,
+    beta: float,
+    num_steps: int,
+    answer_length: int,
+    key: jax.Array,
+    method: str | PolicyMethod,
+    held_out: Sequence[str],
+    num_records: int,
+    votes: bool,
+    accumulate: int,
+    mesh: Mesh | None,
+) -> _Run:
+    """The arguments, or ValueError."""
+    if not isinstance(policy, LanguagePolicy):
+        raise ValueError(f"policy: is a {type(policy).__name__}; allowed are LanguagePolicy")
+    if not callable(judge):
+        raise ValueError(f"judge: is a {type(judge).__name__}; allowed are functions of prompts, responses, opponents")
+    for name, value, least in (
+        ("num_steps", num_steps, 1),
+        ("answer_length", answer_length, 1),
+        ("num_records", num_records, 1),
+        ("accumulate", accumulate, 1),
+    ):
+        at_least(name, value, least)
+    positive("beta", beta)
+    if isinstance(method, str):
+        method = make_method(method)
+    if not isinstance(method, PolicyMethod) or method.samples_per_context is None or method.exact:
+        raise ValueError(
+            f"method: is {method!r}; allowed are names, and policy methods with samples_per_context and exact=False"
+        )
+    rows = method.batch_size // method.samples_per_context ** (2 if method.all_pairs else 1)
+    if rows % accumulate:
+        raise ValueError(f"accumulate: is {accumulate}; allowed are divisors of the {rows} prompts of a step")
+    if mesh is not None:
+        check_mesh(mesh, rows, accumulate)
+    if held_out:
+        policy.encode(held_out, answer_length)
+    game = LanguageGame.of(policy, policy.encode(prompts, answer_length), beta, answer_length, mesh)
+    num_records = min(num_records, num_steps)
+    return _Run(
+        policy, game, method, judge, tuple(prompts), tuple(held_out), key, num_steps, num_records, votes, accumulate
+    )
+
+
+@contextmanager
+def _progress_bar(shown: bool, total: int, done: int) -> Iterator[Callable[[int, Totals, list[Record]], None]]:
+    """A bar on the terminal; gives the function that moves it on."""
+    if not shown:
+        yield lambda done, totals, records: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task("fine-tuning", total=total, completed=done)
+
+        def show(done: int, totals: Totals, records: list[Record]) -> None:
+            parts = []
+            if totals.steps:
+                parts.append(f"KL {totals.kl / totals.steps:.2f}, {totals.tokens / totals.seconds:.0f} tokens/s")
+            if records and records[-1].reference_win_rate is not None:
+                parts.insert(0, f"win rate {records[-1].reference_win_rate.mean:.2f}")
+            bar.update(task, completed=done, **({"description": ", ".join(parts)} if parts else {}))
+
+        yield show
