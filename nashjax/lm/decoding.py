@@ -51,6 +51,15 @@ class Decoder(Protocol):
         ...
 
 
+class _Drawn(NamedTuple):
+    """Answers so far: which are finished, their tokens (-1 where there is none yet), log-probabilities, last tokens."""
+
+    finished: jax.Array
+    tokens: jax.Array
+    log_prob: jax.Array
+    last: jax.Array
+
+
 def generate(
     decoder: Decoder,
     members: Sequence[tuple[Params, jax.Array | float]],
@@ -84,34 +93,37 @@ def generate(
       top_p 1 whatever they were drawn with.
     """
     rows = prompts.tokens.shape[0] * num
-    starts = [decoder.prefill(params, prompts, length) for params, _ in members]
+    starts = [decoder.prefill(params, prompts, length - 1) for params, _ in members]
     shares = [share for _, share in members]
     stops = jnp.asarray(stop, jnp.int32)
 
-    def unfinished(carried: tuple[Any, ...]) -> jax.Array:
-        t, finished, *_ = carried
-        return (t < length) & ~jnp.all(finished)
-
-    def draw(carried: tuple[Any, ...]) -> tuple[Any, ...]:
-        t, finished, logits, caches, tokens, log_prob = carried
+    def draw(t: jax.Array, logits: Sequence[jax.Array], so_far: _Drawn) -> _Drawn:
         log_probs = _mixture(logits, shares, bias)
         token = _draw(jax.random.fold_in(key, t), log_probs, temperature, top_p)
         picked = jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
+        finished, tokens, log_prob, _ = so_far
         log_prob += jnp.where(finished, 0, picked)
         tokens = tokens.at[:, t].set(jnp.where(finished, -1, token))
-        finished |= jnp.isin(token, stops)
-        read = [decoder.step(params, cache, token) for (params, _), cache in zip(members, caches, strict=True)]
-        return t + 1, finished, [x for x, _ in read], [x for _, x in read], tokens, log_prob
+        return _Drawn(finished | jnp.isin(token, stops), tokens, log_prob, token)
 
-    carried = (
-        jnp.int32(0),
+    def unfinished(carried: tuple[jax.Array, _Drawn, Any]) -> jax.Array:
+        t, so_far, _ = carried
+        return (t < length) & ~jnp.all(so_far.finished)
+
+    def read_and_draw(carried: tuple[jax.Array, _Drawn, Any]) -> tuple[jax.Array, _Drawn, Any]:
+        t, so_far, caches = carried
+        read = [decoder.step(params, cache, so_far.last) for (params, _), cache in zip(members, caches, strict=True)]
+        return t + 1, draw(t, [logits for logits, _ in read], so_far), [cache for _, cache in read]
+
+    nothing = _Drawn(
         jnp.zeros(rows, bool),
-        [jnp.repeat(logits, num, axis=0) for logits, _ in starts],
-        [decoder.repeat(cache, num) for _, cache in starts],
         jnp.full((rows, length), -1, jnp.int32),
         jnp.zeros(rows, jnp.float32),
+        jnp.zeros(rows, jnp.int32),
     )
-    *_, tokens, log_prob = jax.lax.while_loop(unfinished, draw, carried)
+    first = draw(jnp.int32(0), [jnp.repeat(logits, num, axis=0) for logits, _ in starts], nothing)
+    caches = [decoder.repeat(cache, num) for _, cache in starts]
+    _, (_, tokens, log_prob, _), _ = jax.lax.while_loop(unfinished, read_and_draw, (jnp.int32(1), first, caches))
     mask = tokens >= 0
     answers = Tokens(jnp.where(mask, tokens, 0).reshape(-1, num, length), mask.reshape(-1, num, length))
     return answers, log_prob.reshape(-1, num)
@@ -147,7 +159,9 @@ def log_probs(
         rest = decoder.score(params, decoder.repeat(cache, num), flat[:, :-1])
         logits.append(jnp.concatenate([jnp.repeat(first, num, axis=0)[:, None], rest], axis=1))
     mixed = _mixture(logits, [share for _, share in members], bias)
-    picked = jnp.take_along_axis(mixed, flat[..., None], axis=-1)[..., 0].reshape(answers.tokens.shape)
+    # Not by `take_along_axis`: its derivative is a scatter, far slower than this sum on processors.
+    chosen = jnp.arange(mixed.shape[-1]) == flat[..., None]
+    picked = jnp.sum(jnp.where(chosen, mixed, 0), axis=-1).reshape(answers.tokens.shape)
     return jnp.where(answers.mask, picked, 0)
 
 

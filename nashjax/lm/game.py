@@ -49,9 +49,7 @@ class LanguageGame:
     ) -> LanguageGame:
         """The game of a policy and prompts, its weights on the devices of a mesh."""
         decoder, reference = place_weights((policy.decoder, policy.params), mesh)
-        prompts, bias, weight = jax.tree.map(
-            lambda x: to_mesh(x, mesh), (prompts, policy.bias, np.float32(beta))
-        )
+        prompts, bias, weight = jax.tree.map(lambda x: to_mesh(x, mesh), (prompts, policy.bias, np.float32(beta)))
         return cls(decoder, reference, prompts, bias, weight, length, policy.stop_ids, mesh)
 
     @property
@@ -79,9 +77,7 @@ class LanguageGame:
         prompts = self._prompts(contexts)
         return generate(self.decoder, members, key, prompts, num, self.length, stop=self.stop, bias=self.bias)[0]
 
-    def log_prob(
-        self, params: Params, contexts: jax.Array, actions: Tokens, reference_share: float = 0.0
-    ) -> jax.Array:
+    def log_prob(self, params: Params, contexts: jax.Array, actions: Tokens, reference_share: float = 0.0) -> jax.Array:
         """Log-probabilities of answers, `[contexts, samples]`."""
         members = mixture(params, self.reference, reference_share)
         by_token = log_probs(self.decoder, members, self._prompts(contexts), actions, bias=self.bias)

@@ -61,7 +61,9 @@ class LlamaConfig:
         for name in ("rope_base", "norm_epsilon", "lora_scale"):
             positive(name, getattr(self, name))
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_kv_heads: is {self.num_kv_heads}; allowed are divisors of num_heads, {self.num_heads}")
+            raise ValueError(
+                f"num_kv_heads: is {self.num_kv_heads}; allowed are divisors of num_heads, {self.num_heads}"
+            )
         if self.head_size is None:
             if self.width % self.num_heads:
                 raise ValueError(f"num_heads: is {self.num_heads}; allowed are divisors of width, {self.width}")

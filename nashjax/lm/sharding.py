@@ -46,7 +46,9 @@ def place_weights(weights: T, mesh: Mesh | None) -> T:
 
 def split_rows(x: T, mesh: Mesh | None) -> T:
     """Arrays that lead with prompts, split over all devices; inside of compiled code."""
-    return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+    return (
+        x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+    )
 
 
 def whole(x: T, mesh: Mesh | None) -> T:

@@ -148,7 +148,19 @@ def train(
       CheckpointError: the folder holds another run.
     """
     run = _checked(
-        policy, prompts, judge, beta, num_steps, answer_length, key, method, held_out, num_records, votes, accumulate, mesh
+        policy,
+        prompts,
+        judge,
+        beta,
+        num_steps,
+        answer_length,
+        key,
+        method,
+        held_out,
+        num_records,
+        votes,
+        accumulate,
+        mesh,
     )
     folder = None if output is None else Path(output)
     saved = None if folder is None else Checkpoints(folder / CHECKPOINTS, run.settings())
