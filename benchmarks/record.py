@@ -16,9 +16,9 @@ import nashjax as nj
 RESULTS = Path(__file__).parent / "results"
 
 
-def write_results(study: str, about: str, rows: list[dict[str, Any]], folder: Path) -> Path:
-    """Write `STUDY.json`: what was measured, on what, and one object a row."""
-    machine = {
+def describe_machine() -> dict[str, Any]:
+    """What a study is run on."""
+    return {
         "nashjax": nj.__version__,
         "jax": jax.__version__,
         "python": platform.python_version(),
@@ -26,11 +26,16 @@ def write_results(study: str, about: str, rows: list[dict[str, Any]], folder: Pa
         "cpu_cores": os.cpu_count(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def write_results(study: str, about: str, rows: list[dict[str, Any]], folder: Path) -> Path:
+    """Write `STUDY.json`: what was measured, on what, and one object a row."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{study}.json"
     lines = ",\n  ".join(json.dumps(row) for row in rows)
+    machine = json.dumps(describe_machine())
     path.write_text(
-        f'{{\n "about": {json.dumps(about)},\n "machine": {json.dumps(machine)},\n "rows": [\n  {lines}\n ]\n}}\n',
+        f'{{\n "about": {json.dumps(about)},\n "machine": {machine},\n "rows": [\n  {lines}\n ]\n}}\n',
         encoding="utf-8",
     )
     return path

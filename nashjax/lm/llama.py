@@ -92,6 +92,7 @@ class Linear(nnx.Module):
             self.lora_up = nnx.LoRAParam(jnp.zeros((config.lora_rank, outputs)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """From `[..., inputs]` to `[..., outputs]`."""
         y = x @ self.kernel[...].astype(x.dtype)
         if self.scale:
             y += (x @ self.lora_down[...].astype(x.dtype)) @ (self.scale * self.lora_up[...]).astype(x.dtype)
@@ -106,6 +107,7 @@ class RMSNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Of the same shape."""
         wide = x.astype(jnp.float32)
         wide *= jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.epsilon)
         return (wide * self.scale[...]).astype(x.dtype)
@@ -222,11 +224,8 @@ class Llama(nnx.Module):
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Of the next token, float32 `[..., vocabulary]`."""
-        if self.config.tied_head:
-            head = self.embedding[...].astype(x.dtype).T
-        else:
-            head = self.head[...].astype(x.dtype)
-        return jnp.matmul(x, head, preferred_element_type=jnp.float32)
+        head = self.embedding[...].T if self.config.tied_head else self.head[...]
+        return jnp.matmul(x, head.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
 class LlamaCache(NamedTuple):

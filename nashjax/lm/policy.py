@@ -120,7 +120,8 @@ class LanguagePolicy:
         rows = np.zeros((len(answers), len(answers[0]), length), np.int32)
         mask = np.zeros(rows.shape, bool)
         for index in np.ndindex(rows.shape[:2]):
-            tokens = self.tokenizer.encode(answers[index[0]][index[1]])
+            prompt, answer = index
+            tokens = self.tokenizer.encode(answers[prompt][answer])
             if len(tokens) < length and self.stop_ids:
                 tokens = [*tokens, self.stop_ids[0]]
             elif len(tokens) != length:

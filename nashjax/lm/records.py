@@ -139,4 +139,6 @@ class Totals(NamedTuple):
         """The record of these steps."""
         means = [float(f"{total / max(self.steps, 1):.6g}") for total in self[1:6]]
         speed = float(f"{self.tokens / max(self.seconds, 1e-9):.4g}")
-        return Record(step, judge_calls, *means, speed, **others)
+        names = ("win_rate", "kl", "entropy", "answer_length", "gradient_norm")
+        fields: dict[str, Any] = dict(zip(names, means, strict=True)) | {"tokens_per_second": speed} | others
+        return Record(step=step, judge_calls=judge_calls, **fields)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -22,12 +21,11 @@ from nashjax.lm.judges import Judge, JudgeError, ask
 from nashjax.lm.methods import DEFAULT, make_method
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.records import Record, RecordFile, Totals
-from nashjax.lm.sharding import check_mesh, place_weights, to_all_processes, to_mesh
+from nashjax.lm.sharding import check_mesh, to_all_processes, to_mesh
 from nashjax.solve import LARGEST_INT
 from nashjax.stochastic.arguments import at_least, positive
 from nashjax.stochastic.checkpoint import Checkpoints, describe
 from nashjax.stochastic.methods import LearnerState, PolicyMethod
-from nashjax.stochastic.methods.base import Question
 from nashjax.stochastic.policies import Params
 
 METRICS = "metrics.jsonl"
@@ -110,7 +108,7 @@ def train(
     accumulate: int = 1,
     mesh: Mesh | None = None,
     output: str | Path | None = None,
-    on_record: Callable[[Record], Any] | None = None,
+    on_record: Callable[[Record, Params], Any] | None = None,
     progress: bool = False,
 ) -> TrainResult:
     """Fine-tune a language model towards the equilibrium of the game that a judge plays (spec 5).
@@ -136,7 +134,7 @@ def train(
       mesh: devices to share the work, with axes `data` (answers) and `fsdp` (answers, and the weights are split).
       output: folder for `metrics.jsonl` and checkpoints, at every record and when the judge fails or the run is
         interrupted; a run that is started again goes on from there and ends with the same weights, to the last bit.
-      on_record: called with each `Record`; a true answer stops the run.
+      on_record: called with each `Record` and the policy's weights; a true answer stops the run.
       progress: whether to show a progress bar.
 
     Returns:
@@ -175,7 +173,7 @@ def _to_end(
     run: _Run,
     saved: Checkpoints | None,
     folder: Path | None,
-    on_record: Callable[[Record], Any] | None,
+    on_record: Callable[[Record, Params], Any] | None,
     progress: bool,
 ) -> TrainResult:
     """Make all steps, from the last checkpoint on if there is one."""
@@ -202,7 +200,7 @@ def _to_end(
                     file.add(record)
                     if saved is not None:
                         saved.save(done, _to_save(state, calls, totals))
-                    stopped = on_record is not None and bool(on_record(record))
+                    stopped = on_record is not None and bool(on_record(record, state.params))
                 show(done, totals, file.records)
         except (JudgeError, KeyboardInterrupt):
             # What came before is not lost. A failed evaluation is made again.
@@ -370,6 +368,6 @@ def _progress_bar(shown: bool, total: int, done: int) -> Iterator[Callable[[int,
                 parts.append(f"KL {totals.kl / totals.steps:.2f}, {totals.tokens / totals.seconds:.0f} tokens/s")
             if records and records[-1].reference_win_rate is not None:
                 parts.insert(0, f"win rate {records[-1].reference_win_rate.mean:.2f}")
-            bar.update(task, completed=done, **({"description": ", ".join(parts)} if parts else {}))
+            bar.update(task, completed=done, description=", ".join(parts) or "fine-tuning")
 
         yield show

@@ -219,7 +219,7 @@ class PolicyMethod:
         contexts = game.draw_contexts(for_contexts, self.batch_size // (samples**2 if self.all_pairs else samples))
         if self._plays_itself(game, state.roles):
             drawn = game.sample(state.params, for_actions, contexts, 2 * samples)
-            return Question(contexts, *(jax.tree.map(lambda y: y[:, half], drawn) for half in _halves(samples)))
+            return Question(contexts, *_halves(drawn, samples))
         opponent = state.params if state.roles.opponent is None else state.roles.opponent
         return Question(
             contexts,
@@ -266,8 +266,7 @@ class PolicyMethod:
                 log_opponent = game.log_prob(opponent, contexts, both, share)
             log_center = None if roles.center is None else game.log_prob(roles.center, contexts, both)
             looked_up = Sample(log_prob, game.reference_log_prob(contexts, both), log_opponent, log_center)
-            sides = (jax.tree.map(lambda x: x[:, half], looked_up) for half in _halves(samples))
-            compared = Comparisons(*sides, outcome)
+            compared = Comparisons(*_halves(looked_up, samples), outcome)
             return self.loss(compared, game.beta), compared
 
         return jax.grad(loss, has_aux=True)(state.params)
@@ -319,9 +318,9 @@ class PolicyMethod:
         return self.batch_size if num_contexts == 1 or self.batch_size % 4 else 4
 
 
-def _halves(samples: int) -> tuple[slice, slice]:
-    """Where actions and opponents lie in an axis of both."""
-    return slice(None, samples), slice(samples, None)
+def _halves(both: T, samples: int) -> tuple[T, T]:
+    """Actions and opponents, which lie one after the other in axis 1."""
+    return jax.tree.map(lambda x: x[:, :samples], both), jax.tree.map(lambda x: x[:, samples:], both)
 
 
 def choose(condition: jax.Array, yes: T, no: T) -> T:
