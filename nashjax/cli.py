@@ -1,16 +1,12 @@
-"""The command line: `nashjax solve FILE` and `nashjax demo`."""
+"""The command line: `nashjax solve FILE`, `nashjax demo`, and the commands of `nashjax/finetune.py`."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -32,11 +28,9 @@ from nashjax.files import (
 )
 from nashjax.files.errors import bad_input, number, quoted, visible
 from nashjax.files.memory import check_game_memory
+from nashjax.finetune import finetune, generate
 from nashjax.games.random import KINDS
-
-_NOT_CONVERGED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
-
-_T = TypeVar("_T")
+from nashjax.terminal import NOT_CONVERGED, errors_in_one_line, fail, interruptible, number_option, put
 
 _UsageError: Any = typer.BadParameter.__base__
 
@@ -44,26 +38,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Certified Nash equilibria of preference games: of data in a file, or of random games.",
+    help="Certified Nash equilibria of preference games: of data in a file, of random games, of language models.",
     epilog="Example: nashjax solve battles.csv --beta 0.02",
 )
-
-
-def _number(low: float, *, whole: bool = False, closed: bool = True, high: float = math.inf) -> Callable[[str], Any]:
-    """A reader of an option's text that says what it found and what is allowed."""
-    kind = "integers" if whole else "finite numbers"
-    allowed = f"{kind} {'>=' if closed else '>'} {low:g}" + (f" and <= {high:.10g}" if math.isfinite(high) else "")
-
-    def read(text: object) -> float | int:
-        try:
-            value = int(str(text)) if whole else number(str(text))
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and low <= value <= high and (closed or value > low)):
-            raise typer.BadParameter(f"found {quoted(str(text))}; allowed are {allowed}")
-        return value
-
-    return read
 
 
 Beta = Annotated[
@@ -73,10 +50,12 @@ Beta = Annotated[
     ),
 ]
 Tolerance = Annotated[
-    float, typer.Option(parser=_number(0, closed=False), metavar="NUMBER", help="Exploitability to reach, > 0.")
+    float, typer.Option(parser=number_option(0, closed=False), metavar="NUMBER", help="Exploitability to reach, > 0.")
 ]
 Double = Annotated[bool, typer.Option("--x64", help="Compute in double precision.")]
-Top = Annotated[int, typer.Option(parser=_number(0, whole=True), metavar="INTEGER", help="Rows to show; 0 shows all.")]
+Top = Annotated[
+    int, typer.Option(parser=number_option(0, whole=True), metavar="INTEGER", help="Rows to show; 0 shows all.")
+]
 
 
 def main() -> None:
@@ -87,7 +66,7 @@ def main() -> None:
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except _UsageError as error:
-        _fail(visible(error.format_message()))
+        fail(visible(error.format_message()))
     sys.exit(code)
 
 
@@ -113,7 +92,7 @@ def solve(
     max_queries: Annotated[
         int,
         typer.Option(
-            parser=_number(1, whole=True, high=2**31 - 1),
+            parser=number_option(1, whole=True, high=2**31 - 1),
             metavar="INTEGER",
             help="Most preference queries for each game.",
         ),
@@ -128,7 +107,7 @@ def solve(
     prior: Annotated[
         float,
         typer.Option(
-            parser=_number(0),
+            parser=number_option(0),
             metavar="NUMBER",
             help="Imagined comparisons of each pair, half won by each: shrinks rare pairs to 1/2.",
         ),
@@ -164,7 +143,7 @@ def solve(
     The answer goes to standard output, warnings go to standard error. Exit code 0: solved; 1: not solved to the
     tolerance; 2: an input cannot be used.
     """
-    with _errors_in_one_line():
+    with errors_in_one_line():
         betas = _parse_betas(beta, default=0.01)
         if output is not None:
             check_output(output, file, *([] if reference is None else [Path(reference)]))
@@ -182,17 +161,18 @@ def solve(
 @app.command(epilog="Example: nashjax demo --games 4096 --actions 50 --beta 0.1 --kind cyclic")
 def demo(
     games: Annotated[
-        int, typer.Option(parser=_number(1, whole=True), metavar="INTEGER", help="How many games.")
+        int, typer.Option(parser=number_option(1, whole=True), metavar="INTEGER", help="How many games.")
     ] = 1024,
     actions: Annotated[
-        int, typer.Option(parser=_number(2, whole=True), metavar="INTEGER", help="How many actions each game has.")
+        int,
+        typer.Option(parser=number_option(2, whole=True), metavar="INTEGER", help="How many actions each game has."),
     ] = 20,
     beta: Annotated[str, typer.Option(metavar="NUMBER", help="Regularisation, >= 0.")] = "0.05",
     kind: Annotated[str, typer.Option(metavar="KIND", help=f"How games are drawn: {', '.join(KINDS)}.")] = "gaussian",
     seed: Annotated[
         int,
         typer.Option(
-            parser=_number(0, whole=True, high=2**32 - 1),
+            parser=number_option(0, whole=True, high=2**32 - 1),
             metavar="INTEGER",
             help="The same seed draws the same games, others with --x64.",
         ),
@@ -202,7 +182,7 @@ def demo(
     top: Top = 8,
 ) -> None:
     """Make random games, solve them all in one call, and show the certificates."""
-    with _errors_in_one_line():
+    with errors_in_one_line():
         betas = _parse_betas([beta], default=0.05)
         if betas.size > 1:
             raise bad_input("--beta", quoted(beta), "is one number")
@@ -223,7 +203,7 @@ def demo(
             console.print(f"{games} random games of {actions} actions ({kind}), beta = {betas[0]:g}\n")
             report.show_games(console, answer, top)
             console.print(f"Took {compiled - start:.2f} s with compilation, {end - compiled:.3f} s once compiled.")
-        _put(shown.get())
+        put(shown.get())
         raise typer.Exit(_exit_code(answer))
 
 
@@ -246,7 +226,7 @@ def _solve(
         return jax.block_until_ready(nj.solve(preferences, beta, reference=reference, tol=tol, max_queries=max_queries))
 
     try:
-        return _interruptible(run)
+        return interruptible(run)
     except ValueError as error:
         raise BadInput(visible(str(error))) from None
     except jax.errors.JaxRuntimeError as error:  # such as a device with less memory than the machine
@@ -287,7 +267,7 @@ def _print_answer(file: Path, game: GameFile, answer: Answer, top: int, output: 
                 console.print()
         if output is not None:
             console.print(f"Written to {visible(str(output))}.")
-    _put(shown.get())
+    put(shown.get())
     for warning in report.data_warnings(game):
         print(f"warning: {warning}", file=sys.stderr)
 
@@ -307,52 +287,8 @@ def _parse_betas(texts: list[str] | None, default: float) -> np.ndarray:
 
 
 def _exit_code(answer: Answer) -> int:
-    return 0 if (answer.status == nj.Status.CONVERGED.name).all() else _NOT_CONVERGED
+    return 0 if (answer.status == nj.Status.CONVERGED.name).all() else NOT_CONVERGED
 
 
-def _put(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        # What Python still flushes at its end goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # there, whoever read it has seen enough
-            raise BadInput(f"standard output: cannot be written: {error.strerror}") from None
-
-
-def _interruptible(work: Callable[[], _T]) -> _T:
-    """Do the work in a thread: compiled code cannot be interrupted, but waiting for it can."""
-    outcome: list[Any] = []
-
-    def record() -> None:
-        try:
-            outcome.extend((work(), None))
-        except BaseException as error:
-            outcome.extend((None, error))
-
-    thread = threading.Thread(target=record, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-    result, error = outcome
-    if error is not None:
-        raise error
-    return result
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(_BAD_INPUT)
-
-
-@contextlib.contextmanager
-def _errors_in_one_line() -> Iterator[None]:
-    try:
-        yield
-    except BadInput as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        sys.stdout.flush()
-        # Not through Python's usual end, which the thread still computing could disturb.
-        os._exit(_INTERRUPTED)
+app.command(epilog="Example: nashjax finetune --output RUN")(finetune)
+app.command(epilog="Example: nashjax generate RUN --prompt 'Write a line about the sea.'")(generate)

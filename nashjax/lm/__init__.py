@@ -11,13 +11,16 @@ except ImportError as error:
 
 from nashjax.lm.decoding import Decoder, Tokens
 from nashjax.lm.evaluate import Tournament, evaluate
+from nashjax.lm.gguf import load_gguf
 from nashjax.lm.judges import CallableJudge, DemoJudge, HttpJudge, Judge, JudgeError, MatrixJudge, RewardJudge
 from nashjax.lm.llama import Llama, LlamaConfig, LlamaDecoder
 from nashjax.lm.methods import METHODS, make_method
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.records import Rate, Record
-from nashjax.lm.tokenizers import AlphabetTokenizer, ByteTokenizer, Tokenizer
+from nashjax.lm.tiny import ListedGame, tiny_policy
+from nashjax.lm.tokenizers import AlphabetTokenizer, ByteTokenizer, LibraryTokenizer, Tokenizer
 from nashjax.lm.train import TrainResult, train
+from nashjax.lm.weights import load_weights, save_weights
 
 __all__ = [
     "METHODS",
@@ -30,6 +33,8 @@ __all__ = [
     "Judge",
     "JudgeError",
     "LanguagePolicy",
+    "LibraryTokenizer",
+    "ListedGame",
     "Llama",
     "LlamaConfig",
     "LlamaDecoder",
@@ -42,6 +47,10 @@ __all__ = [
     "Tournament",
     "TrainResult",
     "evaluate",
+    "load_gguf",
+    "load_weights",
     "make_method",
+    "save_weights",
+    "tiny_policy",
     "train",
 ]

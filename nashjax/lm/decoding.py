@@ -156,8 +156,10 @@ def log_probs(
     logits = []
     for params, _ in members:
         first, cache = decoder.prefill(params, prompts, 0)
-        rest = decoder.score(params, decoder.repeat(cache, num), flat[:, :-1])
-        logits.append(jnp.concatenate([jnp.repeat(first, num, axis=0)[:, None], rest], axis=1))
+        of_answers = [jnp.repeat(first, num, axis=0)[:, None]]
+        if length > 1:
+            of_answers.append(decoder.score(params, decoder.repeat(cache, num), flat[:, :-1]))
+        logits.append(jnp.concatenate(of_answers, axis=1))
     mixed = _mixture(logits, [share for _, share in members], bias)
     # Not by `take_along_axis`: its derivative is a scatter, far slower than this sum on processors.
     chosen = jnp.arange(mixed.shape[-1]) == flat[..., None]

@@ -185,7 +185,7 @@ class Llama(nnx.Module):
     def __init__(self, config: LlamaConfig, rngs: nnx.Rngs):
         initial = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
         self.embedding = nnx.Param(initial(rngs.params(), (config.vocabulary_size, config.width)))
-        self.blocks = nnx.vmap(lambda rngs: Block(config, rngs))(rngs.fork(split=config.num_layers))
+        self.blocks = nnx.vmap(lambda rngs: Block(config, rngs))(rngs.split(config.num_layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
         if not config.tied_head:
             head = nnx.initializers.lecun_normal()(rngs.params(), (config.width, config.vocabulary_size))

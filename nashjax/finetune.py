@@ -1,0 +1,356 @@
+"""The commands for language models, `nashjax finetune` and `nashjax generate`; heavy imports are in the functions."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nashjax.files import BadInput
+from nashjax.files.errors import bad_input, quoted, unreadable, visible
+from nashjax.terminal import errors_in_one_line, number_option, put
+
+if TYPE_CHECKING:
+    from nashjax import lm
+
+RUN_FILE, WEIGHTS_FILE = "run.json", "weights.npz"
+_HELD_OUT_SHARE, _MOST_HELD_OUT = 10, 32
+
+_Count = number_option(1, whole=True)
+
+
+def finetune(
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="tiny|FOLDER", help="A tiny model with random weights, or a Tunix model folder."),
+    ] = None,
+    gguf: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights in a GGUF file, instead.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.jsonl", help='A line for each prompt, {"prompt": "..."}; not needed with tiny.'),
+    ] = None,
+    judge: Annotated[
+        str,
+        typer.Option(
+            metavar="URL|MODULE:FUNCTION|demo",
+            help="An OpenAI-compatible address, a function of three lists of texts (prompts, responses, opponents), "
+            "or rock, paper, scissors.",
+        ),
+    ] = "demo",
+    judge_model: Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask for at the URL.")] = None,
+    method: Annotated[str, typer.Option(metavar="NAME", help="How to learn; see the README.")] = "two_loop",
+    beta: Annotated[
+        float,
+        typer.Option(parser=number_option(0, closed=False), metavar="NUMBER", help="Pull to the first model, > 0."),
+    ] = 0.05,
+    steps: Annotated[int, typer.Option(parser=_Count, metavar="INTEGER", help="How many steps to make.")] = 400,
+    answer_length: Annotated[
+        int | None, typer.Option(parser=_Count, metavar="INTEGER", help="Most tokens of an answer; default 32.")
+    ] = None,
+    prompts_per_step: Annotated[
+        int | None, typer.Option(parser=_Count, metavar="INTEGER", help="Prompts in a step; default 8, or all.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            parser=number_option(2, whole=True),
+            metavar="INTEGER",
+            help="Answers to each prompt of the policy and of its opponent, all compared with each other; default 4.",
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float, typer.Option(parser=number_option(0, closed=False), metavar="NUMBER", help="Of Adam.")
+    ] = 0.002,
+    lora_rank: Annotated[
+        int,
+        typer.Option(
+            parser=number_option(0, whole=True), metavar="INTEGER", help="Of the adapters; 0 trains all weights."
+        ),
+    ] = 8,
+    dtype: Annotated[str, typer.Option(metavar="float32|bfloat16", help="What is computed in.")] = "float32",
+    seed: Annotated[
+        int, typer.Option(parser=number_option(0, whole=True, high=2**32 - 1), metavar="INTEGER", help="Of the draws.")
+    ] = 0,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where to keep metrics, checkpoints and the weights.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+) -> None:
+    """Fine-tune a language model, so that its answers are preferred over any other policy's.
+
+    Without options: a demonstration, a tiny model that learns rock, paper, scissors. All of its answers can be listed,
+    so it ends by comparing what was learnt with the exact equilibrium.
+    """
+    with errors_in_one_line(), _library_errors():
+        from nashjax import lm
+
+        demo = prompts is None
+        settings = {
+            "model": None if model is None else str(model),
+            "gguf": None if gguf is None else str(gguf.absolute()),
+            "lora_rank": lora_rank,
+            "dtype": dtype,
+            "answer_length": answer_length or (3 if demo else 32),
+            "demo": demo,
+        }
+        if demo and (gguf is not None or model not in (None, "tiny")):
+            raise BadInput("--prompts: is missing; without it there is the demonstration, which has a model of its own")
+        _check_output(output, resume)
+        listed = lm.ListedGame() if demo else None
+        policy = _policy(settings) if listed is None else listed.policy
+        texts = read_prompts(prompts) if prompts is not None else []
+        held_out = texts[::_HELD_OUT_SHARE][:_MOST_HELD_OUT] if len(texts) > 1 else []
+        training = [text for text in texts if text not in set(held_out)] or texts
+        if listed is not None:
+            training = listed.prompts
+        options: dict[str, Any] = {"all_pairs": not demo}
+        chosen = lm.make_method(
+            method,
+            prompts_per_step=prompts_per_step or min(8, len(training)),
+            samples_per_prompt=samples or (64 if demo else 4),
+            learning_rate=learning_rate,
+            **options,
+        )
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / RUN_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        with make_judge(judge, judge_model, output) as compare:
+            _run(policy, listed, training, held_out, compare, chosen, beta, steps, settings, seed, output)
+
+
+def _run(
+    policy: lm.LanguagePolicy,
+    listed: lm.ListedGame | None,
+    training: list[str],
+    held_out: list[str],
+    judge: lm.Judge,
+    method: Any,
+    beta: float,
+    steps: int,
+    settings: dict[str, Any],
+    seed: int,
+    output: Path | None,
+) -> None:
+    import jax
+
+    from nashjax import lm
+
+    game = None if listed is None else listed.preferences(judge)
+
+    def show(record: lm.Record, params: Any) -> None:
+        line = f"step {record.step}: {record.judge_calls} judge calls, KL {record.kl:.3f}"
+        if listed is not None and game is not None:
+            gap = listed.exploitability(game, params, beta)
+            line += f", exploitability {gap.mean():.4f} (at most {gap.max():.4f})"
+        if record.reference_win_rate is not None:
+            mean, low, high = record.reference_win_rate
+            line += f", win rate against the first model {mean:.2f} ({low:.2f} to {high:.2f})"
+        lines = [line, *(f"  {visible(p)!s:.60} -> {visible(a)!s:.200}" for p, a in record.samples[:2])]
+        put("\n".join(lines) + "\n")
+
+    if listed is not None and game is not None:
+        gap = listed.exploitability(game, policy.params, beta)
+        put(f"Before: exploitability {gap.mean():.4f} (at most {gap.max():.4f}).\n")
+    result = lm.train(
+        policy,
+        training,
+        judge,
+        beta,
+        num_steps=steps,
+        answer_length=settings["answer_length"],
+        key=jax.random.key(seed),
+        method=method,
+        held_out=held_out,
+        output=output,
+        on_record=show,
+        progress=sys.stderr.isatty(),
+    )
+    if output is not None:
+        lm.save_weights(output / WEIGHTS_FILE, result.params)
+        put(f"Written to {visible(str(output))}.\n")
+    if listed is not None and game is not None:
+        _show_equilibrium(listed, game, result.params, beta)
+
+
+def _show_equilibrium(listed: lm.ListedGame, game: Any, params: Any, beta: float) -> None:
+    """What was learnt beside the exact equilibrium, of the first prompt."""
+    import numpy as np
+
+    import nashjax as nj
+
+    reference, learnt = (np.exp(listed.log_policy(x)) for x in (listed.policy.params, params))
+    exact = np.asarray(nj.solve(game.astype(np.float32), beta, reference=reference).policy)
+    lines = [f"\nPrompt {listed.prompts[0]!r}, the likeliest answers:", "answer   exact  learnt  at first"]
+    for index in np.argsort(-exact[0])[:6]:
+        numbers = (exact[0, index], learnt[0, index], reference[0, index])
+        lines.append(f"{listed.answers[index]:6s} " + " ".join(f"{x:7.3f}" for x in numbers))
+    put("\n".join(lines) + "\n")
+
+
+def generate(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a finished run.", show_default=False)],
+    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="What to answer; repeatable.")] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="Prompts in a file.")] = None,
+    samples: Annotated[int, typer.Option(parser=_Count, metavar="INTEGER", help="Answers to each prompt.")] = 1,
+    answer_length: Annotated[
+        int | None, typer.Option(parser=_Count, metavar="INTEGER", help="Most tokens of an answer; default the run's.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(parser=number_option(0), metavar="NUMBER", help="0 takes the likeliest tokens.")
+    ] = 1.0,
+    top_p: Annotated[
+        float,
+        typer.Option(parser=number_option(0, closed=False, high=1), metavar="NUMBER", help="Share to draw from."),
+    ] = 1.0,
+    seed: Annotated[
+        int, typer.Option(parser=number_option(0, whole=True, high=2**32 - 1), metavar="INTEGER", help="Of the draws.")
+    ] = 0,
+) -> None:
+    """Answer prompts with the model that a run has learnt; one line of JSON for each answer."""
+    with errors_in_one_line(), _library_errors():
+        import jax
+
+        from nashjax import lm
+
+        settings = _read_run(folder)
+        texts = list(prompt or []) + ([] if prompts is None else read_prompts(prompts))
+        if not texts and not settings["demo"]:
+            raise BadInput("--prompt: is missing; give that or --prompts")
+        policy = lm.ListedGame().policy if settings["demo"] else _policy(settings)
+        texts = texts or list(lm.ListedGame().prompts)
+        params = lm.load_weights(folder / WEIGHTS_FILE, policy.params)
+        length = answer_length or settings["answer_length"]
+        tokens = policy.encode(texts, length)
+        key = jax.random.key(seed)
+        drawn = policy.sample(params, key, tokens, samples, length, temperature=temperature, top_p=top_p)[0]
+        for text, answers in zip(texts, policy.decode(drawn), strict=True):
+            for answer in answers:
+                put(json.dumps({"prompt": text, "answer": answer}, ensure_ascii=False) + "\n")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Prompts of a JSON Lines file, objects with `prompt` or texts.
+
+    Raises:
+      BadInput: a line is neither; it is named.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except UnicodeDecodeError:
+        raise bad_input(path, "bytes that are no UTF-8", "is UTF-8") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError:
+            raise bad_input(f"{path}, line {number}", quoted(line), 'are lines such as {"prompt": "..."}') from None
+        text = value.get("prompt") if isinstance(value, dict) else value
+        if not isinstance(text, str) or not text:
+            raise bad_input(f"{path}, line {number}", quoted(line), 'are lines such as {"prompt": "..."}')
+        found.append(text)
+    if not found:
+        raise bad_input(path, "no prompt", "is a file with at least one")
+    return list(dict.fromkeys(found))
+
+
+@contextlib.contextmanager
+def make_judge(text: str, model: str | None, output: Path | None) -> Iterator[lm.Judge]:
+    """The judge that an option names."""
+    from nashjax import lm
+
+    if text == "demo":
+        yield lm.DemoJudge()
+    elif text.startswith(("http://", "https://")):
+        if model is None:
+            raise BadInput("--judge-model: is missing; the address is asked for a model by its name")
+        with lm.HttpJudge(text, model, cache=None if output is None else output / "judge.sqlite3") as judge:
+            yield judge
+            calls = f"{judge.calls} requests, {judge.prompt_tokens} + {judge.completion_tokens} tokens"
+            failed = f", failed attempts: {dict(judge.failures)}" if judge.failures else ""
+            put(f"The judge took {calls}{failed}.\n")
+    else:
+        yield lm.CallableJudge(_function(text))
+
+
+def _function(text: str) -> Callable[..., Any]:
+    """`module:function`, also of the folder that the command is run in."""
+    module, _, name = text.partition(":")
+    if not (module and name):
+        raise bad_input("--judge", quoted(text), "are addresses, MODULE:FUNCTION and demo")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise bad_input("--judge", quoted(text), f"are functions that can be imported ({error})") from None
+    if not callable(found):
+        raise bad_input("--judge", quoted(text), "are functions")
+    return found
+
+
+def _policy(settings: dict[str, Any]) -> lm.LanguagePolicy:
+    """The model that a run starts from."""
+    from nashjax import lm
+
+    options = {"lora_rank": settings["lora_rank"], "dtype": settings["dtype"]}
+    if settings["gguf"] is not None:
+        return lm.load_gguf(settings["gguf"], **options)
+    if settings["model"] in (None, "tiny"):
+        return lm.tiny_policy(lora_rank=0)
+    if not Path(settings["model"]).is_dir():
+        raise bad_input("--model", quoted(settings["model"]), "are tiny and folders of a model")
+    from nashjax.lm.tunix import load_tunix
+
+    return load_tunix(settings["model"], **options)
+
+
+def _check_output(output: Path | None, resume: bool) -> None:
+    if output is None:
+        if resume:
+            raise BadInput("--resume: needs --output, the folder of the run")
+        return
+    if output.exists() and not output.is_dir():
+        raise bad_input("--output", f"the file {quoted(str(output))}", "are folders")
+    begun = (output / RUN_FILE).exists()
+    if begun and not resume:
+        raise BadInput(f"--output: {visible(str(output))} holds a run; --resume goes on with it")
+    if resume and not begun:
+        raise BadInput(f"--resume: {visible(str(output))} holds no run")
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise bad_input("FOLDER", f"no run in {quoted(str(folder))}", "are outputs of nashjax finetune") from None
+    if not (folder / WEIGHTS_FILE).exists():
+        raise BadInput(f"FOLDER: the run in {visible(str(folder))} has not ended; finetune --resume goes on with it")
+    return settings
+
+
+@contextlib.contextmanager
+def _library_errors() -> Iterator[None]:
+    """What the library refuses, in one line."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except ImportError as error:
+        raise BadInput(visible(str(error))) from None
+    except (ValueError, FloatingPointError) as error:
+        raise BadInput(visible(str(error))) from None
+    except RuntimeError as error:
+        if type(error).__name__ != "JudgeError":
+            raise
+        raise BadInput(
+            f"the judge failed, with --output the run can go on with --resume: {visible(str(error))}"
+        ) from None

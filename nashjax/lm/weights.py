@@ -1,0 +1,53 @@
+"""Trained weights in one file: with adapters, those alone."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from nashjax.stochastic.checkpoint import CheckpointError
+from nashjax.stochastic.policies import Params
+
+
+def save_weights(path: str | Path, params: Params) -> None:
+    """Write the weights of a policy as `.npz`, an array for each of its leaves; there as a whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as file:
+        np.savez(file, allow_pickle=False, **_named(params))
+    fresh.replace(path)
+
+
+def load_weights(path: str | Path, like: Params) -> Params:
+    """Read weights for a policy whose first weights are `like`.
+
+    Raises:
+      CheckpointError: the file cannot be read, or is of another model; the first difference is named.
+    """
+    try:
+        with np.load(path) as file:
+            found = dict(file)
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise CheckpointError(f"weights: {path} cannot be read ({error})") from error
+    expected = _named(like)
+    for name, value in expected.items():
+        shape = found[name].shape if name in found else None
+        if shape != value.shape:
+            raise CheckpointError(
+                f"weights: {path} has {name} of shape {shape}, the model one of {value.shape}; allowed are weights of "
+                "the same model"
+            )
+    more = set(found) - set(expected)
+    if more:
+        raise CheckpointError(f"weights: {path} has {min(more)}, which the model has not; allowed are its own weights")
+    leaves, structure = jax.tree.flatten(like)
+    new = [jax.numpy.asarray(found[name], leaf.dtype) for name, leaf in zip(expected, leaves, strict=True)]
+    return jax.tree.unflatten(structure, new)
+
+
+def _named(params: Params) -> dict[str, np.ndarray]:
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}

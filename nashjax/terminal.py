@@ -1,0 +1,90 @@
+"""What every command shares: reading numbers, writing to the terminal, errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import typer
+
+from nashjax.files import BadInput
+from nashjax.files.errors import number, quoted
+
+NOT_CONVERGED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+_T = TypeVar("_T")
+
+
+def number_option(
+    low: float, *, whole: bool = False, closed: bool = True, high: float = math.inf
+) -> Callable[[str], Any]:
+    """A reader of an option's text that says what it found and what is allowed."""
+    kind = "integers" if whole else "finite numbers"
+    allowed = f"{kind} {'>=' if closed else '>'} {low:g}" + (f" and <= {high:.10g}" if math.isfinite(high) else "")
+
+    def read(text: object) -> float | int:
+        try:
+            value = int(str(text)) if whole else number(str(text))
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high and (closed or value > low)):
+            raise typer.BadParameter(f"found {quoted(str(text))}; allowed are {allowed}")
+        return value
+
+    return read
+
+
+def put(text: str) -> None:
+    """Write to the standard output, now; a reader that has gone is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What Python still flushes at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # there, whoever read it has seen enough
+            raise BadInput(f"standard output: cannot be written: {error.strerror}") from None
+
+
+def interruptible(work: Callable[[], _T]) -> _T:
+    """Do the work in a thread: compiled code cannot be interrupted, but waiting for it can."""
+    outcome: list[Any] = []
+
+    def record() -> None:
+        try:
+            outcome.extend((work(), None))
+        except BaseException as error:
+            outcome.extend((None, error))
+
+    thread = threading.Thread(target=record, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result
+
+
+def fail(message: str) -> NoReturn:
+    """End with an error in one line."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Report input that cannot be used in one line, and end; also where the user interrupts."""
+    try:
+        yield
+    except BadInput as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        # Not through Python's usual end, which the thread still computing could disturb.
+        os._exit(INTERRUPTED)
