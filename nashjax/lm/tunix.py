@@ -1,4 +1,4 @@
-"""Models of Tunix (Llama, Qwen, Gemma) as policies, adapters by Qwix, and weights from folders as Hugging Face has them.
+"""Models of Tunix (Llama, Qwen, Gemma) as policies, adapters by Qwix, and weights from folders of Hugging Face's kind.
 
 Needs the extra `tunix`; neither package is imported before a function here wants it.
 
@@ -261,8 +261,8 @@ def _adapted(model: Any, rank: int, scale: float, pattern: str, key: jax.Array) 
     if not with_adapters or not (only_mlp or any("attn" in name for name in with_adapters)):
         found = "no module" if not with_adapters else f"{sorted(with_adapters)} and none of the attention"
         raise ValueError(
-            f"lora_pattern: is {pattern!r}, which fits {found} of {type(model).__name__}; allowed are patterns that fit "
-            f"some of {sorted(_modules(model, nnx.Param))}, such as LORA_PATTERN"
+            f"lora_pattern: is {pattern!r}, which fits {found} of {type(model).__name__}; allowed are patterns that "
+            f"fit some of {sorted(_modules(model, nnx.Param))}, such as LORA_PATTERN"
         )
     return adapted
 
@@ -550,7 +550,8 @@ def _check_tensors(folder: Path) -> int:
     for file in files:
         try:
             with safetensors.safe_open(str(file), framework="numpy") as opened:
-                for name in opened.keys():
+                names = opened.keys()
+                for name in names:
                     tensor = opened.get_slice(name)
                     types.add(tensor.get_dtype())
                     if name.endswith("embed_tokens.weight"):

@@ -17,9 +17,7 @@ def small_policy(
     """A llama on a few letters, its logits spread out so that answers are far from equally likely."""
     sizes = {"width": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 24} | shape
     tokenizer = lm.AlphabetTokenizer(letters)
-    config = lm.LlamaConfig(
-        tokenizer.vocabulary_size, context_length=16, tied_head=False, lora_rank=lora_rank, **sizes
-    )
+    config = lm.LlamaConfig(tokenizer.vocabulary_size, context_length=16, tied_head=False, lora_rank=lora_rank, **sizes)
     model = lm.Llama(config, nnx.Rngs(seed))
     model.head[...] = spread * model.head[...]
     decoder, params = lm.LlamaDecoder.split(model)

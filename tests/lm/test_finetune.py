@@ -1,0 +1,353 @@
+"""The commands `nashjax finetune` and `nashjax generate`: what they print, keep, go on with and refuse."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flax", reason="needs the extra `lm`")
+pytest.importorskip("optax", reason="needs the extra `lm`")
+pytest.importorskip("orbax.checkpoint", reason="needs the extra `lm`")
+
+import jax
+
+import nashjax as nj
+from nashjax import cli, lm
+
+pytestmark = pytest.mark.xdist_group("finetune")
+
+PROGRAM = Path(sys.executable).with_name("nashjax")
+STEPS = 3
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(autouse=True)
+def single_precision() -> Iterator[None]:
+    """As the installed program computes."""
+    with jax.enable_x64(False):
+        yield
+
+
+def call(folder: Path, *arguments: object) -> Done:
+    """The entry of the program, called in a folder, but in this process: a start and compilation cost seconds."""
+    outputs = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(False):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["nashjax", *map(str, arguments)])
+        patch.setattr(sys, "path", [*sys.path])
+        sys.modules.pop("judging", None)  # that of another test
+        streams = contextlib.redirect_stdout(outputs[0]), contextlib.redirect_stderr(outputs[1])
+        with streams[0], streams[1], pytest.raises(SystemExit) as ended:
+            cli.main()
+    for stream in outputs:
+        stream.flush()
+    texts = [cast(io.BytesIO, stream.buffer).getvalue().decode("utf-8") for stream in outputs]
+    return Done(int(ended.value.code or 0), *texts)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Done]:
+    """`call` in the folder of the test."""
+    return functools.partial(call, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """The folder of the demonstration, and what it has printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    return folder / "RUN", call(folder, "finetune", "--steps", STEPS, "--output", "RUN")
+
+
+@pytest.fixture
+def demo(finished: tuple[Path, Done], tmp_path: Path) -> Path:
+    """A copy of its folder, the folder that the test runs in having it as RUN."""
+    return Path(shutil.copytree(finished[0], tmp_path / "RUN"))
+
+
+def assert_refused(done: Done, message: str) -> None:
+    assert done.returncode == 2, done
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+# The demonstration.
+
+
+def test_the_demonstration_shows_exploitability_and_the_exact_equilibrium(finished):
+    folder, done = finished
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    game = lm.ListedGame()
+    preferences = game.preferences(lm.DemoJudge())
+    learnt = lm.load_weights(folder / "weights.npz", game.policy.params)
+    before, after = (game.exploitability(preferences, params, 0.05) for params in (game.policy.params, learnt))
+    assert lines[0] == f"Before: exploitability {before.mean():.4f} (at most {before.max():.4f})."
+    steps = [line for line in lines if line.startswith("step ")]
+    assert [int(re.findall(r"\d+", line)[0]) for line in steps] == [1, 2, 3]
+    assert [int(re.findall(r"(\d+) judge calls", line)[0]) for line in steps] == [256, 512, 768]
+    shown = float(re.findall(r"exploitability (\d\.\d+)", steps[-1])[0])
+    assert shown == pytest.approx(after.mean(), abs=1e-4)
+    assert "Written to RUN." in lines
+
+    reference, policy = (np.exp(game.log_policy(params)) for params in (game.policy.params, learnt))
+    exact = np.asarray(nj.solve(preferences.astype(np.float32), 0.05, reference=reference).policy)
+    assert lines[-8] == "Prompt '0', the likeliest answers:"
+    for line, index in zip(lines[-6:], np.argsort(-exact[0])[:6], strict=True):
+        answer, *numbers = line.split()
+        assert answer == game.answers[index]
+        expected = [x[0, index] for x in (exact, policy, reference)]
+        np.testing.assert_allclose(list(map(float, numbers)), expected, rtol=0, atol=1e-3)
+
+
+def test_a_run_is_kept_and_not_begun_again(finished, demo, run):
+    folder, done = finished
+    assert [record["step"] for record in records(folder)] == [1, 2, 3]
+    assert [record["judge_calls"] for record in records(folder)] == [256, 512, 768]
+    assert (demo / "run.json").exists()
+    kept = {path: path.read_bytes() for path in demo.rglob("*") if path.is_file()}
+    assert_refused(run("finetune", "--steps", STEPS, "--output", "RUN"), "RUN holds a run; --resume goes on with it")
+    assert {path: path.read_bytes() for path in demo.rglob("*") if path.is_file()} == kept
+    again = run("finetune", "--steps", STEPS, "--output", "RUN", "--resume")
+    assert again.returncode == 0, again.stderr
+    assert "step" not in again.stdout, "there was nothing left to do"
+    assert again.stdout.splitlines()[-8:] == done.stdout.splitlines()[-8:]
+    assert_refused(run("finetune", "--steps", STEPS, "--output", "RUN", "--resume", "--beta", 0.1), "had beta 0.05")
+    assert_refused(run("finetune", "--steps", 4, "--output", "RUN", "--resume"), "had num_steps 3, this one has 4")
+
+
+def test_answers_of_a_finished_run(demo, run):
+    likely = run("generate", "RUN", "--temperature", 0)
+    assert likely.returncode == 0, likely.stderr
+    game = lm.ListedGame()
+    params = lm.load_weights(demo / "weights.npz", game.policy.params)
+    tokens = game.policy.encode(game.prompts, 3)
+    greedy = game.policy.decode(game.policy.sample(params, jax.random.key(0), tokens, 1, 3, temperature=0.0)[0])
+    lines = [json.loads(line) for line in likely.stdout.splitlines()]
+    expected = [{"prompt": p, "answer": a} for p, (a,) in zip(game.prompts, greedy, strict=True)]
+    assert lines == expected
+
+    (demo.parent / "two.jsonl").write_text('{"prompt": "3"}\n"1"\n', encoding="utf-8")
+    options = ("RUN", "--prompt", "2", "--prompts", "two.jsonl", "--samples", 4, "--top-p", 0.9)
+    several = [json.loads(line) for line in run("generate", *options).stdout.splitlines()]
+    assert [line["prompt"] for line in several] == ["2"] * 4 + ["3"] * 4 + ["1"] * 4
+    assert {len(line["answer"]) for line in several} == {3}
+    assert len({line["answer"] for line in several}) > 1
+    assert run("generate", *options).stdout == run("generate", *options, "--seed", 0).stdout
+    assert run("generate", *options).stdout != run("generate", *options, "--seed", 1).stdout
+
+
+def test_the_installed_program_answers_the_same(demo, run):
+    arguments = ["generate", "RUN", "--prompt", "2", "--samples", "3"]
+    done = subprocess.run(
+        [PROGRAM, *arguments], capture_output=True, text=True, encoding="utf-8", cwd=demo.parent, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run(*arguments).stdout
+    assert done.stdout.count("\n") == 3
+
+
+def test_weights_of_another_model_are_refused(demo, run):
+    lm.save_weights(demo / "weights.npz", lm.tiny_policy().params)
+    assert_refused(run("generate", "RUN"), "weights.npz has ")
+    assert_refused(run("generate", "RUN"), "allowed are weights of the same model")
+    (demo / "weights.npz").write_bytes(b"no archive")
+    assert_refused(run("generate", "RUN"), "weights: RUN/weights.npz cannot be read (")
+
+
+# Judges.
+
+JUDGING = '''
+"""A judge of the user's: the demonstration's, which fails at its sixth call while a file says so."""
+from pathlib import Path
+
+from nashjax.lm import DemoJudge
+
+number = 3
+calls = 0
+
+
+def shaky(prompts, responses, opponents):
+    global calls
+    calls += 1
+    if calls == 6 and Path("broken").exists():
+        raise OSError("the line is dead")
+    return DemoJudge()(prompts, responses, opponents)
+
+
+def wrong(prompts, responses, opponents):
+    return [2.0] * len(prompts)
+'''
+
+
+@pytest.fixture
+def judging(tmp_path: Path) -> Path:
+    """The folder of the run has a module of judges."""
+    (tmp_path / "judging.py").write_text(JUDGING, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_judge_that_fails_ends_the_run_which_goes_on_where_it_was(judging, run, finished):
+    """It is asked four times for the whole game, once a prompt, and then once a step."""
+    command = ("finetune", "--judge", "judging:shaky", "--steps", STEPS, "--output", "RUN")
+    (judging / "broken").touch()
+    failed = run(*command)
+    assert_refused(failed, "error: the judge failed, with --output the run can go on with --resume: ")
+    assert "'the line is dead'" in failed.stderr
+    assert [line[:6] for line in failed.stdout.splitlines()] == ["Before", "step 1"]
+    assert (judging / "RUN" / "checkpoints" / "1").is_dir()
+    assert not (judging / "RUN" / "weights.npz").exists()
+    message = "FOLDER: the run in RUN has not ended; finetune --resume goes on with it"
+    assert_refused(run("generate", "RUN"), message)
+
+    (judging / "broken").unlink()
+    done = run(*command, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert [line[:6] for line in done.stdout.splitlines()][:3] == ["Before", "step 2", "step 3"]
+    folder, whole = finished
+    assert done.stdout.splitlines()[-8:] == whole.stdout.splitlines()[-8:], "as if it had not been cut"
+    assert [record["step"] for record in records(judging / "RUN")] == [1, 2, 3]
+    with np.load(folder / "weights.npz") as expected, np.load(judging / "RUN" / "weights.npz") as found:
+        assert set(found) == set(expected)
+        for name in expected:
+            np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5)
+    assert run("generate", "RUN").returncode == 0
+
+
+JUDGES = {
+    "answers": ("judging:wrong", "and answered 2.0; allowed are numbers from 0 to 1"),
+    "no function of it": ("judging:absent", "--judge: found 'judging:absent'; allowed are functions that can be"),
+    "no function": ("judging:number", "--judge: found 'judging:number'; allowed are functions"),
+    "no module": ("absent_module:judge", "found 'absent_module:judge'; allowed are functions that can be imported (No"),
+    "no colon": ("judging", "--judge: found 'judging'; allowed are addresses, MODULE:FUNCTION and demo"),
+    "url": ("http://127.0.0.1:9/v1", "--judge-model: is missing; the address is asked for a model by its name"),
+}
+
+
+@pytest.mark.parametrize("case", JUDGES)
+def test_a_judge_that_cannot_be_asked_is_refused(judging, run, case):
+    judge, message = JUDGES[case]
+    assert_refused(run("finetune", "--judge", judge, "--steps", 1), message)
+
+
+# A model and prompts.
+
+
+def test_prompts_of_ones_own(judging, run):
+    lines = [json.dumps({"prompt": f"Wort {index} – \u00e4"}, ensure_ascii=False) for index in range(3)]
+    (judging / "p.jsonl").write_text("\n".join([*lines, "", '"text alone"', lines[0]]), encoding="utf-8")
+    options = ("--model", "tiny", "--prompts", "p.jsonl", "--answer-length", 4, "--samples", 2, "--steps", 1)
+    done = run("finetune", *options, "--prompts-per-step", 2, "--method", "self_play", "--output", "RUN")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    # Two prompts, two answers against two, and the one held-out prompt against the first model.
+    assert re.fullmatch(
+        r"step 1: 9 judge calls, KL -?0\.000, win rate against the first model [\d.]+ \([\d.]+ to [\d.]+\)", lines[0]
+    )
+    assert lines[1].startswith("  Wort 0 – ä -> ")
+    assert lines[-1] == "Written to RUN."
+    assert "exploitability" not in done.stdout
+    answers = run("generate", "RUN", "--prompt", "Wort 1", "--samples", 2)
+    assert [json.loads(line)["prompt"] for line in answers.stdout.rstrip("\n").split("\n")] == ["Wort 1"] * 2
+    assert_refused(run("generate", "RUN"), "--prompt: is missing; give that or --prompts")
+    assert_refused(run("generate", "RUN", "--prompt", "x" * 300), "prompts[0]: has 300 tokens; allowed are 1 to 252")
+
+
+PROMPTS: dict[str, tuple[bytes | None, str]] = {
+    "no json": (b'{"prompt": "a"}\n\nb\n', "p.jsonl, line 3: found 'b'; allowed are lines such as"),
+    "no text": (b'{"prompt": "a"}\n{"prompt": 3}\n', "p.jsonl, line 2: found '{\"prompt\": 3}'; allowed are lines"),
+    "empty": (b'{"prompt": ""}\n', "p.jsonl, line 1: found"),
+    "no prompt": (b'{"prompts": "a"}\n', "p.jsonl, line 1: found"),
+    "list": (b'["a"]\n', 'p.jsonl, line 1: found \'["a"]\'; allowed are lines such as {"prompt": "..."}'),
+    "cut": (b'"a"\n"b"\n{"prompt": "c\n', "p.jsonl, line 3: found"),
+    "nothing": (b"\n  \n", "p.jsonl: found no prompt; allowed is a file with at least one"),
+    "latin-1": ("ä\n".encode("latin-1"), "p.jsonl: found bytes that are no UTF-8; allowed is UTF-8"),
+    "steers the terminal": (b"\x1b[2J\n", r"p.jsonl, line 1: found '\x1b[2J'"),
+    "no file": (None, "p.jsonl: there is no such file"),
+}
+
+
+@pytest.mark.parametrize("case", PROMPTS)
+def test_a_file_of_prompts_that_cannot_be_used_is_named_with_the_line(tmp_path, run, case):
+    content, message = PROMPTS[case]
+    if content is not None:
+        (tmp_path / "p.jsonl").write_bytes(content)
+    assert_refused(run("finetune", "--model", "tiny", "--prompts", "p.jsonl", "--steps", 1), message)
+
+
+# Options.
+
+OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
+    "method": (("--method", "nash"), "method: is 'nash'; allowed are target, two_average, proximal_point, two_loop,"),
+    "resume without output": (("--resume",), "--resume: needs --output, the folder of the run"),
+    "resume of nothing": (("--resume", "--output", "no"), "--resume: no holds no run"),
+    "output is a file": (("--output", "p.jsonl"), "--output: found the file 'p.jsonl'; allowed are folders"),
+    "model without prompts": (("--model", "folder"), "--prompts: is missing; without it there is the demonstration"),
+    "weights without prompts": (("--gguf", "m.gguf"), "--prompts: is missing; without it there is the demonstration"),
+    "model": (
+        ("--model", "no", "--prompts", "p.jsonl"),
+        "--model: found 'no'; allowed are tiny and folders of a model",
+    ),
+    "weights": (("--gguf", "no.gguf", "--prompts", "p.jsonl"), "no.gguf is no file"),
+    "prompt too long": (
+        ("--model", "tiny", "--prompts", "p.jsonl", "--answer-length", 250),
+        "prompts[0]: has 9 tokens",
+    ),
+    "beta": (("--beta", 0), "'--beta': found '0'; allowed are finite numbers > 0"),
+    "steps": (("--steps", 0), "'--steps': found '0'; allowed are integers >= 1"),
+    "samples": (("--samples", 1), "'--samples': found '1'; allowed are integers >= 2"),
+    "learning rate": (("--learning-rate", "nan"), "'--learning-rate': found 'nan'; allowed are finite numbers > 0"),
+    "seed": (("--seed", -1), "'--seed': found '-1'; allowed are integers >= 0 and <= 4294967295"),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_that_cannot_be_used_are_refused_before_anything_is_written(tmp_path, run, case):
+    options, message = OPTIONS[case]
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a prompt."}\n', encoding="utf-8")
+    done = run("finetune", *options)
+    assert_refused(done, message)
+    assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
+
+
+GENERATE: dict[str, tuple[tuple[object, ...], str]] = {
+    "no run": (("elsewhere",), "FOLDER: found no run in 'elsewhere'; allowed are outputs of nashjax finetune"),
+    "no file": (("RUN", "--prompts", "p.jsonl"), "p.jsonl: there is no such file"),
+    "letter": (("RUN", "--prompt", "r9"), "text: 'r9' has '9' at 1; allowed are 'rps.0123'"),
+    "too long": (("RUN", "--answer-length", 4), "prompts[0]: has 1 tokens; allowed are"),
+    "temperature": (("RUN", "--temperature", -1), "'--temperature': found '-1'; allowed are finite numbers >= 0"),
+    "top p": (("RUN", "--top-p", 1.5), "'--top-p': found '1.5'; allowed are finite numbers > 0 and <= 1"),
+}
+
+
+@pytest.mark.parametrize("case", GENERATE)
+def test_what_cannot_be_answered_is_refused(demo, run, case):
+    options, message = GENERATE[case]
+    done = run("generate", *options)
+    assert_refused(done, message)
+    assert done.stdout == ""

@@ -1,0 +1,331 @@
+"""Fine-tuning runs: what they record, what stops them, and that a run which was killed ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nashjax as nj
+from nashjax import lm
+from nashjax.stochastic import CheckpointError
+from tests.lm.small import small_policy
+
+PROMPTS = ["a", "ab", "ca", "bbb"]
+HELD_OUT = ["c", "cc"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def count_a(prompts, responses):
+    """A reward: how often `a` comes."""
+    return [float(response.count("a")) for response in responses]
+
+
+def train(policy=None, judge=None, **options):
+    settings = {
+        "num_steps": 4,
+        "answer_length": 3,
+        "key": jax.random.key(0),
+        "method": lm.make_method(prompts_per_step=2, samples_per_prompt=2),
+        "num_records": 2,
+    }
+    judge = lm.RewardJudge(count_a) if judge is None else judge
+    prompts = options.pop("prompts", PROMPTS)
+    beta = options.pop("beta", 0.1)
+    return lm.train(small_policy() if policy is None else policy, prompts, judge, beta, **(settings | options))
+
+
+def same(one, other):
+    """Whether two pytrees of arrays are equal to the last bit."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
+
+
+def test_a_run_learns_what_is_preferred_and_says_so(tmp_path):
+    judge = lm.CallableJudge(lambda *texts: lm.RewardJudge(count_a)(*texts))
+    method = lm.make_method("two_average", prompts_per_step=4, samples_per_prompt=8, learning_rate=0.02)
+    seen = []
+    result = train(
+        judge=judge,
+        method=method,
+        num_steps=40,
+        num_records=4,
+        held_out=HELD_OUT * 20,
+        output=tmp_path / "run",
+        on_record=lambda record, params: seen.append((record, params)),
+    )
+    assert [record.step for record in result.history] == [10, 20, 30, 40]
+    assert tuple(record for record, _ in seen) == result.history
+    assert same(seen[-1][1], result.params)
+    last = result.history[-1]
+    assert last.judge_calls == result.judge_calls == 40 * 4 * 64 + 4 * 2 * 40
+    assert last.reference_win_rate is not None
+    assert 0.5 < last.reference_win_rate.low < last.reference_win_rate.mean < last.reference_win_rate.high
+    assert last.target_win_rate is not None
+    assert last.kl > 0.1
+    assert last.samples[0][0] == "c"
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [10, 20, 30, 40]
+    assert json.loads(lines[-1])["reference_win_rate"]["mean"] == last.reference_win_rate.mean
+    policy = small_policy()
+    prompts = policy.encode(["b"], 3)
+    counts = [
+        np.mean(
+            [text.count("a") for text in policy.decode(policy.sample(params, jax.random.key(1), prompts, 500, 3)[0])[0]]
+        )
+        for params in (policy.params, result.params)
+    ]
+    assert counts[1] > counts[0] + 0.3
+
+
+def test_the_equilibrium_of_a_listed_game_is_found():
+    game = lm.ListedGame("ab", 2, 2)
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 4, 4)) * 2
+    preferences = 1 / (1 + np.exp(logits.swapaxes(1, 2) - logits))
+    judge = lm.MatrixJudge(preferences, game.prompts, game.answers)
+    method = lm.make_method("two_loop", prompts_per_step=2, samples_per_prompt=64, learning_rate=0.005, inner_steps=10)
+    result = lm.train(
+        game.policy, game.prompts, judge, 0.1, num_steps=300, answer_length=2, key=jax.random.key(1), method=method
+    )
+    start = game.exploitability(preferences, game.policy.params, 0.1)
+    end = game.exploitability(preferences, result.params, 0.1)
+    assert end.max() < 2e-3 < start.max() / 10
+    exact = nj.solve(preferences, 0.1, reference=np.exp(game.log_policy(game.policy.params)).astype(float)).policy
+    np.testing.assert_allclose(np.exp(game.log_policy(result.params)), exact, atol=0.05)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 16])
+def test_parts_of_a_step_add_up(lora_rank):
+    """The gradient of a step is the same, in however many parts it is computed."""
+    policy = small_policy(lora_rank=lora_rank)
+    method = lm.make_method("two_average", prompts_per_step=4, samples_per_prompt=2, learning_rate=0.003)
+    whole, parts = (train(policy, method=method, num_steps=2, accumulate=k) for k in (1, 4))
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+    assert not same(whole.params, policy.params)
+
+
+def test_adapters_leave_the_frozen_weights_alone_and_start_as_the_reference():
+    policy = small_policy(lora_rank=2)
+    base = jax.tree.map(np.array, policy.decoder.base)
+    result = train(policy, num_steps=3)
+    assert same(base, policy.decoder.base)
+    assert result.history[0].kl == pytest.approx(0, abs=0.2)
+    sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (result.params, base)]
+    assert sizes[0] < sizes[1]
+
+
+KILLED = """
+    import jax, sys, time
+    sys.path.insert(0, {root!r})
+    from tests.lm.test_train import *
+    def slow(prompts, responses):
+        time.sleep(0.05)
+        return count_a(prompts, responses)
+    result = train(judge=lm.RewardJudge(slow), num_steps=30, num_records=15, held_out=HELD_OUT, output={folder!r})
+    lm.save_weights({folder!r} + "/end.npz", (result.params, result.average))
+"""
+
+
+def test_a_run_that_is_killed_three_times_ends_as_if_it_had_not_been(tmp_path):
+    def start(folder):
+        code = textwrap.dedent(KILLED.format(root=str(ROOT), folder=str(folder)))
+        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+
+    whole = train(num_steps=30, num_records=15, held_out=HELD_OUT)
+    folder = tmp_path / "killed"
+    rng = np.random.default_rng(int.from_bytes(os.urandom(4)))
+    kills = 0
+    for kill in range(3):
+        process = start(folder)
+        wanted = 3 * kill + int(rng.integers(1, 4))
+        metrics = folder / "metrics.jsonl"
+        while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < wanted):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.15))
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert kills >= 2
+    process = start(folder)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    end = lm.load_weights(folder / "end.npz", (whole.params, whole.average))
+    assert same(end, (whole.params, whole.average))
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(2, 31, 2))
+
+
+def test_a_judge_that_fails_leaves_a_checkpoint_and_the_run_goes_on_from_it(tmp_path):
+    whole = train(num_steps=6, num_records=2)
+    asked = []
+
+    def failing(prompts, responses):
+        asked.append(len(prompts))
+        if len(asked) == 6:
+            raise OSError("the machine is on fire")
+        return count_a(prompts, responses)
+
+    with pytest.raises(lm.JudgeError, match="the machine is on fire"):
+        train(judge=lm.RewardJudge(failing), num_steps=6, num_records=2, output=tmp_path)
+    saved = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
+    assert saved[-1] not in (0, 3, 6)  # not at a record: where it failed
+    resumed = train(num_steps=6, num_records=2, output=tmp_path)
+    assert same(resumed.params, whole.params)
+    assert [r.step for r in resumed.history] == [3, 6]
+    assert resumed.history[-1].win_rate == pytest.approx(whole.history[-1].win_rate)
+    assert resumed.judge_calls == whole.judge_calls
+
+
+@pytest.mark.parametrize("answer", [1.7, float("nan"), "good", None])
+def test_answers_that_are_no_probability_stop_a_run(answer):
+    with pytest.raises(lm.JudgeError):
+        train(judge=lambda prompts, responses, opponents: [answer] * len(prompts))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"policy": small_policy(seed=1)},
+        {"policy": small_policy(width=8)},
+        {"prompts": [*PROMPTS, "c"]},
+        {"beta": 0.2},
+        {"num_steps": 5},
+        {"key": jax.random.key(1)},
+        {"method": lm.make_method("self_play", prompts_per_step=2, samples_per_prompt=2)},
+    ],
+    ids=["weights", "shape", "prompts", "beta", "steps", "key", "method"],
+)
+def test_the_folder_of_another_run_is_refused(finished, other):
+    with pytest.raises(CheckpointError, match=r"the run in .* had"):
+        train(**other, output=finished)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    train(output=folder)
+    return folder
+
+
+def test_metrics_that_were_cut_off_are_mended(finished):
+    metrics = finished / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text(whole + '{"step": 9, "judge')
+    result = train(output=finished)
+    assert [record.step for record in result.history] == [2, 4]
+    assert metrics.read_text() == whole
+
+
+def test_weights_come_back_and_those_of_another_model_do_not(tmp_path):
+    policy = small_policy()
+    lm.save_weights(tmp_path / "weights.npz", policy.params)
+    assert same(lm.load_weights(tmp_path / "weights.npz", policy.params), policy.params)
+    with pytest.raises(CheckpointError, match=r"of shape .* allowed are weights of the same model"):
+        lm.load_weights(tmp_path / "weights.npz", small_policy(width=8).params)
+    lm.save_weights(tmp_path / "more.npz", {"a": policy.params, "b": jnp.ones(1)})
+    with pytest.raises(CheckpointError, match="which the model has not"):
+        lm.load_weights(tmp_path / "more.npz", {"a": policy.params})
+    (tmp_path / "broken.npz").write_bytes(b"PK nothing")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        lm.load_weights(tmp_path / "broken.npz", policy.params)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"policy": "gpt"}, "policy: is a str"),
+        ({"judge": 3}, "judge: is a int"),
+        ({"beta": 0.0}, "beta: is 0.0"),
+        ({"num_steps": 0}, "num_steps: is 0"),
+        ({"method": "nash"}, "method: is 'nash'; allowed are target"),
+        ({"method": nj.stochastic.StochasticNashMP()}, "method: is .*samples_per_context"),
+        ({"accumulate": 3}, "accumulate: is 3; allowed are divisors of the 2 prompts"),
+        ({"prompts": ["a" * 14]}, r"prompts\[0\]: has 14 tokens; allowed are 1 to 13"),
+        ({"held_out": [""]}, r"prompts\[0\]: has 0 tokens"),
+        ({"answer_length": 0}, "answer_length: is 0"),
+    ],
+)
+def test_bad_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        train(**options)
+
+
+def test_a_run_that_goes_astray_says_so():
+    method = lm.make_method(prompts_per_step=2, samples_per_prompt=2, learning_rate=1e38)
+    with pytest.raises(FloatingPointError, match=r"step 2: .* is not finite; a smaller learning rate may help"):
+        train(method=method)
+
+
+def test_a_tournament_goes_straight_into_solve():
+    policy = small_policy()
+    strong = train(num_steps=30, method=lm.make_method(prompts_per_step=4, samples_per_prompt=4, learning_rate=0.02))
+    entrants = {"first": (policy, policy.params), "trained": (policy, strong.params)}
+    found = lm.evaluate(
+        entrants, HELD_OUT, lm.RewardJudge(count_a), answer_length=3, key=jax.random.key(0), samples_per_prompt=50
+    )
+    assert found.names == ("first", "trained")
+    assert found.comparisons == 100
+    assert found.preferences[1, 0] > 0.6
+    np.testing.assert_allclose(found.preferences + found.preferences.T, 1, atol=1e-12)
+    assert (found.low <= found.preferences).all()
+    assert (found.preferences <= found.high).all()
+    assert nj.solve(found.preferences, 0.01).policy[1] > 0.9
+    with pytest.raises(ValueError, match="entrants: are 1"):
+        lm.evaluate({"first": entrants["first"]}, HELD_OUT, lm.DemoJudge(), answer_length=3, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"entrants\['x'\]: is a str"):
+        lm.evaluate(entrants | {"x": "y"}, HELD_OUT, lm.DemoJudge(), answer_length=3, key=jax.random.key(0))
+
+
+SHARDED = """
+    import os, sys
+    process, port = int(sys.argv[1]), sys.argv[2]
+    import jax
+    jax.config.update("jax_num_cpu_devices", 2 if process >= 0 else 1)
+    if process >= 0:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize("127.0.0.1:" + port, 2, process)
+    sys.path.insert(0, {root!r})
+    from tests.lm.test_train import *
+    mesh = None
+    if process >= 0:
+        assert jax.device_count() == 4
+        from jax.sharding import AxisType
+        mesh = jax.make_mesh((2, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    method = lm.make_method("two_average", prompts_per_step=4, samples_per_prompt=2, learning_rate=0.003)
+    asked = lm.CallableJudge(lm.RewardJudge(count_a))
+    policy = small_policy(width=64, mlp_width=256)
+    result = train(policy, method=method, judge=asked, mesh=mesh, num_steps=5, num_records=5)
+    assert (asked.calls > 0) == (process < 1)
+    if process < 1:
+        print(json.dumps([[r.win_rate, r.kl, r.entropy, r.gradient_norm] for r in result.history]))
+"""
+
+
+def test_four_devices_of_two_processes_do_what_one_does():
+    code = textwrap.dedent(SHARDED.format(root=str(ROOT)))
+    port = str(20_000 + os.getpid() % 20_000)
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+    def start(process):
+        arguments = [sys.executable, "-W", "ignore", "-c", code, str(process), port]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(arguments, env=environment, **pipes)
+
+    processes = [start(process) for process in (-1, 0, 1)]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    one, four = (np.array(json.loads(outputs[i][0].splitlines()[-1])) for i in (0, 1))
+    np.testing.assert_allclose(four, one, atol=1e-5, rtol=1e-5)
+    assert np.abs(one[-1] - one[0]).max() > 1e-3
