@@ -72,11 +72,6 @@ class Setting:
         """Letters of answers."""
         return "abcdefgh"[: self.letters]
 
-    @functools.cached_property
-    def answers(self) -> list[str]:
-        """All answers."""
-        return ["".join(answer) for answer in itertools.product(self.alphabet, repeat=self.length)]
-
 
 SETTINGS = {
     setting.name: setting
@@ -89,7 +84,7 @@ class Arena:
 
     def __init__(self, setting: Setting, seed: int):
         self.setting = setting
-        self.prompts = [str(c) for c in range(PROMPTS)]
+        self.listed = lm.ListedGame(setting.alphabet, setting.length, PROMPTS, seed)
         rng = np.random.default_rng([seed, setting.letters, setting.length])
         digits = np.array(list(itertools.product(range(setting.letters), repeat=setting.length)))
         embedding = rng.normal(size=(PROMPTS, setting.length, setting.letters, RANK + 1))
@@ -101,10 +96,8 @@ class Arena:
         one = np.ones_like(level)
         self.left = np.concatenate([setting.scale * cyclic @ turn, level, one], axis=-1)
         self.right = np.concatenate([cyclic, one, -level], axis=-1)
-        self.place = {answer: index for index, answer in enumerate(setting.answers)}
-        self.policy = self._policy(seed)
-        self.tokens = self.policy.encode(self.prompts, setting.length)
-        self.log_reference = self.log_policy(self.policy.params)
+        self.place = {answer: index for index, answer in enumerate(self.listed.answers)}
+        self.log_reference = self.listed.log_policy(self.listed.policy.params)
 
     @property
     def judge(self) -> lm.CallableJudge:
@@ -115,34 +108,6 @@ class Arena:
         c = np.array([int(prompt) for prompt in prompts])
         ours, theirs = (np.array([self.place[text] for text in texts]) for texts in (responses, opponents))
         return 1 / (1 + np.exp(-np.sum(self.left[c, ours] * self.right[c, theirs], axis=-1)))
-
-    def _policy(self, seed: int) -> lm.LanguagePolicy:
-        from flax import nnx
-
-        digits = "".join(self.prompts)
-        tokenizer = lm.AlphabetTokenizer(self.setting.alphabet + digits)
-        config = lm.LlamaConfig(
-            tokenizer.vocabulary_size,
-            width=32,
-            num_layers=2,
-            num_heads=4,
-            num_kv_heads=4,
-            mlp_width=128,
-            tied_head=False,
-            context_length=1 + self.setting.length,
-        )
-        decoder, params = lm.LlamaDecoder.split(lm.Llama(config, nnx.Rngs(seed)))
-        return lm.LanguagePolicy(decoder, params, tokenizer, config.context_length, forbidden=("<end>", *digits))
-
-    def log_policy(self, params: Any) -> np.ndarray:
-        """Log-probabilities of all answers, `[prompts, n]`."""
-        answers = np.array([self.policy.tokenizer.encode(answer) for answer in self.setting.answers], np.int32)
-        found = []
-        for part in np.array_split(answers, -(-len(answers) // 4096)):
-            tokens = jnp.broadcast_to(jnp.asarray(part), (PROMPTS, *part.shape))
-            asked = lm.Tokens(tokens, jnp.ones(tokens.shape, bool))
-            found.append(np.asarray(self.policy.log_probs(params, self.tokens, asked)))
-        return np.concatenate(found, axis=1)
 
     def exploitability(self, log_policy: np.ndarray) -> np.ndarray:
         """Of a policy `[prompts, n]`, for each prompt."""
@@ -198,7 +163,7 @@ def run(
     start = time.perf_counter()
 
     def look(record: lm.Record, params: Any) -> None:
-        log_policy = here.log_policy(params)
+        log_policy = here.listed.log_policy(params)
         found = here.exploitability(log_policy)
         row = {
             "setting": setting,
@@ -216,8 +181,8 @@ def run(
         rows.append(row)
 
     lm.train(
-        here.policy,
-        here.prompts,
+        here.listed.policy,
+        here.listed.prompts,
         here.judge,
         here.setting.beta,
         method=lm.make_method(
@@ -399,7 +364,7 @@ def main() -> None:
     budget = arguments.judge_calls
     jobs: list[tuple[Any, ...]] = []
     if arguments.quick:
-        methods, names, pairs, budget = [lm.methods.DEFAULT, "self_play"], ["L"], pairs[:1], 64_000
+        methods, names, pairs, budget = [lm.DEFAULT_METHOD, "self_play"], ["L"], pairs[:1], 64_000
     for name in names:
         if name == "long":
             continue
@@ -412,7 +377,7 @@ def main() -> None:
             for method in methods
             if method not in FAMILY
         }
-        both = (lm.methods.DEFAULT, min(rivals, key=lambda method: rivals[method]))
+        both = (lm.DEFAULT_METHOD, min(rivals, key=lambda method: rivals[method]))
         more: list[tuple[Any, ...]] = [("L", method, options[method], pairs[:3], LONG_BUDGET) for method in both]
         if "long" in names:
             more += [("long", method, options[method], pairs[:2], BUDGET) for method in both]

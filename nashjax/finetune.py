@@ -44,7 +44,9 @@ def finetune(
         ),
     ] = "demo",
     judge_model: Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask for at the URL.")] = None,
-    method: Annotated[str, typer.Option(metavar="NAME", help="How to learn; see the README.")] = "two_loop",
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How to learn, see the README; default proximal_point.")
+    ] = None,
     beta: Annotated[
         float,
         typer.Option(parser=number_option(0, closed=False), metavar="NUMBER", help="Pull to the first model, > 0."),
@@ -92,7 +94,7 @@ def finetune(
 
         demo = prompts is None
         settings = {
-            "model": None if model is None else str(model),
+            "model": model if model in (None, "tiny") or not Path(model).is_dir() else str(Path(model).absolute()),
             "gguf": None if gguf is None else str(gguf.absolute()),
             "lora_rank": lora_rank,
             "dtype": dtype,
@@ -101,7 +103,11 @@ def finetune(
         }
         if demo and (gguf is not None or model not in (None, "tiny")):
             raise BadInput("--prompts: is missing; without it there is the demonstration, which has a model of its own")
-        _check_output(output, resume)
+        if gguf is not None and model is not None:
+            raise BadInput("--gguf: cannot be used with --model; give one of them")
+        if demo and answer_length not in (None, 3):
+            raise bad_input("--answer-length", str(answer_length), "is 3 in the demonstration")
+        _check_output(output, resume, settings)
         listed = lm.ListedGame() if demo else None
         policy = _policy(settings) if listed is None else listed.policy
         texts = read_prompts(prompts) if prompts is not None else []
@@ -111,7 +117,7 @@ def finetune(
             training = listed.prompts
         options: dict[str, Any] = {"all_pairs": not demo}
         chosen = lm.make_method(
-            method,
+            method or lm.DEFAULT_METHOD,
             prompts_per_step=prompts_per_step or min(8, len(training)),
             samples_per_prompt=samples or (64 if demo else 4),
             learning_rate=learning_rate,
@@ -119,8 +125,9 @@ def finetune(
         )
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
-            (output / RUN_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         with make_judge(judge, judge_model, output) as compare:
+            if output is not None:  # a command that could not begin can be given again
+                (output / RUN_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
             _run(policy, listed, training, held_out, compare, chosen, beta, steps, settings, seed, output)
 
 
@@ -231,7 +238,13 @@ def generate(
         drawn = policy.sample(params, key, tokens, samples, length, temperature=temperature, top_p=top_p)[0]
         for text, answers in zip(texts, policy.decode(drawn), strict=True):
             for answer in answers:
-                put(json.dumps({"prompt": text, "answer": answer}, ensure_ascii=False) + "\n")
+                put(_json_line({"prompt": text, "answer": answer}))
+
+
+def _json_line(fields: dict[str, str]) -> str:
+    """One line, readable, and without characters that would end it or steer a terminal."""
+    line = json.dumps(fields, ensure_ascii=False)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line) + "\n"
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -241,7 +254,7 @@ def read_prompts(path: Path) -> list[str]:
       BadInput: a line is neither; it is named.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other ends of lines may be inside of a text
     except OSError as error:
         raise unreadable(path, error) from None
     except UnicodeDecodeError:
@@ -252,15 +265,20 @@ def read_prompts(path: Path) -> list[str]:
             continue
         try:
             value = json.loads(line)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             raise bad_input(f"{path}, line {number}", quoted(line), 'are lines such as {"prompt": "..."}') from None
         text = value.get("prompt") if isinstance(value, dict) else value
-        if not isinstance(text, str) or not text:
+        if not isinstance(text, str) or not text or not _is_unicode(text):
             raise bad_input(f"{path}, line {number}", quoted(line), 'are lines such as {"prompt": "..."}')
         found.append(text)
     if not found:
         raise bad_input(path, "no prompt", "is a file with at least one")
     return list(dict.fromkeys(found))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON may escape half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 @contextlib.contextmanager
@@ -290,8 +308,9 @@ def _function(text: str) -> Callable[..., Any]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise bad_input("--judge", quoted(text), f"are functions that can be imported ({error})") from None
+    except Exception as error:  # whatever a user's module does wrong
+        said = visible(f"{type(error).__name__}: {error}")
+        raise bad_input("--judge", quoted(text), f"are functions that can be imported ({said})") from None
     if not callable(found):
         raise bad_input("--judge", quoted(text), "are functions")
     return found
@@ -313,7 +332,7 @@ def _policy(settings: dict[str, Any]) -> lm.LanguagePolicy:
     return load_tunix(settings["model"], **options)
 
 
-def _check_output(output: Path | None, resume: bool) -> None:
+def _check_output(output: Path | None, resume: bool, settings: dict[str, Any]) -> None:
     if output is None:
         if resume:
             raise BadInput("--resume: needs --output, the folder of the run")
@@ -325,13 +344,27 @@ def _check_output(output: Path | None, resume: bool) -> None:
         raise BadInput(f"--output: {visible(str(output))} holds a run; --resume goes on with it")
     if resume and not begun:
         raise BadInput(f"--resume: {visible(str(output))} holds no run")
+    if begun:
+        for name, value in _settings(output).items():
+            if settings.get(name) != value:
+                option = f"--{name.replace('_', '-')}"
+                raise bad_input(
+                    "--resume", f"a run with {option} {value!r}", f"is the same here, not {settings[name]!r}"
+                )
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        if set(settings) != {"model", "gguf", "lora_rank", "dtype", "answer_length", "demo"}:
+            raise ValueError
+    except (OSError, ValueError, TypeError):
+        raise bad_input("FOLDER", f"no run in {quoted(str(folder))}", "are outputs of nashjax finetune") from None
+    return settings
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise bad_input("FOLDER", f"no run in {quoted(str(folder))}", "are outputs of nashjax finetune") from None
+    settings = _settings(folder)
     if not (folder / WEIGHTS_FILE).exists():
         raise BadInput(f"FOLDER: the run in {visible(str(folder))} has not ended; finetune --resume goes on with it")
     return settings

@@ -14,6 +14,7 @@ from nashjax.lm.evaluate import Tournament, evaluate
 from nashjax.lm.gguf import load_gguf
 from nashjax.lm.judges import CallableJudge, DemoJudge, HttpJudge, Judge, JudgeError, MatrixJudge, RewardJudge
 from nashjax.lm.llama import Llama, LlamaConfig, LlamaDecoder
+from nashjax.lm.methods import DEFAULT as DEFAULT_METHOD
 from nashjax.lm.methods import METHODS, make_method
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.records import Rate, Record
@@ -23,6 +24,7 @@ from nashjax.lm.train import TrainResult, train
 from nashjax.lm.weights import load_weights, save_weights
 
 __all__ = [
+    "DEFAULT_METHOD",
     "METHODS",
     "AlphabetTokenizer",
     "ByteTokenizer",

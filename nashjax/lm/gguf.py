@@ -25,7 +25,7 @@ _BLOCK = {
     "ffn_up": "up",
     "ffn_down": "down",
 }
-_SPLIT_RULES = {"smollm", "gpt-2", "default"}
+_SPLIT_RULES = {"smollm", "gpt-2"}
 """How text is cut before byte-pair encoding; others need rules of their own."""
 _CONTROL_TOKEN = 3
 
@@ -75,14 +75,21 @@ def load_gguf(
     architecture = field("general.architecture")
     if architecture != "llama":
         raise ValueError(f"path: {path} has architecture {architecture!r}; allowed is 'llama'")
-    if reader.get_field("llama.rope.scaling.type") is not None or "rope_freqs.weight" in {
-        tensor.name for tensor in reader.tensors
-    }:
-        raise ValueError(f"path: {path} scales its rotary positions; allowed are plain ones")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
+    # Without a type a factor means linear scaling.
+    factors = [field(f"llama.rope.{name}", 1.0) for name in ("scaling.factor", "scale_linear")]
+    scaled = field("llama.rope.scaling.type", "none") != "none" or any(factor not in (0, 1) for factor in factors)
+    if scaled or "rope_freqs.weight" in tensors:
+        raise ValueError(f"path: {path} scales its rotary positions; allowed are plain ones")
+
+    def tensor(name: str) -> Any:
+        if name not in tensors:
+            raise ValueError(f"path: {path} has no tensor {name}")
+        return tensors[name]
+
     heads = int(field("llama.attention.head_count"))
     config = LlamaConfig(
-        vocabulary_size=int(tensors["token_embd.weight"].shape[1]),
+        vocabulary_size=int(tensor("token_embd.weight").shape[1]),
         width=int(field("llama.embedding_length")),
         num_layers=int(field("llama.block_count")),
         num_heads=heads,
@@ -98,19 +105,45 @@ def load_gguf(
         lora_scale=lora_scale,
     )
 
-    def weights(name: str) -> np.ndarray:
-        try:
-            tensor = tensors[name]
-        except KeyError:
-            raise ValueError(f"path: {path} has no tensor {name}") from None
-        return np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+    read = set()
 
-    model = _fill(config, weights, jax.random.key(0) if key is None else key)
+    def weights(name: str) -> np.ndarray:
+        read.add(name)
+        found = tensor(name)
+        return np.asarray(gguf.dequantize(found.data, found.tensor_type), np.float32)
+
+    try:
+        model = _fill(config, weights, jax.random.key(0) if key is None else key)
+    except NotImplementedError as error:
+        raise ValueError(f"path: {path} cannot be dequantised ({error})") from None
+    except ValueError as error:
+        raise (
+            error if str(path) in str(error) else ValueError(f"path: {path} does not fit its sizes ({error})")
+        ) from None
+    if set(tensors) - read:
+        raise ValueError(f"path: {path} has {min(set(tensors) - read)}; allowed are the tensors of a plain llama")
     decoder, params = LlamaDecoder.split(model)
     tokenizer = _tokenizer(str(path), field)
-    eos = tokenizer.name(int(field("tokenizer.ggml.eos_token_id")))
+    if tokenizer.vocabulary_size != config.vocabulary_size:
+        raise ValueError(
+            f"path: {path} has {tokenizer.vocabulary_size} different tokens; allowed are {config.vocabulary_size}, as "
+            "many as the embedding has"
+        )
+
+    def special(name: str, default: Any = None) -> str:
+        index = field(f"tokenizer.ggml.{name}_token_id", default)
+        if not 0 <= index < config.vocabulary_size:
+            raise ValueError(f"path: {path} has {name} token {index}; allowed are 0 to {config.vocabulary_size - 1}")
+        return tokenizer.name(int(index))
+
+    eos = special("eos")
     if template is None:
-        template = chat_template(field("tokenizer.chat_template", "{prompt}"))
+        try:
+            template = chat_template(field("tokenizer.chat_template", "{prompt}"))
+        except ValueError as error:
+            raise ValueError(
+                f"path: {path} has a chat template that cannot be used, {error}; give a template"
+            ) from None
     return LanguagePolicy(decoder, params, tokenizer, config.context_length, stop=(eos,), template=template)
 
 
@@ -164,8 +197,14 @@ def chat_template(template: str) -> str:
     except ImportError as error:
         raise ImportError(f'chat templates need {error.name}: python -m pip install "nashjax[lm]"') from error
     messages = [{"role": "user", "content": "{prompt}"}]
-    rendered = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
-    return rendered.render(messages=messages, add_generation_prompt=True, bos_token="", eos_token="")
+    try:
+        read = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
+        rendered = read.render(messages=messages, add_generation_prompt=True, bos_token="", eos_token="")
+    except Exception as error:  # a template is a program
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if "{prompt}" not in rendered:
+        raise ValueError("it leaves out the prompt")
+    return rendered
 
 
 def _tokenizer(path: str, field: Any) -> LibraryTokenizer:
@@ -178,7 +217,10 @@ def _tokenizer(path: str, field: Any) -> LibraryTokenizer:
         raise ValueError(f"path: {path} has tokenizer {kind!r}, {rule!r}; allowed are 'gpt2', {sorted(_SPLIT_RULES)}")
     tokens, merges = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.merges")
     pairs: Any = [tuple(merge.split(" ")) for merge in merges]
-    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, pairs))
+    try:
+        tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, pairs))
+    except Exception as error:  # the library has no class of its own for it
+        raise ValueError(f"path: {path} has a tokenizer that cannot be used ({error})") from None
     bytes_of_words: Any = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if rule == "smollm":
         digits: Any = pre_tokenizers.Digits(individual_digits=True)

@@ -120,8 +120,8 @@ class LanguagePolicy:
         rows = np.zeros((len(answers), len(answers[0]), length), np.int32)
         mask = np.zeros(rows.shape, bool)
         for index in np.ndindex(rows.shape[:2]):
-            texts: Sequence[str] = answers[index[0]]
-            tokens = self.tokenizer.encode(texts[index[1]])
+            prompt, number = index
+            tokens = self.tokenizer.encode(str(answers[prompt][number]))
             if len(tokens) < length and self.stop_ids:
                 tokens = [*tokens, self.stop_ids[0]]
             elif len(tokens) != length:

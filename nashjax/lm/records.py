@@ -99,7 +99,7 @@ class RecordFile:
         self.records: list[Record] = []
         if path is None or not path.exists():
             return
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
             try:
                 record = Record.from_json(line)
             except ValueError:

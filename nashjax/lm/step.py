@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nashjax.lm.decoding import Tokens, generate
 from nashjax.lm.game import LanguageGame
 from nashjax.lm.sharding import whole
 from nashjax.stochastic.methods import LearnerState, PolicyMethod
 from nashjax.stochastic.methods.base import Question
+from nashjax.stochastic.policies import Params
 
 
 class Looks(NamedTuple):
@@ -29,6 +31,14 @@ class Looks(NamedTuple):
 def init(game: LanguageGame, method: PolicyMethod, key: jax.Array) -> LearnerState:
     """The first state of a method."""
     return method.init(game, key)  # pyright: ignore[reportArgumentType]
+
+
+@jax.jit
+def answer(game: LanguageGame, params: Params, key: jax.Array, prompts: Tokens) -> Tokens:
+    """One answer of a policy to each of some prompts, whole on every device."""
+    members = [(params, 1.0)]
+    drawn = generate(game.decoder, members, key, prompts, 1, game.length, stop=game.stop, bias=game.bias)[0]
+    return whole(drawn, game.mesh)
 
 
 @functools.partial(jax.jit, static_argnames="method")

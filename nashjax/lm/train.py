@@ -11,16 +11,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nashjax.lm import step as steps
 from nashjax.lm.decoding import Tokens
-from nashjax.lm.evaluate import win_rate
 from nashjax.lm.game import LanguageGame
 from nashjax.lm.judges import Judge, JudgeError, ask
 from nashjax.lm.methods import DEFAULT, make_method
 from nashjax.lm.policy import LanguagePolicy
-from nashjax.lm.records import Record, RecordFile, Totals
+from nashjax.lm.records import Rate, Record, RecordFile, Totals
 from nashjax.lm.sharding import check_mesh, to_all_processes, to_mesh
 from nashjax.solve import LARGEST_INT
 from nashjax.stochastic.arguments import at_least, positive
@@ -177,42 +176,51 @@ def _to_end(
     progress: bool,
 ) -> TrainResult:
     """Make all steps, from the last checkpoint on if there is one."""
-    state = steps.init(run.game, run.method, to_mesh_key(run, 0))
+    state = steps.init(run.game, run.method, _step_key(run, 0))
     done, calls, totals = 0, 0, Totals()
-    restored = None if saved is None else saved.restore(_to_save(state, calls, totals))
+    restored = None if saved is None else saved.restore(_to_save(run, state, calls, totals))
+    number = 1
     if restored is not None:
-        done, found = restored
+        number, found = restored
+        done = number // 2
         state = _as_state(state, found["state"])
         calls, totals = int(found["calls"]), Totals(*map(float, found["totals"]))
     writes = jax.process_index() == 0
     file = RecordFile(folder / METRICS if folder is not None and writes else None, done)
     due = run.record_steps
-    stopped = False
+    # With an even number, making its record is what has failed.
+    recorded, stopped = done if number % 2 else -1, False
+
+    def save(after_record: bool) -> None:
+        # Numbers rise: that of a record comes after that of a failure to make it.
+        if saved is not None:
+            saved.save(2 * done + after_record, _to_save(run, state, calls, totals))
+
     with _progress_bar(progress and writes, run.num_steps, done) as show:
         try:
-            while done < run.num_steps and not stopped:
+            while True:
+                if done in due and recorded < done:
+                    record, asked = _evaluate(run, state, done, calls, totals)
+                    calls, totals, recorded = calls + asked, Totals(), done
+                    file.add(record)
+                    save(after_record=True)
+                    stopped = on_record is not None and bool(on_record(record, state.params))
+                if done == run.num_steps or stopped:
+                    break
                 state, asked, totals = _make_step(run, state, done, totals)
                 calls += asked
                 done += 1
-                if done in due:
-                    record, asked = _evaluate(run, state, done, calls, totals)
-                    calls, totals = calls + asked, Totals()
-                    file.add(record)
-                    if saved is not None:
-                        saved.save(done, _to_save(state, calls, totals))
-                    stopped = on_record is not None and bool(on_record(record, state.params))
                 show(done, totals, file.records)
         except (JudgeError, KeyboardInterrupt):
-            # What came before is not lost. A failed evaluation is made again.
-            if saved is not None and done and done not in due:
-                saved.save(done, _to_save(state, calls, totals))
+            if done and recorded < done:
+                save(after_record=False)
             raise
     return TrainResult(state.params, state.average, tuple(file.records), calls, state)
 
 
 def _make_step(run: _Run, state: LearnerState, done: int, totals: Totals) -> tuple[LearnerState, int, Totals]:
     start = time.perf_counter()
-    key = to_mesh_key(run, done + 1)
+    key = _step_key(run, done + 1)
     question = steps.draw(run.game, run.method, state, key)
     actions, opponents = run.method.pairs(question)
     contexts = np.asarray(question.contexts)
@@ -239,15 +247,29 @@ def _make_step(run: _Run, state: LearnerState, done: int, totals: Totals) -> tup
 
 
 def _compare(run: _Run, prompts: list[str], actions: Tokens, opponents: Tokens) -> np.ndarray:
-    """What the judge says, float32 `[prompts, comparisons]`, on every process what it says on the first."""
-    shape = actions.tokens.shape[:2]
-    if jax.process_index() > 0:
-        return to_all_processes(np.zeros(shape, np.float32))
-    texts = run.policy.decode(actions), run.policy.decode(opponents)
-    ours, theirs = ([text for row in rows for text in row] for rows in texts)
-    asked = [prompt for prompt in prompts for _ in range(shape[1])]
-    outcome = ask(run.judge, asked, ours, theirs)
-    return to_all_processes(outcome.reshape(shape).astype(np.float32))
+    """What the judge says, float32 `[prompts, comparisons]`."""
+    ours, theirs = run.policy.decode(actions), run.policy.decode(opponents)
+    return _ask(run, prompts, ours, theirs).astype(np.float32)
+
+
+def _ask(run: _Run, prompts: Sequence[str], ours: list[list[str]], theirs: list[list[str]]) -> np.ndarray:
+    """What the judge says on the first process, on all of them, `[prompts, comparisons]`."""
+    shape = (len(prompts), len(ours[0]))
+    outcome, failure = np.full(shape, np.nan), None
+    if jax.process_index() == 0:
+        asked = [prompt for prompt in prompts for _ in range(shape[1])]
+        flat = ([text for row in rows for text in row] for rows in (ours, theirs))
+        try:
+            outcome = ask(run.judge, asked, *flat).reshape(shape)
+        except JudgeError as error:
+            failure = error
+    # Also where it has failed: the others wait for this.
+    outcome = to_all_processes(outcome)
+    if failure is not None:
+        raise failure
+    if np.isnan(outcome).any():
+        raise JudgeError("the judge has failed on the first process")
+    return outcome
 
 
 def _evaluate(run: _Run, state: LearnerState, done: int, calls: int, totals: Totals) -> tuple[Record, int]:
@@ -262,33 +284,38 @@ def _evaluate(run: _Run, state: LearnerState, done: int, calls: int, totals: Tot
     for index, (name, params) in enumerate(against.items()):
         if params is not None:
             opponents = _answers(run, params, jax.random.fold_in(key, 1 + index))
-            rates[name] = win_rate(run.judge, run.held_out, [[x] for x in answers], [[x] for x in opponents])
+            rates[name] = Rate.of(_ask(run, run.held_out, answers, opponents))
             asked += len(run.held_out)
-    samples = tuple(zip(run.held_out[:SHOWN_SAMPLES], answers[:SHOWN_SAMPLES], strict=True))
+    shown = [text for (text,) in answers[:SHOWN_SAMPLES]]
+    samples = tuple(zip(run.held_out[:SHOWN_SAMPLES], shown, strict=True))
     return totals.record(done, calls + asked, samples=samples, **rates), asked
 
 
-def _answers(run: _Run, params: Params, key: jax.Array) -> list[str]:
+def _answers(run: _Run, params: Params, key: jax.Array) -> list[list[str]]:
     """One answer to each held-out prompt."""
     prompts = run.policy.encode(run.held_out, run.game.length)
-    policy = dataclasses.replace(run.policy, decoder=run.game.decoder)
-    drawn = policy.sample(params, key, prompts, 1, run.game.length)[0]
-    return [text for (text,) in policy.decode(drawn)]
+    prompts = jax.tree.map(lambda x: to_mesh(x, run.game.mesh), prompts)
+    return run.policy.decode(steps.answer(run.game, params, _on_mesh(run, key), prompts))
 
 
-def to_mesh_key(run: _Run, step: int) -> jax.Array:
+def _step_key(run: _Run, step: int) -> jax.Array:
     """The key of a step, on all devices."""
-    key = jax.random.fold_in(run.key, step)
+    return _on_mesh(run, jax.random.fold_in(run.key, step))
+
+
+def _on_mesh(run: _Run, key: jax.Array) -> jax.Array:
     if run.game.mesh is None:
         return key
-    return jax.random.wrap_key_data(
-        to_mesh(jax.random.key_data(key), run.game.mesh), impl=str(jax.random.key_impl(key))
-    )
+    data = to_mesh(jax.random.key_data(key), run.game.mesh)
+    return jax.random.wrap_key_data(data, impl=str(jax.random.key_impl(key)))
 
 
-def _to_save(state: LearnerState, calls: int, totals: Totals) -> dict[str, Any]:
-    leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(state))}
-    return {"state": leaves, "calls": np.int64(calls), "totals": np.array(totals)}
+def _to_save(run: _Run, state: LearnerState, calls: int, totals: Totals) -> dict[str, Any]:
+    leaves: Any = jax.tree.leaves(state)
+    if run.game.mesh is not None:  # no process may hold but a part
+        leaves = jax.jit(lambda x: x, out_shardings=NamedSharding(run.game.mesh, PartitionSpec()))(leaves)
+    named = {str(index): leaf for index, leaf in enumerate(leaves)}
+    return {"state": named, "calls": np.int64(calls), "totals": np.array(totals)}
 
 
 def _as_state(like: LearnerState, leaves: dict[str, Any]) -> LearnerState:

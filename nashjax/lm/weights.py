@@ -29,7 +29,7 @@ def load_weights(path: str | Path, like: Params) -> Params:
       CheckpointError: the file cannot be read, or is of another model; the first difference is named.
     """
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as stream, np.load(stream) as file:
             found = dict(file)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise CheckpointError(f"weights: {path} cannot be read ({error})") from error

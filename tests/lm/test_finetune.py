@@ -138,6 +138,10 @@ def test_a_run_is_kept_and_not_begun_again(finished, demo, run):
     assert again.stdout.splitlines()[-8:] == done.stdout.splitlines()[-8:]
     assert_refused(run("finetune", "--steps", STEPS, "--output", "RUN", "--resume", "--beta", 0.1), "had beta 0.05")
     assert_refused(run("finetune", "--steps", 4, "--output", "RUN", "--resume"), "had num_steps 3, this one has 4")
+    settings = (demo / "run.json").read_bytes()
+    other = run("finetune", "--steps", STEPS, "--output", "RUN", "--resume", "--lora-rank", 4)
+    assert_refused(other, "--resume: found a run with --lora-rank 8; allowed is the same here, not 4")
+    assert (demo / "run.json").read_bytes() == settings
 
 
 def test_answers_of_a_finished_run(demo, run):
@@ -208,6 +212,7 @@ def wrong(prompts, responses, opponents):
 def judging(tmp_path: Path) -> Path:
     """The folder of the run has a module of judges."""
     (tmp_path / "judging.py").write_text(JUDGING, encoding="utf-8")
+    (tmp_path / "untidy.py").write_text("def judge(:", encoding="utf-8")
     return tmp_path
 
 
@@ -242,7 +247,9 @@ JUDGES = {
     "answers": ("judging:wrong", "and answered 2.0; allowed are numbers from 0 to 1"),
     "no function of it": ("judging:absent", "--judge: found 'judging:absent'; allowed are functions that can be"),
     "no function": ("judging:number", "--judge: found 'judging:number'; allowed are functions"),
-    "no module": ("absent_module:judge", "found 'absent_module:judge'; allowed are functions that can be imported (No"),
+    "no module": ("absent_module:judge", "found 'absent_module:judge'; allowed are functions that can be imported (Mo"),
+    "wrong syntax": ("untidy:judge", "that can be imported (SyntaxError: "),
+    "relative": ("..judging:shaky", "that can be imported (TypeError: "),
     "no colon": ("judging", "--judge: found 'judging'; allowed are addresses, MODULE:FUNCTION and demo"),
     "url": ("http://127.0.0.1:9/v1", "--judge-model: is missing; the address is asked for a model by its name"),
 }
@@ -251,14 +258,16 @@ JUDGES = {
 @pytest.mark.parametrize("case", JUDGES)
 def test_a_judge_that_cannot_be_asked_is_refused(judging, run, case):
     judge, message = JUDGES[case]
-    assert_refused(run("finetune", "--judge", judge, "--steps", 1), message)
+    assert_refused(run("finetune", "--judge", judge, "--steps", 1, "--output", "RUN"), message)
+    if judge != "judging:wrong":
+        assert not (judging / "RUN" / "run.json").exists(), "the command can be given again"
 
 
 # A model and prompts.
 
 
 def test_prompts_of_ones_own(judging, run):
-    lines = [json.dumps({"prompt": f"Wort {index} – \u00e4"}, ensure_ascii=False) for index in range(3)]
+    lines = [json.dumps({"prompt": f"Wort {index} – \u00e4\u2028"}, ensure_ascii=False) for index in range(3)]
     (judging / "p.jsonl").write_text("\n".join([*lines, "", '"text alone"', lines[0]]), encoding="utf-8")
     options = ("--model", "tiny", "--prompts", "p.jsonl", "--answer-length", 4, "--samples", 2, "--steps", 1)
     done = run("finetune", *options, "--prompts-per-step", 2, "--method", "self_play", "--output", "RUN")
@@ -268,11 +277,12 @@ def test_prompts_of_ones_own(judging, run):
     assert re.fullmatch(
         r"step 1: 9 judge calls, KL -?0\.000, win rate against the first model [\d.]+ \([\d.]+ to [\d.]+\)", lines[0]
     )
-    assert lines[1].startswith("  Wort 0 – ä -> ")
+    assert lines[1].startswith("  Wort 0 – ä\\u2028 -> ")
     assert lines[-1] == "Written to RUN."
     assert "exploitability" not in done.stdout
     answers = run("generate", "RUN", "--prompt", "Wort 1", "--samples", 2)
-    assert [json.loads(line)["prompt"] for line in answers.stdout.rstrip("\n").split("\n")] == ["Wort 1"] * 2
+    assert [json.loads(line)["prompt"] for line in answers.stdout.splitlines()] == ["Wort 1"] * 2
+    assert answers.stdout.replace("\n", "").isprintable()
     assert_refused(run("generate", "RUN"), "--prompt: is missing; give that or --prompts")
     assert_refused(run("generate", "RUN", "--prompt", "x" * 300), "prompts[0]: has 300 tokens; allowed are 1 to 252")
 
@@ -286,6 +296,8 @@ PROMPTS: dict[str, tuple[bytes | None, str]] = {
     "cut": (b'"a"\n"b"\n{"prompt": "c\n', "p.jsonl, line 3: found"),
     "nothing": (b"\n  \n", "p.jsonl: found no prompt; allowed is a file with at least one"),
     "latin-1": ("ä\n".encode("latin-1"), "p.jsonl: found bytes that are no UTF-8; allowed is UTF-8"),
+    "half a character": (b'"a"\n"\\ud83d"\n', "p.jsonl, line 2: found"),
+    "deep": (b"[" * 100_000, "p.jsonl, line 1: found '[[["),
     "steers the terminal": (b"\x1b[2J\n", r"p.jsonl, line 1: found '\x1b[2J'"),
     "no file": (None, "p.jsonl: there is no such file"),
 }
@@ -317,6 +329,8 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
         ("--model", "tiny", "--prompts", "p.jsonl", "--answer-length", 250),
         "prompts[0]: has 9 tokens",
     ),
+    "both": (("--gguf", "m", "--model", "tiny", "--prompts", "p.jsonl"), "--gguf: cannot be used with --model"),
+    "length": (("--answer-length", 2), "--answer-length: found 2; allowed is 3 in the demonstration"),
     "beta": (("--beta", 0), "'--beta': found '0'; allowed are finite numbers > 0"),
     "steps": (("--steps", 0), "'--steps': found '0'; allowed are integers >= 1"),
     "samples": (("--samples", 1), "'--samples': found '1'; allowed are integers >= 2"),

@@ -6,7 +6,7 @@ The numpy model reads the tensors as they are defined for the file, so no code o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,9 @@ def write(
     rule: str = "smollm",
     head: int = HEAD,
     kinds: Callable[[str], Any] = lambda name: gguf.GGMLQuantizationType.F32,
+    merges: Sequence[str] = MERGES,
+    end: int = END,
+    template: str = TEMPLATE,
     change: Callable[[Any], None] = lambda writer: None,
     tokenizer: Callable[[Any], None] | None = None,
 ) -> Path:
@@ -104,9 +107,9 @@ def write(
         writer.add_tokenizer_pre(rule)
         writer.add_token_list(NAMES)
         writer.add_token_types([gguf.TokenType.CONTROL if name in CONTROL else gguf.TokenType.NORMAL for name in NAMES])
-        writer.add_token_merges(MERGES)
-        writer.add_eos_token_id(END)
-        writer.add_chat_template(TEMPLATE)
+        writer.add_token_merges(merges)
+        writer.add_eos_token_id(end)
+        writer.add_chat_template(template)
     else:
         tokenizer(writer)
     change(writer)
@@ -317,6 +320,7 @@ def other_tokenizer(model: str, rule: str) -> Callable[[Any], None]:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "architecture": ({"architecture": "qwen2"}, "has architecture 'qwen2'; allowed is 'llama'"),
     "missing matrix": ({"weights": without("blk.1.ffn_up.weight")}, "has no tensor blk.1.ffn_up.weight"),
+    "missing embedding": ({"weights": without("token_embd.weight")}, "has no tensor token_embd.weight"),
     "missing norm": ({"weights": without("output_norm.weight")}, "has no tensor output_norm.weight"),
     "rope scaling": (
         {"change": lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)},
@@ -325,6 +329,27 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rope factors": (
         {"weights": random_weights() | {"rope_freqs.weight": np.ones(HEAD // 2, np.float32)}},
         "scales its rotary positions; allowed are plain ones",
+    ),
+    "rope factor": (
+        {"change": lambda writer: writer.add_rope_scaling_factor(4.0)},
+        "scales its rotary positions; allowed are plain ones",
+    ),
+    "bias": (
+        {"weights": random_weights() | {"blk.0.attn_q.bias": np.ones(HEADS * HEAD, np.float32)}},
+        "has blk.0.attn_q.bias; allowed are the tensors of a plain llama",
+    ),
+    "shape": (
+        {"weights": random_weights() | {"output_norm.weight": np.ones(WIDTH // 2, np.float32)}},
+        "does not fit its sizes (norm.scale: has shape (16,); allowed is (32,))",
+    ),
+    "end token": ({"end": 999}, "has eos token 999; allowed are 0 to 270"),
+    "template": (
+        {"template": "{{ raise_exception('no') }}"},
+        "has a chat template that cannot be used, UndefinedError: 'raise_exception' is undefined; give a template",
+    ),
+    "merge": (
+        {"merges": [*MERGES, "q z"]},
+        "has a tokenizer that cannot be used (Error while initializing BPE: Token `qz` out of vocabulary)",
     ),
     "sentencepiece": (
         {"tokenizer": other_tokenizer("llama", "smollm")},

@@ -26,9 +26,14 @@ HELD_OUT = ["c", "cc"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def count_a(prompts, responses):
-    """A reward: how often `a` comes."""
-    return [float(response.count("a")) for response in responses]
+def count_c(prompts, responses):
+    """A reward: how often `c` comes."""
+    return [float(response.count("c")) for response in responses]
+
+
+def even_policy(**shape):
+    """A policy that says every letter often."""
+    return small_policy(spread=1.0, **shape)
 
 
 def train(policy=None, judge=None, **options):
@@ -39,10 +44,10 @@ def train(policy=None, judge=None, **options):
         "method": lm.make_method(prompts_per_step=2, samples_per_prompt=2),
         "num_records": 2,
     }
-    judge = lm.RewardJudge(count_a) if judge is None else judge
+    judge = lm.RewardJudge(count_c) if judge is None else judge
     prompts = options.pop("prompts", PROMPTS)
     beta = options.pop("beta", 0.1)
-    return lm.train(small_policy() if policy is None else policy, prompts, judge, beta, **(settings | options))
+    return lm.train(even_policy() if policy is None else policy, prompts, judge, beta, **(settings | options))
 
 
 def same(one, other):
@@ -52,36 +57,36 @@ def same(one, other):
 
 
 def test_a_run_learns_what_is_preferred_and_says_so(tmp_path):
-    judge = lm.CallableJudge(lambda *texts: lm.RewardJudge(count_a)(*texts))
-    method = lm.make_method("two_average", prompts_per_step=4, samples_per_prompt=8, learning_rate=0.02)
+    judge = lm.CallableJudge(lambda *texts: lm.RewardJudge(count_c)(*texts))
+    method = lm.make_method(prompts_per_step=4, samples_per_prompt=8, learning_rate=0.01)
     seen = []
     result = train(
         judge=judge,
         method=method,
-        num_steps=40,
+        num_steps=60,
         num_records=4,
-        held_out=HELD_OUT * 20,
+        held_out=HELD_OUT * 60,
         output=tmp_path / "run",
         on_record=lambda record, params: seen.append((record, params)),
     )
-    assert [record.step for record in result.history] == [10, 20, 30, 40]
+    assert [record.step for record in result.history] == [15, 30, 45, 60]
     assert tuple(record for record, _ in seen) == result.history
     assert same(seen[-1][1], result.params)
     last = result.history[-1]
-    assert last.judge_calls == result.judge_calls == 40 * 4 * 64 + 4 * 2 * 40
+    assert last.judge_calls == result.judge_calls == 60 * 4 * 64 + 4 * 2 * 120
     assert last.reference_win_rate is not None
     assert 0.5 < last.reference_win_rate.low < last.reference_win_rate.mean < last.reference_win_rate.high
     assert last.target_win_rate is not None
     assert last.kl > 0.1
     assert last.samples[0][0] == "c"
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [10, 20, 30, 40]
+    assert [json.loads(line)["step"] for line in lines] == [15, 30, 45, 60]
     assert json.loads(lines[-1])["reference_win_rate"]["mean"] == last.reference_win_rate.mean
-    policy = small_policy()
+    policy = even_policy()
     prompts = policy.encode(["b"], 3)
     counts = [
         np.mean(
-            [text.count("a") for text in policy.decode(policy.sample(params, jax.random.key(1), prompts, 500, 3)[0])[0]]
+            [text.count("c") for text in policy.decode(policy.sample(params, jax.random.key(1), prompts, 500, 3)[0])[0]]
         )
         for params in (policy.params, result.params)
     ]
@@ -108,7 +113,7 @@ def test_the_equilibrium_of_a_listed_game_is_found():
 @pytest.mark.parametrize("lora_rank", [0, 16])
 def test_parts_of_a_step_add_up(lora_rank):
     """The gradient of a step is the same, in however many parts it is computed."""
-    policy = small_policy(lora_rank=lora_rank)
+    policy = even_policy(lora_rank=lora_rank)
     method = lm.make_method("two_average", prompts_per_step=4, samples_per_prompt=2, learning_rate=0.003)
     whole, parts = (train(policy, method=method, num_steps=2, accumulate=k) for k in (1, 4))
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True):
@@ -117,7 +122,7 @@ def test_parts_of_a_step_add_up(lora_rank):
 
 
 def test_adapters_leave_the_frozen_weights_alone_and_start_as_the_reference():
-    policy = small_policy(lora_rank=2)
+    policy = even_policy(lora_rank=2)
     base = jax.tree.map(np.array, policy.decoder.base)
     result = train(policy, num_steps=3)
     assert same(base, policy.decoder.base)
@@ -128,11 +133,12 @@ def test_adapters_leave_the_frozen_weights_alone_and_start_as_the_reference():
 
 KILLED = """
     import jax, sys, time
+    jax.config.update("jax_enable_x64", True)
     sys.path.insert(0, {root!r})
     from tests.lm.test_train import *
     def slow(prompts, responses):
         time.sleep(0.05)
-        return count_a(prompts, responses)
+        return count_c(prompts, responses)
     result = train(judge=lm.RewardJudge(slow), num_steps=30, num_records=15, held_out=HELD_OUT, output={folder!r})
     lm.save_weights({folder!r} + "/end.npz", (result.params, result.average))
 """
@@ -175,17 +181,40 @@ def test_a_judge_that_fails_leaves_a_checkpoint_and_the_run_goes_on_from_it(tmp_
         asked.append(len(prompts))
         if len(asked) == 6:
             raise OSError("the machine is on fire")
-        return count_a(prompts, responses)
+        return count_c(prompts, responses)
 
     with pytest.raises(lm.JudgeError, match="the machine is on fire"):
         train(judge=lm.RewardJudge(failing), num_steps=6, num_records=2, output=tmp_path)
     saved = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
-    assert saved[-1] not in (0, 3, 6)  # not at a record: where it failed
+    assert saved[-1] % 2 == 0  # not that of a record: where it failed
     resumed = train(num_steps=6, num_records=2, output=tmp_path)
     assert same(resumed.params, whole.params)
     assert [r.step for r in resumed.history] == [3, 6]
     assert resumed.history[-1].win_rate == pytest.approx(whole.history[-1].win_rate)
     assert resumed.judge_calls == whole.judge_calls
+
+
+def test_an_evaluation_that_fails_is_made_again(tmp_path):
+    held_out = {"cc", "c"}
+
+    def failing(prompts, responses, opponents):
+        if set(prompts) <= held_out:
+            raise OSError("no")
+        return lm.RewardJudge(count_c)(prompts, responses, opponents)
+
+    with pytest.raises(lm.JudgeError, match="no"):
+        train(judge=failing, held_out=HELD_OUT, num_steps=4, num_records=1, output=tmp_path)
+    asked = []
+
+    def counting(prompts, responses, opponents):
+        asked.append(set(prompts))
+        return lm.RewardJudge(count_c)(prompts, responses, opponents)
+
+    resumed = train(judge=counting, held_out=HELD_OUT, num_steps=4, num_records=1, output=tmp_path)
+    assert all(prompts <= held_out for prompts in asked)  # no step is made again
+    whole = train(held_out=HELD_OUT, num_steps=4, num_records=1)
+    assert same(resumed.params, whole.params)
+    assert resumed.history[0]._replace(tokens_per_second=0) == whole.history[0]._replace(tokens_per_second=0)
 
 
 @pytest.mark.parametrize("answer", [1.7, float("nan"), "good", None])
@@ -197,8 +226,8 @@ def test_answers_that_are_no_probability_stop_a_run(answer):
 @pytest.mark.parametrize(
     "other",
     [
-        {"policy": small_policy(seed=1)},
-        {"policy": small_policy(width=8)},
+        {"policy": even_policy(seed=1)},
+        {"policy": even_policy(width=8)},
         {"prompts": [*PROMPTS, "c"]},
         {"beta": 0.2},
         {"num_steps": 5},
@@ -229,11 +258,11 @@ def test_metrics_that_were_cut_off_are_mended(finished):
 
 
 def test_weights_come_back_and_those_of_another_model_do_not(tmp_path):
-    policy = small_policy()
+    policy = even_policy()
     lm.save_weights(tmp_path / "weights.npz", policy.params)
     assert same(lm.load_weights(tmp_path / "weights.npz", policy.params), policy.params)
     with pytest.raises(CheckpointError, match=r"of shape .* allowed are weights of the same model"):
-        lm.load_weights(tmp_path / "weights.npz", small_policy(width=8).params)
+        lm.load_weights(tmp_path / "weights.npz", even_policy(width=8).params)
     lm.save_weights(tmp_path / "more.npz", {"a": policy.params, "b": jnp.ones(1)})
     with pytest.raises(CheckpointError, match="which the model has not"):
         lm.load_weights(tmp_path / "more.npz", {"a": policy.params})
@@ -269,11 +298,11 @@ def test_a_run_that_goes_astray_says_so():
 
 
 def test_a_tournament_goes_straight_into_solve():
-    policy = small_policy()
-    strong = train(num_steps=30, method=lm.make_method(prompts_per_step=4, samples_per_prompt=4, learning_rate=0.02))
+    policy = even_policy()
+    strong = train(num_steps=30, method=lm.make_method(prompts_per_step=4, samples_per_prompt=8, learning_rate=0.01))
     entrants = {"first": (policy, policy.params), "trained": (policy, strong.params)}
     found = lm.evaluate(
-        entrants, HELD_OUT, lm.RewardJudge(count_a), answer_length=3, key=jax.random.key(0), samples_per_prompt=50
+        entrants, HELD_OUT, lm.RewardJudge(count_c), answer_length=3, key=jax.random.key(0), samples_per_prompt=50
     )
     assert found.names == ("first", "trained")
     assert found.comparisons == 100
@@ -288,44 +317,51 @@ def test_a_tournament_goes_straight_into_solve():
         lm.evaluate(entrants | {"x": "y"}, HELD_OUT, lm.DemoJudge(), answer_length=3, key=jax.random.key(0))
 
 
-SHARDED = """
-    import os, sys
-    process, port = int(sys.argv[1]), sys.argv[2]
-    import jax
-    jax.config.update("jax_num_cpu_devices", 2 if process >= 0 else 1)
-    if process >= 0:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize("127.0.0.1:" + port, 2, process)
-    sys.path.insert(0, {root!r})
-    from tests.lm.test_train import *
-    mesh = None
-    if process >= 0:
-        assert jax.device_count() == 4
-        from jax.sharding import AxisType
-        mesh = jax.make_mesh((2, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+def sharded_run(mesh, judge, output):
+    """What a run records."""
     method = lm.make_method("two_average", prompts_per_step=4, samples_per_prompt=2, learning_rate=0.003)
-    asked = lm.CallableJudge(lm.RewardJudge(count_a))
     policy = small_policy(width=64, mlp_width=256)
-    result = train(policy, method=method, judge=asked, mesh=mesh, num_steps=5, num_records=5)
-    assert (asked.calls > 0) == (process < 1)
-    if process < 1:
-        print(json.dumps([[r.win_rate, r.kl, r.entropy, r.gradient_norm] for r in result.history]))
+    options = {"num_steps": 5, "num_records": 5, "held_out": HELD_OUT, "output": output}
+    history = train(policy, method=method, judge=judge, mesh=mesh, **options).history
+    return [[r.win_rate, r.kl, r.entropy, r.gradient_norm, r.reference_win_rate.mean] for r in history]
+
+
+SHARDED = """
+    import sys
+    process, port, root, output = int(sys.argv[1]), *sys.argv[2:]
+    import jax
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize("127.0.0.1:" + port, 2, process)
+    assert jax.device_count() == 4
+    sys.path.insert(0, root)
+    from tests.lm.test_train import *
+    mesh = jax.make_mesh((2, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    asked = lm.CallableJudge(lm.RewardJudge(count_c))
+    rows = sharded_run(mesh, asked, output)
+    assert (asked.calls > 0) == (process == 0)
+    print(json.dumps(rows))
 """
 
 
-def test_four_devices_of_two_processes_do_what_one_does():
-    code = textwrap.dedent(SHARDED.format(root=str(ROOT)))
+def test_four_devices_of_two_processes_do_what_one_does(tmp_path):
+    one = np.array(sharded_run(None, lm.RewardJudge(count_c), tmp_path / "one"))
     port = str(20_000 + os.getpid() % 20_000)
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-
-    def start(process):
-        arguments = [sys.executable, "-W", "ignore", "-c", code, str(process), port]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(arguments, env=environment, **pipes)
-
-    processes = [start(process) for process in (-1, 0, 1)]
+    # Both compile with the same settings as this process.
+    arguments = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SHARDED)]
+    processes = [
+        subprocess.Popen(
+            [*arguments, str(process), port, str(ROOT), str(tmp_path / "four")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
     outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], outputs
-    one, four = (np.array(json.loads(outputs[i][0].splitlines()[-1])) for i in (0, 1))
-    np.testing.assert_allclose(four, one, atol=1e-5, rtol=1e-5)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    for output, _ in outputs:
+        four = np.array(json.loads(output.splitlines()[-1]))
+        np.testing.assert_allclose(four, one, atol=1e-5, rtol=1e-5)
     assert np.abs(one[-1] - one[0]).max() > 1e-3
