@@ -131,9 +131,9 @@ class _Logistic:
         self.left, self.right = left, right
         self.num_actions, self.batch_shape = left.shape[0], ()
 
-    def payoffs(self, v: jax.Array) -> jax.Array:
-        """`P v`."""
-        return jax.lax.map(lambda row: jax.nn.sigmoid(self.right @ row) @ v, self.left, batch_size=256)
+    def payoffs(self, weights: jax.Array) -> jax.Array:
+        """`P weights`."""
+        return jax.lax.map(lambda row: jax.nn.sigmoid(self.right @ row) @ weights, self.left, batch_size=256)
 
 
 @jax.jit
@@ -211,7 +211,8 @@ def run(
 
 def run_all(setting: str, method: str, options: dict[str, float], pairs: Any, budget: int) -> list[dict[str, Any]]:
     """A method on several pairs of game and seed, in one process: it compiles once."""
-    return [row for pair in pairs for row in run(setting, method, options, *pair, budget)]
+    found = (run(setting, method, options, game_seed, seed, budget) for game_seed, seed in pairs)
+    return [row for rows in found for row in rows]
 
 
 def in_parallel(jobs: list[tuple[Any, ...]], workers: int) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,17 +13,23 @@ from nashjax import lm
 
 
 def small_policy(
-    letters: str = "abc", *, stop: bool = True, seed: int = 0, spread: float = 3.0, lora_rank: int = 0, **shape: int
+    letters: str = "abc", *, stop: bool = True, seed: int = 0, spread: float = 3.0, **shape: Any
 ) -> lm.LanguagePolicy:
     """A llama on a few letters, its logits spread out so that answers are far from equally likely."""
-    sizes = {"width": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 24} | shape
+    sizes: dict[str, Any] = {"width": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 24} | shape
     tokenizer = lm.AlphabetTokenizer(letters)
-    config = lm.LlamaConfig(tokenizer.vocabulary_size, context_length=16, tied_head=False, lora_rank=lora_rank, **sizes)
+    config = lm.LlamaConfig(tokenizer.vocabulary_size, context_length=16, tied_head=False, **sizes)
     model = lm.Llama(config, nnx.Rngs(seed))
     model.head[...] = spread * model.head[...]
     decoder, params = lm.LlamaDecoder.split(model)
-    end = {"stop": ("<end>",)} if stop else {"forbidden": ("<end>",)}
+    end: dict[str, Any] = {"stop": ("<end>",)} if stop else {"forbidden": ("<end>",)}
     return lm.LanguagePolicy(decoder, params, tokenizer, 16, **end)
+
+
+def frozen(policy: lm.LanguagePolicy) -> Any:
+    """The frozen weights of a llama."""
+    decoder: Any = policy.decoder
+    return decoder.base
 
 
 def all_answers(policy: lm.LanguagePolicy, length: int, prompts: int) -> lm.Tokens:

@@ -50,7 +50,7 @@ def test_answers_are_as_likely_as_the_draw_says(policy: LanguagePolicy):
     """Token by token from a cache, and all tokens at once, prompts padded or not."""
     prompts = policy.encode(HELD_OUT[:2], ANSWER_LENGTH)
     answers, drawn = policy.sample(policy.params, jax.random.key(0), prompts, 4, ANSWER_LENGTH)
-    np.testing.assert_allclose(policy.log_probs(policy.params, prompts, answers), drawn, atol=1e-3)
+    np.testing.assert_allclose(policy.log_probs(policy.params, prompts, answers), drawn, atol=3e-4)
 
 
 def test_three_steps(policy: LanguagePolicy):
