@@ -32,6 +32,7 @@ class ListedGame:
       length: of every answer; there is no stop token.
       num_prompts: how many prompts, at most ten, "0", "1" and so on.
       seed: of the first weights.
+      lora_rank: of the adapters; 0 trains all weights.
 
     Attributes:
       policy: the model.
@@ -39,7 +40,7 @@ class ListedGame:
       answers: all answers.
     """
 
-    def __init__(self, letters: str = "rps.", length: int = 3, num_prompts: int = 4, seed: int = 0):
+    def __init__(self, letters: str = "rps.", length: int = 3, num_prompts: int = 4, seed: int = 0, lora_rank: int = 0):
         self.prompts = [str(c) for c in range(num_prompts)]
         self.answers = ["".join(answer) for answer in itertools.product(letters, repeat=length)]
         self._length = length
@@ -54,6 +55,7 @@ class ListedGame:
             mlp_width=128,
             tied_head=False,
             context_length=1 + length,
+            lora_rank=lora_rank,
         )
         decoder, params = LlamaDecoder.split(Llama(config, nnx.Rngs(seed)))
         self.policy = LanguagePolicy(decoder, params, tokenizer, 1 + length, forbidden=("<end>", *digits))

@@ -95,15 +95,21 @@ def test_a_run_learns_what_is_preferred_and_says_so(tmp_path):
     assert counts[1] > counts[0] + 0.3
 
 
-def test_the_equilibrium_of_a_listed_game_is_found():
-    game = lm.ListedGame("ab", 2, 2)
+@pytest.mark.parametrize(
+    ("name", "options", "lora_rank"),
+    [("two_loop", {"inner_steps": 10}, 0), ("two_loop", {"inner_steps": 10}, 32), ("target", {"rate": 0.05}, 0)],
+    ids=["two_loop", "adapters of full rank", "target"],
+)
+def test_the_equilibrium_of_a_listed_game_is_found(name, options, lora_rank):
+    """By all weights and by adapters as large as the matrices, by the two loops and by the target form alike."""
+    game = lm.ListedGame("ab", 2, 2, lora_rank=lora_rank)
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, 4, 4)) * 2
     preferences = 1 / (1 + np.exp(logits.swapaxes(1, 2) - logits))
     judge = lm.MatrixJudge(preferences, game.prompts, game.answers)
-    method = lm.make_method("two_loop", prompts_per_step=2, samples_per_prompt=64, learning_rate=0.005, inner_steps=10)
+    method = lm.make_method(name, prompts_per_step=2, samples_per_prompt=64, learning_rate=0.005, **options)
     result = lm.train(
-        game.policy, game.prompts, judge, 0.1, num_steps=300, answer_length=2, key=jax.random.key(1), method=method
+        game.policy, game.prompts, judge, 0.1, num_steps=700, answer_length=2, key=jax.random.key(1), method=method
     )
     start = game.exploitability(preferences, game.policy.params, 0.1)
     end = game.exploitability(preferences, result.params, 0.1)
