@@ -1,7 +1,7 @@
 """The exact study of fine-tuning: exploitability against judge calls, where all answers can be listed (spec 7).
 
-Run `python -m benchmarks.language_model` in the project's folder with the extras `train` and `plot` installed (within
-an hour on two cores); `--quick` takes some minutes, `--tune` finds the settings that the others use (half an hour).
+Run `python -m benchmarks.language_model` in the project's folder with the extras `train` and `plot` installed (an
+hour and more on two cores); `--quick` is a small part, `--tune` finds the settings that the others use (half an hour).
 Writes `language_model.json` and `language_model.png` into benchmarks/results, or what `--output` names.
 
 Setting L: 4 prompts, answers of 3 letters of 4, no stop token, beta 0.03, a strongly cyclic judge, votes 0 or 1, 256 in

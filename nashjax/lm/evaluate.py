@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nashjax.lm.judges import Judge, ask
+from nashjax.lm.judges import Judge
+from nashjax.lm.judges.base import ask_rows
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.records import Rate
 from nashjax.stochastic.arguments import at_least
@@ -100,7 +101,4 @@ def win_rate(
     judge: Judge, prompts: Sequence[str], answers: Sequence[Sequence[str]], opponents: Sequence[Sequence[str]]
 ) -> Rate:
     """How often answers `[prompts][samples]` were preferred over opponents of the same shape."""
-    samples = len(answers[0])
-    asked = [prompt for prompt in prompts for _ in range(samples)]
-    ours, theirs = ([text for row in rows for text in row] for rows in (answers, opponents))
-    return Rate.of(ask(judge, asked, ours, theirs).reshape(len(prompts), samples))
+    return Rate.of(ask_rows(judge, prompts, answers, opponents))

@@ -37,7 +37,7 @@ _TUNED: dict[str, dict[str, Any]] = {
     "proximal_point": {"rate": 0.05},
     "two_loop": {"inner_steps": 20},
 }
-"""Where the best settings of that study are others than those for tables."""
+"""The best settings of the four in that study; `learning_rate` is that of the default."""
 
 
 def make_method(

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-WIDTH = 1.96
-"""Half the width of a 95 % interval, in standard errors."""
+from nashjax.stochastic.records import WIDTH
 
 
 class Rate(NamedTuple):
@@ -49,8 +48,8 @@ class Record(NamedTuple):
       gradient_norm: of the gradient.
       tokens_per_second: of answers drawn, everything counted.
       reference_win_rate: a `Rate` on held-out prompts, against the reference; None without such prompts.
-      target_win_rate: the same against the proximal centre, the policy's own moving average; None where the method
-        has none.
+      target_win_rate: the same against the proximal centre, a moving average or an earlier state of the policy; None
+        where the method has none.
       samples: some answers to held-out prompts, pairs of prompt and answer.
     """
 

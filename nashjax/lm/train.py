@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from nashjax.lm import step as steps
 from nashjax.lm.decoding import Tokens
 from nashjax.lm.game import LanguageGame
-from nashjax.lm.judges import Judge, JudgeError, ask
+from nashjax.lm.judges import Judge, JudgeError
+from nashjax.lm.judges.base import ask_rows
 from nashjax.lm.methods import DEFAULT, make_method
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.records import Rate, Record, RecordFile, Totals
@@ -88,6 +89,7 @@ class _Run:
             "num_steps": self.num_steps,
             "num_records": self.num_records,
             "votes": self.votes,
+            "accumulate": self.accumulate,
         }
 
 
@@ -125,7 +127,7 @@ def train(
       answer_length: most tokens of an answer, the stop token among them.
       key: a jax random key.
       method: a name in `METHODS`, with the settings of `make_method`, or a method made by that or by its class.
-      held_out: prompts that are not learnt from, for win rates against the reference and the moving average; these
+      held_out: prompts that are not learnt from, for win rates against the reference and the proximal centre; these
         comparisons are counted too.
       num_records: how often to evaluate, record and save.
       votes: whether to learn from answers 0 or 1 that are drawn with the judge's probabilities, as people would give.
@@ -143,6 +145,7 @@ def train(
       ValueError: an argument is not valid.
       JudgeError: the judge has failed for good.
       CheckpointError: the folder holds another run.
+      FloatingPointError: a step was not finite; a smaller learning rate may help.
     """
     run = _checked(
         policy,
@@ -254,13 +257,10 @@ def _compare(run: _Run, prompts: list[str], actions: Tokens, opponents: Tokens) 
 
 def _ask(run: _Run, prompts: Sequence[str], ours: list[list[str]], theirs: list[list[str]]) -> np.ndarray:
     """What the judge says on the first process, on all of them, `[prompts, comparisons]`."""
-    shape = (len(prompts), len(ours[0]))
-    outcome, failure = np.full(shape, np.nan), None
+    outcome, failure = np.full((len(prompts), len(ours[0])), np.nan), None
     if jax.process_index() == 0:
-        asked = [prompt for prompt in prompts for _ in range(shape[1])]
-        flat = ([text for row in rows for text in row] for rows in (ours, theirs))
         try:
-            outcome = ask(run.judge, asked, *flat).reshape(shape)
+            outcome = ask_rows(run.judge, prompts, ours, theirs)
         except JudgeError as error:
             failure = error
     # Also where it has failed: the others wait for this.

@@ -240,9 +240,10 @@ def test_answers_that_are_no_probability_stop_a_run(answer):
         {"beta": 0.2},
         {"num_steps": 5},
         {"key": jax.random.key(1)},
+        {"accumulate": 2},
         {"method": lm.make_method("self_play", prompts_per_step=2, samples_per_prompt=2)},
     ],
-    ids=["weights", "shape", "prompts", "beta", "steps", "key", "method"],
+    ids=["weights", "shape", "prompts", "beta", "steps", "key", "accumulate", "method"],
 )
 def test_the_folder_of_another_run_is_refused(finished, other):
     with pytest.raises(CheckpointError, match=r"the run in .* had"):

@@ -98,6 +98,16 @@ def describe(question: Question) -> str:
     return f"whether {response} is preferred over {opponent} for the prompt {prompt}"
 
 
+def ask_rows(
+    judge: Judge, prompts: Sequence[str], answers: Sequence[Sequence[str]], opponents: Sequence[Sequence[str]]
+) -> np.ndarray:
+    """As `ask`, of answers `[prompts][num]` and as many opponents: float64 `[prompts, num]`."""
+    num = len(answers[0])
+    asked = [prompt for prompt in prompts for _ in range(num)]
+    ours, theirs = ([text for row in rows for text in row] for rows in (answers, opponents))
+    return ask(judge, asked, ours, theirs).reshape(len(prompts), num)
+
+
 def described(questions: Sequence[Question]) -> str:
     """Several questions in words."""
     return f"{len(questions)} questions, the first {describe(questions[0])}"
