@@ -1,0 +1,82 @@
+"""Answers of a judge kept on disk, so that no question is paid for twice."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from nashjax.files.errors import quoted
+from nashjax.lm.judges.base import SHOWN, JudgeError
+
+Pair = tuple[str, str, str]  # a prompt, the text that is called A, the text that is called B
+
+
+class AnswerCache:
+    """Answers in an SQLite file, each written for good before it is used; several processes may share the file."""
+
+    APPLICATION = 0x6E61736A  # SQLite's mark of whose file it is
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        if self.path.is_dir() or not self.path.suffix:
+            self.path = self.path / "judge.sqlite3"
+        self._lock = threading.Lock()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare()
+            except BaseException:
+                self._database.close()
+                raise
+        except (OSError, sqlite3.Error) as error:
+            said = f"{quoted(str(self.path), SHOWN)} cannot be used, {quoted(str(error), SHOWN)}"
+            raise ValueError(f"cache: {said}; allowed are files that a judge has made, and new ones") from None
+
+    def _prepare(self) -> None:
+        """Make the table of a new file; raises sqlite3.Error for another program's."""
+        run = self._database.execute
+        if run("PRAGMA application_id").fetchone()[0] != self.APPLICATION:
+            if run("SELECT count(*) FROM sqlite_master WHERE name != 'answers'").fetchone()[0]:
+                raise sqlite3.DatabaseError("it holds something else")
+            run("PRAGMA journal_mode = WAL")
+            run("BEGIN IMMEDIATE")
+            run(
+                "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY,"
+                " probability REAL NOT NULL CHECK (probability BETWEEN 0 AND 1)) WITHOUT ROWID"
+            )
+            run(f"PRAGMA application_id = {self.APPLICATION}")
+            run("COMMIT")
+        run("PRAGMA synchronous = NORMAL")  # in WAL mode enough for a process that is killed
+
+    def get(self, keys: Mapping[Pair, bytes]) -> dict[Pair, float]:
+        """The answers that are known."""
+        found = {pair: self._run("SELECT probability FROM answers WHERE key = ?", key) for pair, key in keys.items()}
+        return {pair: answer for pair, answer in found.items() if answer is not None}
+
+    def put(self, key: bytes, answer: float) -> float:
+        """Keep an answer; returns the kept one, which is that of another process if it was faster."""
+        self._run("INSERT OR IGNORE INTO answers VALUES (?, ?)", key, answer)
+        kept = self._run("SELECT probability FROM answers WHERE key = ?", key)
+        return answer if kept is None else kept
+
+    def _run(self, statement: str, *values: bytes | float) -> float | None:
+        """The first number that a statement finds."""
+        try:
+            with self._lock:
+                row = self._database.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            raise JudgeError(f"the judge's cache {quoted(str(self.path), SHOWN)} cannot be used: {error}") from error
+        if row is None:
+            return None
+        if not isinstance(row[0], float) or not 0 <= row[0] <= 1:
+            raise JudgeError(f"the judge's cache {quoted(str(self.path), SHOWN)} holds {row[0]!r} for an answer")
+        return row[0]
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._database.close()
