@@ -357,14 +357,13 @@ SHARDED = """
 """
 
 
-def test_four_devices_of_two_processes_do_what_one_does(tmp_path):
-    one = np.array(sharded_run(None, lm.RewardJudge(count_c), tmp_path / "one"))
+def two_processes(folder):
+    """What two processes of two devices each print; both compile with the same settings as this one."""
     port = str(20_000 + os.getpid() % 20_000)
-    # Both compile with the same settings as this process.
     arguments = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SHARDED)]
     processes = [
         subprocess.Popen(
-            [*arguments, str(process), port, str(ROOT), str(tmp_path / "four")],
+            [*arguments, str(process), port, str(ROOT), str(folder)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -372,7 +371,15 @@ def test_four_devices_of_two_processes_do_what_one_does(tmp_path):
         for process in range(2)
     ]
     outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    return [process.returncode for process in processes], outputs
+
+
+def test_four_devices_of_two_processes_do_what_one_does(tmp_path):
+    one = np.array(sharded_run(None, lm.RewardJudge(count_c), tmp_path / "one"))
+    codes, outputs = two_processes(tmp_path / "four")
+    if any("Connect timeout" in errors for _, errors in outputs):  # a busy machine started one far behind the other
+        codes, outputs = two_processes(tmp_path / "again")
+    assert codes == [0, 0], outputs
     for output, _ in outputs:
         four = np.array(json.loads(output.splitlines()[-1]))
         np.testing.assert_allclose(four, one, atol=1e-5, rtol=1e-5)
