@@ -436,6 +436,15 @@ def test_a_pause_ends_when_another_question_fails_for_good(server, connect):
     assert time.monotonic() - start < 5
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Interrupts are errors, also where this process was started in the background, which ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_stops_at_once_and_what_arrives_later_is_kept(server, connect, tmp_path):
     hold = threading.Event()
 
