@@ -1,6 +1,7 @@
 """Certified Nash equilibria of preference games, thousands at a time, on CPU, GPU and TPU.
 
-`solve` is the front door; `games` makes games, `metrics` judges policies, `stochastic` learns from sampled comparisons.
+`solve` is the front door; `games` makes games, `metrics` judges policies. With extras: `stochastic` learns from sampled
+comparisons, `lm` fine-tunes language models, `ranking` ranks items from their battles, `plotting` draws.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what needs an extra when it is first asked for."""
-    if name in ("lm", "stochastic"):
+    if name in ("lm", "plotting", "ranking", "stochastic"):
         import importlib
 
         return importlib.import_module(f"nashjax.{name}")

@@ -1,61 +1,27 @@
-"""The command line: `nashjax solve FILE`, `nashjax demo`, and the commands of `nashjax/finetune.py`."""
+"""The command line: its commands are the modules of `nashjax/commands/`."""
 
 from __future__ import annotations
 
-import math
 import sys
-import time
-from pathlib import Path
 from typing import Annotated, Any
 
-import jax
-import numpy as np
 import typer
 
 import nashjax as nj
-from nashjax import report
-from nashjax.files import (
-    FORMATS,
-    TIE_WORDS,
-    Answer,
-    BadInput,
-    Columns,
-    GameFile,
-    check_output,
-    read_games,
-    read_reference,
-    write_answer,
-)
-from nashjax.files.errors import bad_input, number, quoted, visible
-from nashjax.files.memory import check_game_memory
-from nashjax.finetune import finetune, generate
-from nashjax.games.random import KINDS
-from nashjax.terminal import NOT_CONVERGED, errors_in_one_line, fail, interruptible, number_option, put
+from nashjax.commands.finetune import finetune, generate
+from nashjax.commands.rank import rank
+from nashjax.commands.solve import demo, solve
+from nashjax.commands.terminal import fail
+from nashjax.files.errors import visible
 
 _UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Certified Nash equilibria of preference games: of data in a file, of random games, of language models.",
     epilog="Example: nashjax solve battles.csv --beta 0.02",
 )
-
-
-Beta = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NUMBERS", help="Regularisation, >= 0, default 0.01; several with commas between or by repeating."
-    ),
-]
-Tolerance = Annotated[
-    float, typer.Option(parser=number_option(0, closed=False), metavar="NUMBER", help="Exploitability to reach, > 0.")
-]
-Double = Annotated[bool, typer.Option("--x64", help="Compute in double precision.")]
-Top = Annotated[
-    int, typer.Option(parser=number_option(0, whole=True), metavar="INTEGER", help="Rows to show; 0 shows all.")
-]
 
 
 def main() -> None:
@@ -84,211 +50,8 @@ def _common(
 ) -> None: ...
 
 
-@app.command(epilog="Example: nashjax solve battles.csv --beta 0.01,0.1 --output result.json")
-def solve(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The games: see above.", show_default=False)],
-    beta: Beta = None,
-    tol: Tolerance = 1e-6,
-    max_queries: Annotated[
-        int,
-        typer.Option(
-            parser=number_option(1, whole=True, high=2**31 - 1),
-            metavar="INTEGER",
-            help="Most preference queries for each game.",
-        ),
-    ] = 100_000,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            help="Policy that beta pulls towards, default uniform: a .csv (item,probability), .json or .npy file, or "
-            "the numbers with commas between. 0 excludes an item."
-        ),
-    ] = None,
-    prior: Annotated[
-        float,
-        typer.Option(
-            parser=number_option(0),
-            metavar="NUMBER",
-            help="Imagined comparisons of each pair, half won by each: shrinks rare pairs to 1/2.",
-        ),
-    ] = 0.0,
-    top: Top = 10,
-    output: Annotated[
-        Path | None, typer.Option(help="Also write the answer to this .json, .csv or .npz file.", show_default=False)
-    ] = None,
-    x64: Double = False,
-    form: Annotated[
-        str | None, typer.Option("--format", metavar="|".join(FORMATS), help="Form of FILE; default: recognised.")
-    ] = None,
-    item_a: Annotated[str | None, typer.Option(help="Column of the first item, instead of model_a or item_a.")] = None,
-    item_b: Annotated[str | None, typer.Option(help="Column of the second item.")] = None,
-    winner: Annotated[str | None, typer.Option(help="Column of the winner in a file of battles.")] = None,
-    tie_word: Annotated[
-        list[str] | None,
-        typer.Option(metavar="WORD", help=f"A word for a tie besides {', '.join(TIE_WORDS)}; repeatable."),
-    ] = None,
-) -> None:
-    """Find the equilibrium of the game in FILE, with a certificate.
-
-    \b
-    FILE is one of
-      array    .npy or .npz of shape [..., n, n], entry [i, j] the probability
-               that i is preferred over j; in a .npz file the array
-               preferences, or the only one, and if wanted the names, items
-      matrix   .csv with the item names in the header and in the first column
-      pairs    .csv with rows item_a,item_b,wins_a,wins_b,ties
-      battles  .csv with rows model_a,model_b,winner
-               (winner: model_a, model_b or a tie word)
-
-    The answer goes to standard output, warnings go to standard error. Exit code 0: solved; 1: not solved to the
-    tolerance; 2: an input cannot be used.
-    """
-    with errors_in_one_line():
-        betas = _parse_betas(beta, default=0.01)
-        if output is not None:
-            check_output(output, file, *([] if reference is None else [Path(reference)]))
-        columns = Columns(item_a, item_b, winner)
-        game = read_games(file, format=form, columns=columns, tie_words=tie_word or (), prior=prior)
-        policy = None if reference is None else read_reference(reference, game.items, game.preferences.shape[:-2])
-        solution = _solve(game, betas, policy, tol=tol, max_queries=max_queries, x64=x64)
-        answer = _gather(game, betas, solution)
-        if output is not None:
-            write_answer(output, answer)
-        _print_answer(file, game, answer, top, output)
-        raise typer.Exit(_exit_code(answer))
-
-
-@app.command(epilog="Example: nashjax demo --games 4096 --actions 50 --beta 0.1 --kind cyclic")
-def demo(
-    games: Annotated[
-        int, typer.Option(parser=number_option(1, whole=True), metavar="INTEGER", help="How many games.")
-    ] = 1024,
-    actions: Annotated[
-        int,
-        typer.Option(parser=number_option(2, whole=True), metavar="INTEGER", help="How many actions each game has."),
-    ] = 20,
-    beta: Annotated[str, typer.Option(metavar="NUMBER", help="Regularisation, >= 0.")] = "0.05",
-    kind: Annotated[str, typer.Option(metavar="KIND", help=f"How games are drawn: {', '.join(KINDS)}.")] = "gaussian",
-    seed: Annotated[
-        int,
-        typer.Option(
-            parser=number_option(0, whole=True, high=2**32 - 1),
-            metavar="INTEGER",
-            help="The same seed draws the same games, others with --x64.",
-        ),
-    ] = 0,
-    tol: Tolerance = 1e-6,
-    x64: Double = False,
-    top: Top = 8,
-) -> None:
-    """Make random games, solve them all in one call, and show the certificates."""
-    with errors_in_one_line():
-        betas = _parse_betas([beta], default=0.05)
-        if betas.size > 1:
-            raise bad_input("--beta", quoted(beta), "is one number")
-        if kind not in KINDS:
-            raise bad_input("--kind", quoted(kind), f"are {', '.join(KINDS)}")
-        check_game_memory("demo", actions, games)
-        jax.config.update("jax_enable_x64", x64)
-        drawn = nj.games.random_game(jax.random.key(seed), actions, (games,), kind=kind)
-        game = GameFile(tuple(map(str, range(actions))), np.asarray(drawn.preferences, np.float64))
-        start = time.perf_counter()
-        _solve(game, betas, None, tol=tol, x64=x64)
-        compiled = time.perf_counter()
-        solution = _solve(game, betas, None, tol=tol, x64=x64)
-        end = time.perf_counter()
-        answer = _gather(game, betas, solution)
-        console = report.make_console()
-        with console.capture() as shown:
-            console.print(f"{games} random games of {actions} actions ({kind}), beta = {betas[0]:g}\n")
-            report.show_games(console, answer, top)
-            console.print(f"Took {compiled - start:.2f} s with compilation, {end - compiled:.3f} s once compiled.")
-        put(shown.get())
-        raise typer.Exit(_exit_code(answer))
-
-
-def _solve(
-    game: GameFile,
-    betas: np.ndarray,
-    reference: np.ndarray | None,
-    *,
-    tol: float,
-    x64: bool,
-    max_queries: int = 100_000,
-) -> nj.Solution:
-    """Solve every game at every beta in one call; the axis of several betas comes first."""
-    jax.config.update("jax_enable_x64", x64)
-    preferences = game.preferences.astype(np.float64 if x64 else np.float32)
-    batch = np.broadcast_shapes(preferences.shape[:-2], () if reference is None else reference.shape[:-1])
-    beta = betas.reshape(-1, *(1,) * len(batch)) if betas.size > 1 else betas[0]
-
-    def run() -> nj.Solution:
-        return jax.block_until_ready(nj.solve(preferences, beta, reference=reference, tol=tol, max_queries=max_queries))
-
-    try:
-        return interruptible(run)
-    except ValueError as error:
-        raise BadInput(visible(str(error))) from None
-    except jax.errors.JaxRuntimeError as error:  # such as a device with less memory than the machine
-        raise BadInput(f"the solve failed: {visible(str(error))}") from None
-
-
-def _gather(game: GameFile, betas: np.ndarray, solution: nj.Solution) -> Answer:
-    """What is shown and written, in double precision."""
-    P = game.preferences
-    policy = np.asarray(solution.policy, np.float64)
-    axes = policy.shape[:-1]
-    beta = betas.reshape(-1, *(1,) * (len(axes) - 1)) if betas.size > 1 else betas[0]
-    return Answer(
-        items=game.items,
-        several_betas=betas.size > 1,
-        beta=np.broadcast_to(beta, axes),
-        policy=policy,
-        payoffs=(P @ policy[..., None])[..., 0],
-        mean_win_rate=np.broadcast_to((P.sum(axis=-1) - 0.5) / (len(game.items) - 1), policy.shape),
-        comparisons=None if game.comparisons is None else game.comparisons.sum(axis=1),
-        exploitability=np.asarray(solution.exploitability, np.float64),
-        kl_bound=np.asarray(solution.kl_bound, np.float64),
-        queries=np.asarray(solution.queries),
-        status=np.vectorize(lambda code: nj.Status(code).name, otypes=[str])(np.asarray(solution.status)),
-    )
-
-
-def _print_answer(file: Path, game: GameFile, answer: Answer, top: int, output: Path | None) -> None:
-    console = report.make_console()
-    with console.capture() as shown:
-        console.print(report.title(file, game))
-        console.print()
-        if answer.is_batch:
-            report.show_games(console, answer, top)
-        else:
-            for index in np.ndindex(answer.beta.shape):
-                report.show_mixture(console, answer, index, top)
-                console.print()
-        if output is not None:
-            console.print(f"Written to {visible(str(output))}.")
-    put(shown.get())
-    for warning in report.data_warnings(game):
-        print(f"warning: {warning}", file=sys.stderr)
-
-
-def _parse_betas(texts: list[str] | None, default: float) -> np.ndarray:
-    fields = [field for text in texts or [str(default)] for field in text.split(",")]
-    betas = []
-    for field in fields:
-        try:
-            value = number(field)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value >= 0):
-            raise bad_input("--beta", quoted(field), "are finite numbers >= 0")
-        betas.append(value)
-    return np.array(betas)
-
-
-def _exit_code(answer: Answer) -> int:
-    return 0 if (answer.status == nj.Status.CONVERGED.name).all() else NOT_CONVERGED
-
-
+app.command(epilog="Example: nashjax solve battles.csv --beta 0.01,0.1 --output result.json")(solve)
+app.command(epilog="Example: nashjax rank battles.csv --output ranking.html")(rank)
+app.command(epilog="Example: nashjax demo --games 4096 --actions 50 --beta 0.1 --kind cyclic")(demo)
 app.command(epilog="Example: nashjax finetune --output RUN")(finetune)
 app.command(epilog="Example: nashjax generate RUN --prompt 'Write a line about the sea.'")(generate)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from nashjax import report
+from nashjax.commands import report
 from nashjax.files import Answer, GameFile
 
 PROGRAM = Path(sys.executable).with_name("nashjax")

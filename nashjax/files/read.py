@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nashjax.files.arrays import read_game_array
+from nashjax.files.counts import half_plus, preferences_of_counts
 from nashjax.files.errors import BadInput, bad_input, quoted, visible
 from nashjax.files.memory import check_game_memory
 from nashjax.files.tables import (
@@ -126,9 +127,7 @@ def _game_of_counts(path: Path, counts: Counts, prior: float) -> GameFile:
     np.add.at(comparisons, at, wins_a + wins_b + ties)
     lead -= lead.T.copy()
     comparisons += comparisons.T.copy()
-    weight = comparisons + prior
-    margin = np.divide(lead, 2 * weight, out=np.zeros_like(lead), where=weight > 0)
-    return _game(path, items, _half_plus(margin), comparisons, float(ties.sum()))
+    return _game(path, items, preferences_of_counts(lead, comparisons, prior), comparisons, float(ties.sum()))
 
 
 def _game(
@@ -148,14 +147,7 @@ def _game(
 
 def _complementary(preferences: np.ndarray) -> np.ndarray:
     """`1/2 + (P - P^T)/2`."""
-    return _half_plus((preferences - np.swapaxes(preferences, -1, -2)) / 2)
-
-
-def _half_plus(margin: np.ndarray) -> np.ndarray:
-    """`1/2 + margin`, the entries of an antisymmetric margin and of its mirror image summing to 1 exactly."""
-    # The larger of the two probabilities is rounded, the smaller one is its exact complement.
-    larger = 0.5 + np.abs(margin)
-    return np.where(margin >= 0, larger, 1 - larger)
+    return half_plus((preferences - np.swapaxes(preferences, -1, -2)) / 2)
 
 
 def _check_no_prior(path: Path, prior: float) -> None:

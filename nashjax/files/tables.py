@@ -112,7 +112,7 @@ def open_table(path: Path) -> Iterator[Table]:
             reader = csv.reader(stream, strict=True)
             yield Table(path, reader)
     except UnicodeDecodeError:
-        raise _encoding_fault(path) from None
+        raise encoding_fault(path) from None
     except csv.Error as error:
         line = reader.line_num if reader else 1
         raise bad_input(f"{path}, line {line}", visible(str(error)), "are CSV records, quotes closed") from None
@@ -191,7 +191,7 @@ def read_battles(table: Table, columns: Columns, tie_words: Iterable[str]) -> Co
     """Read rows of `model_a,model_b,winner`, the winner being one of these two column names or a tie word."""
     names = columns.of_battles()
     positions = table.positions(names)
-    outcomes = _outcomes(names, tie_words)
+    outcomes = outcome_words(names, tie_words)
     pick, width = operator.itemgetter(*positions), len(table.header)
     # Files of millions of battles have few distinct rows: each is understood once, and then only counted.
     seen: dict[tuple[str, str, str], int] = {}
@@ -229,8 +229,8 @@ def check_names(names: list[str], where: Any) -> None:
         first[name] = position
 
 
-def _outcomes(names: tuple[str, str, str], tie_words: Iterable[str]) -> dict[str, int]:
-    """The position in `Counts` that each winner word adds to; words are compared without case."""
+def outcome_words(names: tuple[str, str, str], tie_words: Iterable[str]) -> dict[str, int]:
+    """The position in `Counts` that a winner word, in lower case, adds to: 0 and 1 the items, 2 ties."""
     # The names of the columns come last: they win where somebody named a column `model_b` that holds item a.
     sides = {"model_a": 0, "model_b": 1, names[0].casefold(): 0, names[1].casefold(): 1}
     ties = [word.strip().casefold() for word in (*TIE_WORDS, *tie_words)]
@@ -272,7 +272,8 @@ def _no_number(table: Table, names: list[str], fields: list[str]) -> BadInput:
     return bad_input(table.line(name), quoted(field), "are numbers in [0, 1]")
 
 
-def _encoding_fault(path: Path) -> BadInput:
+def encoding_fault(path: Path) -> BadInput:
+    """The error for a file that is not text in UTF-8, with the place of its first bad byte."""
     with open(path, "rb") as stream:
         for number, line in enumerate(stream, 1):
             try:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -57,11 +57,11 @@ class Answer:
         return ",".join(map(str, index[self.several_betas :]))
 
 
-def check_output(path: Path, *sources: Path) -> None:
-    """Raise BadInput if an answer could not be written to `path`; `sources`, which are read, are not overwritten."""
+def check_output(path: Path, *sources: Path, suffixes: Collection[str] = (".json", ".csv", ".npz")) -> None:
+    """Raise BadInput if nothing could be written to `path`; `sources`, which are read, are not overwritten."""
     suffix = path.suffix.lower()
-    if suffix not in _WRITERS:
-        raise bad_input(path, f"suffix {quoted(suffix)}", f"are {', '.join(_WRITERS)}")
+    if suffix not in suffixes:
+        raise bad_input(path, f"suffix {quoted(suffix)}", f"are {', '.join(suffixes)}")
     if path.is_dir():
         raise bad_input(path, "a directory", "is a file to write")
     for source in sources:
@@ -80,7 +80,11 @@ def write_answer(path: Path, answer: Answer) -> None:
     Raises:
       BadInput: the file cannot be written.
     """
-    content = _WRITERS[path.suffix.lower()](answer)
+    write_whole(path, _WRITERS[path.suffix.lower()](answer))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all; raises BadInput where it cannot be written."""
     target = Path(os.path.realpath(path))
     beside = target.with_name(f".nashjax-{secrets.token_hex(8)}.partial")
     try:

@@ -13,11 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nashjax.files import Answer, GameFile
+from nashjax.files import Answer, GameFile, counts
 from nashjax.files.errors import visible
 from nashjax.solution import Status
 
-FEW_COMPARISONS = 10
 _TEXT_WIDTH = 80
 _SHORTEST_NAME = 8
 _STATUS_WORDS = {"CONVERGED": "solved", "MAX_QUERIES": "not yet", "STALLED": "stalled", "INVALID": "invalid"}
@@ -55,7 +54,7 @@ def show_mixture(console: Console, answer: Answer, index: tuple[int, ...], top: 
     ]
     console.print(f"beta = {float(answer.beta[index]):g}\n")
     headers = ["item", "probability", "payoff against\nthe mixture", "mean\nwin rate", "comparisons"]
-    _print_table(console, headers, rows, name_column=0)
+    print_table(console, headers, rows, name_column=0)
     if len(shown) < len(order):
         rest = policy[order[len(shown) :]].sum()
         console.print(
@@ -85,7 +84,7 @@ def show_games(console: Console, answer: Answer, top: int) -> None:
     ]
     headers = ["game", *(["beta"] if answer.several_betas else []), "leading\nitem", "its prob-\nability"]
     headers += ["effective\nsupport", "exploit-\nability", "KL\nbound", "queries", "status"]
-    _print_table(console, headers, rows, name_column=headers.index("leading\nitem"))
+    print_table(console, headers, rows, name_column=headers.index("leading\nitem"))
     if len(rows) < len(indices):
         console.print(f"{_more(len(indices) - len(rows), 'row')} (--top 0 shows all).\n")
     solved = int((answer.status == Status.CONVERGED.name).sum())
@@ -131,33 +130,10 @@ def certificate(answer: Answer, index: tuple[int, ...]) -> list[str]:
 
 
 def data_warnings(game: GameFile) -> list[str]:
-    """Say what in the counts makes the answer less sure."""
+    """Say what in the counts of a file makes the answer less sure."""
     if game.comparisons is None:
         return []
-    n = len(game.items)
-    warnings = []
-    pairs = n * (n - 1) // 2
-    never = int(np.count_nonzero(np.triu(game.comparisons == 0, 1)))
-    if never:
-        warnings.append(f"{never} of {pairs} pairs ({_percent(never / pairs)}) were never compared; they count as 1/2.")
-    per_item = game.comparisons.sum(axis=1)
-    rare = np.flatnonzero(per_item < FEW_COMPARISONS)
-    if rare.size:
-        named = [
-            f"{visible(game.items[i])} ({per_item[i]:.10g})" for i in rare[np.argsort(per_item[rare], kind="stable")]
-        ]
-        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-        warnings.append(
-            f"{len(named)} of {n} items have fewer than {FEW_COMPARISONS} comparisons: {', '.join(named[:5])}{more}; "
-            "--prior shrinks rarely compared pairs towards 1/2."
-        )
-    total = per_item.sum() / 2
-    if game.ties:
-        warnings.append(
-            f"{game.ties:.10g} of {total:.10g} comparisons ({_percent(game.ties / total)}) are ties; "
-            "each counts as half a win for both."
-        )
-    return warnings
+    return counts.data_warnings(game.items, game.comparisons, game.ties or 0.0)
 
 
 def title(path: Path, game: GameFile) -> str:
@@ -168,7 +144,7 @@ def title(path: Path, game: GameFile) -> str:
     return f"{visible(str(path))}: {games}{counted}"
 
 
-def _print_table(console: Console, headers: list[str], rows: list[list[str]], name_column: int) -> None:
+def print_table(console: Console, headers: list[str], rows: list[list[str]], name_column: int) -> None:
     """Print a table whose numbers are always whole; in a narrow terminal the names are shortened."""
     cells = [[visible(cell) for cell in row] for row in rows]
     widths = [
@@ -214,10 +190,6 @@ def _bound(value: float) -> str:
         return "0"
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
     return f"{math.ceil(value / unit - 1e-9) * unit:.2g}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
 
 
 def _entropy(policy: np.ndarray) -> np.ndarray:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nashjax.commands.terminal import errors_in_one_line, number_option, put
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, quoted, unreadable, visible
-from nashjax.terminal import errors_in_one_line, number_option, put
 
 if TYPE_CHECKING:
     from nashjax import lm

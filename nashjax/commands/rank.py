@@ -1,0 +1,356 @@
+"""`nashjax rank`: items ranked from head-to-head records in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nashjax.commands import report
+from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, interruptible, number_option, put
+from nashjax.files import TIE_WORDS, BadInput, check_output
+from nashjax.files.errors import bad_input, quoted, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nashjax.ranking import Battles, Ranking
+
+FORMS = ("battles", "pairs", "matrix", "array")
+PLOTS = (".png", ".svg", ".pdf")
+_MOST_PANELS = 12
+_PATH = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0)
+
+_Number = number_option(0)
+_Count = number_option(0, whole=True)
+
+
+def rank(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The comparisons: see above.", show_default=False)],
+    beta: Annotated[float, typer.Option(parser=_Number, metavar="NUMBER", help="Regularisation, >= 0.")] = 0.01,
+    bootstrap: Annotated[
+        int, typer.Option(parser=_Count, metavar="INTEGER", help="Resamples for the intervals; 0 for none.")
+    ] = 1000,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Draw all comparisons of one judge, prompt, ... together.")
+    ] = None,
+    bayesian: Annotated[
+        bool, typer.Option("--bayesian", help="Give comparisons (or clusters) random weights instead of drawing them.")
+    ] = False,
+    level: Annotated[
+        float,
+        typer.Option(parser=number_option(0, closed=False, high=0.9999), metavar="NUMBER", help="Of the intervals."),
+    ] = 0.95,
+    seed: Annotated[
+        int, typer.Option(parser=number_option(0, whole=True, high=2**32 - 1), metavar="INTEGER", help="Of the draws.")
+    ] = 0,
+    by: Annotated[str | None, typer.Option(metavar="COLUMN", help="A ranking for each value of this column.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=TEXT", help="Use only the rows with this text in this column; repeatable."),
+    ] = None,
+    weight: Annotated[str | None, typer.Option(metavar="COLUMN", help="What each row counts, >= 0; default 1.")] = None,
+    ties: Annotated[str, typer.Option(metavar="half|drop", help="A tie is half a win for both, or nothing.")] = "half",
+    prior: Annotated[
+        float,
+        typer.Option(
+            parser=_Number,
+            metavar="NUMBER",
+            help="Imagined comparisons of each pair, half won by each: shrinks rare pairs to 1/2.",
+        ),
+    ] = 0.0,
+    path: Annotated[
+        bool, typer.Option("--path", help=f"Also report the masses at beta = {', '.join(f'{b:g}' for b in _PATH)}.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first row that cannot be used, instead of leaving it out.")
+    ] = False,
+    top: Annotated[int, typer.Option(parser=_Count, metavar="INTEGER", help="Rows to show; 0 shows all.")] = 15,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json|csv|html", help="Also write the ranking to this file.", show_default=False),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png|svg|pdf", help="Draw the intervals of the payoffs.", show_default=False),
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", metavar="|".join(FORMS), help="Form of FILE; default: recognised.")
+    ] = None,
+    item_a: Annotated[str | None, typer.Option(help="Column of the first item, instead of model_a or item_a.")] = None,
+    item_b: Annotated[str | None, typer.Option(help="Column of the second item.")] = None,
+    winner: Annotated[str | None, typer.Option(help="Column of the winner in a file of battles.")] = None,
+    tie_word: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD", help=f"A word for a tie besides {', '.join(TIE_WORDS)}; repeatable."),
+    ] = None,
+    comparisons_per_pair: Annotated[
+        float | None,
+        typer.Option(
+            parser=number_option(0, closed=False),
+            metavar="NUMBER",
+            help="How many comparisons each entry of a matrix stands for.",
+        ),
+    ] = None,
+) -> None:
+    """Rank items from head-to-head records, fairly also where they beat each other in circles.
+
+    \b
+    FILE is one of
+      battles  .csv or .parquet with rows model_a,model_b,winner
+               (winner: model_a, model_b or a tie word)
+      pairs    .csv or .parquet with rows item_a,item_b,wins_a,wins_b,ties
+      matrix   .csv, or .npy/.npz (array), of preferences, if
+               --comparisons-per-pair says how many comparisons an entry is
+
+    An item's mass is its share in the mixture that no other mixture is preferred over; its payoff is how often it is
+    preferred over that mixture; intervals are by bootstrap. The ranking goes to standard output, warnings and progress
+    to standard error. Exit code 0: solved; 1: not solved to the tolerance; 2: an input cannot be used.
+    """
+    with errors_in_one_line(), _extra_named():
+        if output is not None:
+            check_output(output, file, suffixes=(".json", ".csv", ".html"))
+        if plot is not None:
+            check_output(plot, file, suffixes=PLOTS)
+        labels = [name for name in (cluster, by) if name is not None]
+        battles = _read(file, form, (item_a, item_b, winner), weight, tie_word or [], labels, where or [],
+                        strict, comparisons_per_pair)  # fmt: skip
+        parts = {"": battles} if by is None else battles.groups(by)
+        options = {"beta": beta, "bootstrap": bootstrap, "seed": seed, "cluster": cluster, "bayesian": bayesian,
+                   "level": level, "prior": prior, "ties": ties, "path": _PATH if path else ()}  # fmt: skip
+        rankings = _rank_all(parts, bootstrap, options)
+        _print(file, rankings, top)
+        found = rankings[""] if by is None else rankings
+        if output is not None:
+            from nashjax.ranking.write import write_ranking
+
+            write_ranking(output, found, by=by, title=f"Ranking of {file.name}")
+            put(f"Written to {visible(str(output))}.\n")
+        if plot is not None:
+            _draw(plot, rankings)
+            put(f"Drawn to {visible(str(plot))}.\n")
+        raise typer.Exit(0 if all(ranking.converged for ranking in rankings.values()) else NOT_CONVERGED)
+
+
+def _read(
+    file: Path,
+    form: str | None,
+    columns: tuple[str | None, str | None, str | None],
+    weight: str | None,
+    tie_words: list[str],
+    labels: list[str],
+    where: list[str],
+    strict: bool,
+    comparisons_per_pair: float | None,
+) -> Battles:
+    from nashjax.ranking import Battles
+
+    if form not in (None, *FORMS):
+        raise bad_input("--format", quoted(str(form)), f"are {', '.join(FORMS)}")
+    if form in ("matrix", "array") or comparisons_per_pair is not None or file.suffix.lower() in (".npy", ".npz"):
+        return _read_matrix(file, form, comparisons_per_pair, labels or where or ([weight] if weight else []))
+    conditions = {}
+    for condition in where:
+        column, equals, text = condition.partition("=")
+        if not (column and equals):
+            raise bad_input("--where", quoted(condition), "are COLUMN=TEXT")
+        conditions[column] = text
+    item_a, item_b, winner = columns
+    return Battles.read(
+        file,
+        format=form,
+        item_a=item_a,
+        item_b=item_b,
+        winner=winner,
+        weight=weight,
+        tie_words=tie_words,
+        labels=labels,
+        where=conditions,
+        strict=strict,
+    )
+
+
+def _read_matrix(file: Path, form: str | None, comparisons_per_pair: float | None, columns: list[str]) -> Battles:
+    from nashjax.files import read_games
+    from nashjax.ranking import Battles
+
+    game = read_games(file, format=form)
+    if game.preferences.ndim > 2:
+        raise bad_input(file, f"{game.preferences.shape[0]} games", "is one")
+    if game.comparisons is not None:
+        raise bad_input("--comparisons-per-pair", f"a file with counts, {quoted(str(file))}", "are matrices")
+    if comparisons_per_pair is None:
+        raise BadInput(
+            f"{visible(str(file))}: holds no counts, so nothing tells how sure it is; --comparisons-per-pair says how "
+            "many comparisons each entry stands for (nashjax solve needs no counts)"
+        )
+    if columns:
+        raise bad_input(file, f"a matrix, without the column {quoted(columns[0])}", "are options that need no columns")
+    return Battles.from_counts(game.items, game.preferences * comparisons_per_pair)
+
+
+def _rank_all(parts: Mapping[str, Battles], bootstrap: int, options: dict[str, Any]) -> dict[str, Ranking]:
+    import jax
+
+    from nashjax import ranking
+
+    jax.config.update("jax_enable_x64", True)
+    found = {}
+    with _progress_bar(len(parts) * bootstrap) as show:
+        for number, (name, part) in enumerate(parts.items()):
+
+            def progress(done: int, before: int = number * bootstrap) -> None:
+                show(before + done)
+
+            found[name] = interruptible(lambda part=part, progress=progress: _one(ranking, part, progress, options))
+    return found
+
+
+def _one(ranking: Any, part: Battles, progress: Callable[[int], None], options: dict[str, Any]) -> Ranking:
+    try:
+        return ranking.rank(part, progress=progress, **options)
+    except BadInput:
+        raise
+    except (ValueError, MemoryError) as error:
+        raise BadInput(visible(str(error) or "not enough memory")) from None
+
+
+def _print(file: Path, rankings: Mapping[str, Ranking], top: int) -> None:
+    console = report.make_console()
+    with console.capture() as shown:
+        for name, ranking in rankings.items():
+            group = f", {visible(name)}" if name else ""
+            counted = f"{ranking.comparisons.sum() / 2:.10g} comparisons"
+            console.print(f"{visible(str(file))}{group}: {len(ranking.items)} items, {counted}")
+            console.print(f"beta = {ranking.beta:g}, {_resampling(ranking)}\n")
+            _print_table(console, ranking, top)
+            for sentence in _sentences(ranking):
+                console.print(sentence)
+            console.print()
+    put(shown.get())
+    for name, ranking in rankings.items():
+        for warning in ranking.warnings:
+            print(f"warning: {visible(name) + ': ' if name else ''}{warning}", file=sys.stderr)
+
+
+def _resampling(ranking: Ranking) -> str:
+    how = ranking.resampling
+    if not ranking.bootstrap:
+        return "no intervals"
+    drawn = f"clusters of {visible(str(how['cluster']))}" if how["cluster"] else "comparisons"
+    bayesian = "Bayesian " if how["kind"] == "bayesian" else ""
+    return f"{100 * how['level']:g} % intervals by {ranking.bootstrap} {bayesian}resamples of {drawn}"
+
+
+def _print_table(console: Console, ranking: Ranking, top: int) -> None:
+    headers = ["rank", "item", "mass", "payoff against\nthe mixture", "first", "win\nrate", "comparisons"]
+    headers.append("Bradley-\nTerry")
+    shown = ranking.rows()[: top or None]
+    rows = [
+        [
+            _with_interval(row, "rank", "d", " to "),
+            row["item"],
+            _with_interval(row, "mass", ".4f", ", "),
+            _with_interval(row, "payoff", ".4f", ", "),
+            "-" if row["first_share"] is None else f"{100 * row['first_share']:.3g} %",
+            "-" if row["win_rate"] is None else f"{row['win_rate']:.3f}",
+            f"{row['comparisons']:.10g}",
+            f"{row['bradley_terry']:.2f} (#{row['bradley_terry_rank']})",
+        ]
+        for row in shown
+    ]
+    report.print_table(console, headers, rows, name_column=1)
+    left = len(ranking.items) - len(rows)
+    if left:
+        rest = ranking.mass.value[len(rows) :].sum()
+        console.print(f"{left} more with mass {rest:.4f} together (--top 0 shows all).\n")
+
+
+def _with_interval(row: dict[str, Any], name: str, form: str, between: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    value = f"{row[name]:{form}}"
+    return value if low is None else f"{value} ({low:{form}}{between}{high:{form}})"
+
+
+def _sentences(ranking: Ranking) -> Iterator[str]:
+    """Structure and disagreements, in words."""
+    from nashjax.ranking.notes import disagreements
+
+    structure = ranking.structure
+    names = [visible(name if len(name) <= 60 else f"{name[:60]}...") for name in ranking.items]
+    smith_set = _listed(structure.smith_set, names)
+    yield (
+        f"{structure.cyclic_triples} of {structure.triples} triples are cyclic; Smith set: {smith_set}; "
+        f"{structure.pairs_compared} of {structure.pairs} pairs were compared."
+    )
+    for cycle in structure.strongest_cycles[:1]:
+        steps = " > ".join(names[i] for i in (*cycle.items, cycle.items[0]))
+        rates = ", ".join(f"{p:.2f}" for p in cycle.preferences)
+        yield f"The surest cycle: {steps} ({rates})."
+    apart = [f"{names[i]} (#{ranking.rank.value[i]:.0f}, there #{other:.0f})" for i, other in disagreements(ranking, 3)]
+    if apart:
+        yield f"Farthest from Bradley-Terry: {', '.join(apart)}."
+    pairs = [f"{names[s.items[0]]} - {names[s.items[1]]}" for s in ranking.suggestions[:3]]
+    if pairs:
+        yield f"To shrink the intervals most, compare next: {', '.join(pairs)}."
+
+
+def _listed(positions: tuple[int, ...], names: list[str], limit: int = 5) -> str:
+    if len(positions) > limit:
+        return f"{len(positions)} items"
+    return ", ".join(names[i] for i in positions)
+
+
+def _draw(path: Path, rankings: Mapping[str, Ranking]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from nashjax import plotting
+
+    if len(rankings) > _MOST_PANELS:
+        raise bad_input("--plot", f"{len(rankings)} groups", f"are at most {_MOST_PANELS}")
+    rows = max(min(len(ranking.items), 25) for ranking in rankings.values())
+    figure, panels = plt.subplots(
+        len(rankings), 1, figsize=(7, (1.2 + 0.24 * rows) * len(rankings)), squeeze=False, layout="constrained"
+    )
+    for panel, (name, ranking) in zip(panels[:, 0], rankings.items(), strict=True):
+        value, low, high = ranking.payoff.value, ranking.payoff.low, ranking.payoff.high
+        if not ranking.bootstrap:
+            low = high = value
+        names = [visible(item if len(item) <= 40 else f"{item[:40]}...").replace("$", r"\$") for item in ranking.items]
+        plotting.ranking_intervals(names, value, low, high, ax=panel)
+        if name:
+            panel.set_title(visible(name).replace("$", r"\$"), fontsize=10)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise BadInput(f"{visible(str(path))}: cannot be written: {error.strerror or error}") from None
+    plt.close(figure)
+
+
+@contextlib.contextmanager
+def _extra_named() -> Iterator[None]:
+    """A missing extra, in one line."""
+    try:
+        yield
+    except ImportError as error:
+        raise BadInput(visible(str(error))) from None
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal's standard error, if that is one; gives the function that moves it on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("resamples", total=total or None)
+        yield lambda done: bar.update(task, completed=done)
