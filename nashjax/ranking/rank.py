@@ -163,7 +163,9 @@ def rank(
     not change when a copy of an item, or one that loses to all, joins or leaves at `beta = 0`. All resamples are
     solved together with the point estimate, in double precision, the latter to 1e-5 and better.
 
-    The intervals are percentiles. `benchmarks/intervals.py` has measured how often they hold the truth.
+    The intervals are percentiles. In synthetic arenas (`benchmarks/intervals.py`) 95 % intervals of payoffs held the
+    truth in 93 to 98 % of cases where every pair had 30 votes or more, in 93 % with 4, but in half of the cases where
+    half of the pairs were missing, and in 79 % where votes of judges with different tastes were not drawn by `cluster`.
 
     Args:
       battles: the comparisons.

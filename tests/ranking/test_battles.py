@@ -1,0 +1,253 @@
+"""Records from files and tables: every form, every kind of row that cannot be used, and what is counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nashjax.files import BadInput, read_games
+
+pd = pytest.importorskip("pandas", reason="needs the extra `rank`")
+pytest.importorskip("pyarrow", reason="needs the extra `rank`")
+
+from nashjax.ranking import Battles  # noqa: E402
+
+ROWS = [("x", "y", "model_a"), ("y", "z", "model_b"), ("z", "x", "tie"), ("x", "y", "model_b"), ("x", "y", "Model_A ")]
+
+
+def frame(rows: list[tuple[Any, ...]] = ROWS, **columns: Any) -> Any:
+    return pd.DataFrame(rows, columns=["model_a", "model_b", "winner"]).assign(**columns)
+
+
+def write(folder: Path, text: str, name: str = "b.csv") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode())
+    return path
+
+
+def test_counts_by_hand():
+    counts = Battles.read(frame()).counts()
+    np.testing.assert_array_equal(counts.lead, [[0, 1, 0], [-1, 0, -1], [0, 1, 0]])
+    np.testing.assert_array_equal(counts.comparisons, [[0, 3, 1], [3, 0, 1], [1, 1, 0]])
+    np.testing.assert_array_equal(counts.ties, [[0, 0, 1], [0, 0, 0], [1, 0, 0]])
+    np.testing.assert_allclose(counts.preferences(), [[0.5, 2 / 3, 0.5], [1 / 3, 0.5, 0], [0.5, 1, 0.5]])
+    np.testing.assert_allclose(counts.preferences(2.0)[0, 1], (2 + 1) / (3 + 2))
+
+
+def test_dropped_ties_are_no_comparisons():
+    counts = Battles.read(frame()).counts("drop")
+    assert counts.comparisons[0, 2] == counts.ties.sum() == 0
+    assert counts.preferences()[0, 2] == 0.5
+
+
+@pytest.mark.parametrize("name", ["battles.csv", "battles.parquet"])
+def test_files_and_tables_give_the_same(tmp_path: Path, name: str):
+    table = frame(judge=["k", "l", "k", "l", "k"])
+    path = tmp_path / name
+    table.to_parquet(path) if name.endswith("parquet") else table.to_csv(path, index=False)
+    ours, theirs = Battles.read(path, labels=["judge"]), Battles.read(table, labels=["judge"])
+    assert ours.items == theirs.items == ("x", "y", "z")
+    for a, b in zip(ours.counts(), theirs.counts(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [ours.label("judge").names[i] for i in ours.label("judge").codes] == ["k", "l", "k", "l", "k"]
+
+
+def test_the_strict_reader_of_solve_counts_the_same(tmp_path: Path):
+    text = 'model_a,model_b,winner\n"a, b",c,model_a\r\nc ,"a, b",draw\nd,c,MODEL_B\n\n"e\ne",c,model_a\n'
+    path = write(tmp_path, text)
+    game, battles = read_games(path), Battles.read(path)
+    assert battles.items == game.items
+    np.testing.assert_array_equal(battles.counts().preferences(), game.preferences)
+    np.testing.assert_array_equal(battles.counts().comparisons, game.comparisons)
+
+
+@pytest.mark.parametrize(("name", "file"), [("food", "pairs"), ("football_men", "pairs"), ("llm_crowd", "battles")])
+def test_real_data_is_read_as_solve_reads_it(data: Path, name: str, file: str):
+    path = data / name / f"{file}.csv"
+    game, battles = read_games(path), Battles.read(path)
+    assert battles.items == game.items
+    assert battles.bad_rows.count == 0
+    np.testing.assert_array_equal(battles.counts().preferences(), game.preferences)
+    assert battles.num_comparisons == game.comparisons.sum() / 2  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_pairs_stand_for_many_comparisons(tmp_path: Path):
+    path = write(tmp_path, "item_a,item_b,wins_a,wins_b,ties\nx,y,3,1,2\ny,x,1,0,0\n")
+    battles = Battles.read(path)
+    assert battles.num_comparisons == 7
+    np.testing.assert_array_equal(battles.counts().lead, [[0, 1], [-1, 0]])
+
+
+def test_weights_and_conditions_and_columns_by_name():
+    table = frame(w=[1, 2, 3, 4, 0], language=["en", "en", "de", "en", "en"]).rename(columns={"model_a": "left"})
+    battles = Battles.read(table, item_a="left", weight="w", where={"language": "en"})
+    # The last row weighs nothing; the third is of another language.
+    np.testing.assert_array_equal(battles.counts().comparisons, [[0, 5, 0], [5, 0, 2], [0, 2, 0]])
+    assert len(battles.first) == 3
+
+
+def test_groups_have_the_items_that_occur_in_them():
+    groups = Battles.read(frame(kind=["b", "a", "a", "b", "b"]), labels=["kind"]).groups("kind")
+    assert list(groups) == ["a", "b"]
+    assert groups["a"].items == ("x", "y", "z")
+    assert groups["b"].items == ("x", "y")
+    np.testing.assert_array_equal(groups["b"].counts().lead, [[0, 1], [-1, 0]])
+
+
+def test_counts_make_battles():
+    wins = np.array([[9.0, 3, 0], [1, 0, 0], [0, 2, 0]])
+    ties = np.array([[0.0, 0, 4], [0, 0, 0], [4, 0, 0]])
+    counts = Battles.from_counts(["p", "q", "r"], wins, ties).counts()
+    np.testing.assert_array_equal(counts.lead, [[0, 2, 0], [-2, 0, -2], [0, 2, 0]])
+    np.testing.assert_array_equal(counts.comparisons, [[0, 4, 4], [4, 0, 2], [4, 2, 0]])
+
+
+BAD = (
+    "model_a,model_b,winner,w\n"
+    "x,y,model_a,1\n"  # line 2
+    ",y,model_a,1\n"
+    "x,x,model_a,1\n"
+    "x,y,nobody,1\n"
+    "x,y,model_a\n"
+    "x,y,model_a,-1\n"
+    '"x\nx",y,model_a,1\n'  # two lines, and good
+    "\n"
+    "x,y,tie,heavy\n"  # line 11
+    "y,x,tie,1\n"
+)
+
+
+def test_bad_rows_are_counted_and_the_first_are_named_with_their_lines(tmp_path: Path):
+    path = write(tmp_path, BAD)
+    battles = Battles.read(path, weight="w")
+    assert battles.items == ("x", "x\nx", "y")
+    assert battles.num_comparisons == 3
+    assert battles.bad_rows.count == 6
+    assert [example.removeprefix(f"{path}, ") for example in battles.bad_rows.examples] == [
+        "line 3: found an empty name; allowed are names of items",
+        "line 4: found 'x' against itself; allowed are two different items",
+        "line 5: found winner 'nobody'; allowed are 'tie', 'draw', 'both', 'bothbad', 'tie (bothbad)', 'model_a', "
+        "'model_b'",
+        "line 6: found 3 fields; allowed are 4, as in the header",
+        "line 7: found w '-1'; allowed are weights >= 0 and <= 1e+15",
+    ]
+
+
+def test_strict_stops_at_the_first_bad_row(tmp_path: Path):
+    with pytest.raises(BadInput, match="line 3: found an empty name"):
+        Battles.read(write(tmp_path, BAD), weight="w", strict=True)
+
+
+def test_bad_rows_of_tables_are_named_by_their_index():
+    rows = [*ROWS, (None, "y", "model_a"), ("x", 3.5, "model_b"), ("x", "n" * 100_000, "tie"), ("x", "a\0", "tie")]
+    battles = Battles.read(frame(rows))
+    assert battles.items == ("3.5", "x", "y", "z")  # numbers beside texts are names, too
+    assert battles.bad_rows.count == 3
+    assert battles.bad_rows.examples == (
+        "the table, row 5: found an empty name; allowed are names of items",
+        "the table, row 7: found a name of 100000 characters; allowed are at most 10000",
+        "the table, row 8: found a NUL byte in a name; allowed are names",
+    )
+
+
+def test_a_row_without_a_label_is_bad_only_where_the_label_is_wanted():
+    table = frame(judge=["k", None, "l", "k", " "])
+    assert Battles.read(table).bad_rows.count == 0
+    kept = Battles.read(table, labels=["judge"])
+    assert kept.bad_rows.count == 2
+    assert kept.bad_rows.examples[0] == "the table, row 1: found no judge; allowed are rows that have one"
+
+
+FILES = {
+    "empty": ("", "is a header with rows below it"),
+    "no rows": ("model_a,model_b,winner\n", "no rows"),
+    "other columns": ("a,b,c\n1,2,3\n", "is a table with 'model_a', 'model_b', 'winner' too"),
+    "a column twice": ("model_a,model_b,winner,winner\nx,y,tie,tie\n", "column 'winner' twice"),
+    "no good row": ("model_a,model_b,winner\nx,x,tie\n", "1 rows cannot be used, the first: .*against itself"),
+    "not text": ("model_a,model_b,winner\nx,\xff\xfe,tie\n", "byte 0xff"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_files_that_cannot_be_used(tmp_path: Path, kind: str):
+    text, message = FILES[kind]
+    path = tmp_path / "b.csv"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadInput, match=message):
+        Battles.read(path)
+
+
+@pytest.mark.parametrize("name", ["absent.csv", "absent.parquet"])
+def test_files_that_are_not_there(tmp_path: Path, name: str):
+    with pytest.raises(BadInput, match="there is no such file"):
+        Battles.read(tmp_path / name)
+
+
+def test_a_parquet_file_that_is_none(tmp_path: Path):
+    with pytest.raises(BadInput, match="Parquet"):
+        Battles.read(write(tmp_path, "model_a,model_b,winner\n", "b.parquet"))
+
+
+ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
+    "format": ({"format": "matrix"}, "format: found 'matrix'; allowed are battles, pairs"),
+    "no such column": ({"weight": "w"}, "is a table with 'w' too"),
+    "one column twice": ({"item_b": "model_a"}, "are three distinct ones"),
+    "no such text": ({"where": {"winner": "me"}}, "column winner: found no 'me'; allowed are 'Model_A'"),
+}
+
+
+@pytest.mark.parametrize("kind", ARGUMENTS)
+def test_arguments_that_cannot_be_used(kind: str):
+    arguments, message = ARGUMENTS[kind]
+    with pytest.raises(BadInput, match=message):
+        Battles.read(frame(), **arguments)
+
+
+def test_things_that_are_no_source():
+    with pytest.raises(BadInput, match="source: found a list; allowed are paths and DataFrames"):
+        Battles.read([1, 2])
+
+
+COUNTS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "one item": ((["a"], np.zeros((1, 1))), "are at least 2 distinct names"),
+    "names twice": ((["a", "a"], np.zeros((2, 2))), "are at least 2 distinct names"),
+    "shape": ((["a", "b"], np.zeros((2, 3))), r"wins: found shape \[2, 3\]; allowed is \[2, 2\]"),
+    "negative": ((["a", "b"], np.array([[0, -1], [0, 0]])), r"wins\[0, 1\]: found -1.0"),
+    "not symmetric": ((["a", "b"], np.ones((2, 2)), np.array([[0, 1], [0, 0]])), "ties: found a matrix that is not"),
+    "nothing": ((["a", "b"], np.eye(2)), "no comparison"),
+}
+
+
+@pytest.mark.parametrize("kind", COUNTS)
+def test_counts_that_cannot_be_used(kind: str):
+    arguments, message = COUNTS[kind]
+    with pytest.raises(BadInput, match=message):
+        Battles.from_counts(*arguments)
+
+
+def test_labels_that_were_not_read():
+    with pytest.raises(BadInput, match="column: found 'judge'; allowed are the labels that were read: none"):
+        Battles.read(frame()).label("judge")
+
+
+def test_millions_of_rows_are_read_in_seconds(tmp_path: Path):
+    """Not timed here: it checks that nothing is done row by row (benchmarks/README.md has the figure)."""
+    rng = np.random.default_rng(0)
+    rows = 200_000
+    first, lead = rng.integers(50, size=rows), rng.integers(1, 50, size=rows)
+    names = np.array([f"m{i:02d}" for i in range(50)])
+    outcome = rng.integers(3, size=rows)
+    table = pd.DataFrame(
+        {
+            "model_a": names[first],
+            "model_b": names[(first + lead) % 50],
+            "winner": np.array(["model_a", "model_b", "tie"])[outcome],
+        }
+    )
+    counts = Battles.read(table).counts()
+    expected = np.zeros((50, 50))
+    np.add.at(expected, (first, (first + lead) % 50), np.array([1, -1, 0])[outcome])
+    np.testing.assert_array_equal(counts.lead, expected - expected.T)
