@@ -23,9 +23,7 @@ def render_page(content: dict[str, Any], title: str) -> str:
       title: of the page.
     """
     folder = resources.files("nashjax.ranking")
-    style, script, frame = (
-        (folder / f"page.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js", "html")
-    )
+    style, script, frame = ((folder / f"page.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js", "html"))
     parts = {
         "title": html.escape(visible(title)),
         "policy": f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:",

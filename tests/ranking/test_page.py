@@ -108,8 +108,9 @@ def browser() -> Iterator[Any]:
         pytest.skip("needs the browser chromium and its chromedriver, which are not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for switch in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run",
-                   "disable-background-networking", "disable-component-update", "disable-sync", "window-size=1300,1200"):  # fmt: skip
+    switches = "headless=new no-sandbox disable-gpu disable-dev-shm-usage no-first-run window-size=1300,1200"
+    offline = "disable-background-networking disable-component-update disable-sync"
+    for switch in f"{switches} {offline}".split():
         options.add_argument(f"--{switch}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     opened = webdriver.Chrome(options, webdriver.ChromeService(driver))

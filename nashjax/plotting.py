@@ -1,0 +1,423 @@
+"""Pictures of games, equilibria and the ways to them; needs the extra `plot`.
+
+Each function draws on the axes `ax`, or on those of a new figure, and returns them. Lines differ by dashes and markers
+and not by colour alone, and shades by lightness, so that pictures can be read in black and white. Nothing is shown, and
+no setting of matplotlib is changed: `ax.figure.savefig(...)` writes a picture to a file.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+try:
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap
+except ImportError as error:
+    raise ImportError('nashjax.plotting needs matplotlib: python -m pip install "nashjax[plot]"') from error
+
+from nashjax import simplex
+from nashjax.games import Game
+from nashjax.inputs import as_inputs, check_policy
+from nashjax.solve import Trajectory, solve
+
+CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
+"""Where the three actions of a triangle lie, `[3, 2]`: left, right, top. A policy `p` lies at `p @ CORNERS`."""
+PREFERENCE_COLORS = LinearSegmentedColormap.from_list(
+    "preference", ["#08244f", "#4a6d8c", "#a3a3a3", "#e0b56a", "#fff3c9"]
+)
+"""Blue below 1/2, grey there, yellow above; the lightness only grows."""
+DASHES = ("-", "--", "-.")  # dots are for what a theory says
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+MOST_NUMBERS = 12
+"""Up to this many items the numbers stand in the cells of a heat map."""
+MOST_TICKS = 40
+"""No more items than these are named along an axis."""
+MEASURES = {"exploitability": "exploitability", "kl": "KL(p*‖p), nats"}
+
+
+def convergence(
+    trajectories: Mapping[str, Trajectory],
+    *,
+    beta: float | None = None,
+    measure: str = "exploitability",
+    equilibrium: ArrayLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how methods converge: a measure against the queries made, one line a method.
+
+    Of a batch of games it is the median of what each has reached after a number of queries, as far as all games go.
+
+    Args:
+      trajectories: what `nashjax.trajectory` returned, by the name of the method; one game or a batch.
+      beta: if given, dots show the rate that the theory promises Nash Mirror Prox, `(1 + 2 beta)^(-N/2)` after `N`
+        queries (spec 3), from the first value of the first method on. Under `"kl"` that is a bound, under
+        `"exploitability"` a slope to compare with. > 0.
+      measure: `"exploitability"`, in units of preference, or `"kl"`, `KL(p*||p)` in nats.
+      equilibrium: `p*`, probabilities that broadcast to `[*batch, n]`; needed for `"kl"`.
+      ax: where to draw.
+
+    Raises:
+      ValueError: an argument is not valid.
+    """
+    if not isinstance(trajectories, Mapping) or not trajectories:
+        raise ValueError(f"trajectories: is {_short(trajectories)}; allowed are names with trajectories, at least one")
+    if measure not in MEASURES:
+        raise ValueError(f"measure: is {measure!r}; allowed are {', '.join(map(repr, MEASURES))}")
+    if beta is not None and not (np.ndim(beta) == 0 and 0 < float(beta) < math.inf):
+        raise ValueError(f"beta: is {_short(beta)}; allowed are finite numbers > 0, or None")
+    lines = {name: _medians(name, path, measure, equilibrium) for name, path in trajectories.items()}
+
+    ax = _axes(ax)
+    for k, (name, (queries, values)) in enumerate(lines.items()):
+        ax.plot(queries, values, label=name, markevery=_sparse(len(queries), k), **_style(k))
+    if beta is not None:
+        first, start = (column[0] for column in next(iter(lines.values())))
+        queries = np.unique(np.concatenate([queries for queries, _ in lines.values()]))
+        promised = start * (1 + 2 * float(beta)) ** (-(queries - first) / 2)
+        ax.plot(queries, promised, ":", color="black", label="(1 + 2 beta)^(-N/2)")
+    ax.set(xlabel="queries N", ylabel=MEASURES[measure], yscale="log")
+    return _finish(ax)
+
+
+def simplex_dynamics(
+    game: Game | ArrayLike,
+    beta: float,
+    trajectories: Mapping[str, Trajectory | ArrayLike] | None = None,
+    *,
+    reference: ArrayLike | None = None,
+    labels: Sequence[str] = ("1", "2", "3"),
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the dynamics of a game of three actions on the triangle of all policies, its equilibrium a star.
+
+    The arrows are the flow of mirror descent against oneself, `dp/dt = p (g - <p, g>)` with `g = P p - beta log(p/r)`,
+    which at `beta = 0` is the replicator equation. Their length grows with the square root of the speed.
+
+    Args:
+      game: one game of 3 actions, a `Game` or preferences `[3, 3]`.
+      beta: regularisation, >= 0, in units of preference.
+      trajectories: paths to draw, by name: of one game as `nashjax.trajectory` returns it, or probabilities
+        `[steps, 3]`. A dot marks where each begins.
+      reference: `r`, probabilities `[3]`, all > 0; default uniform.
+      labels: names of the three actions, which are the corners at the left, at the right and at the top.
+      ax: where to draw.
+
+    Raises:
+      ValueError: an argument is not valid.
+    """
+    inputs = as_inputs(game, beta, reference)
+    if inputs.game.num_actions != 3 or inputs.batch_shape != ():
+        found = f"{inputs.game.num_actions} actions and the batch shape {list(inputs.batch_shape)}"
+        raise ValueError(f"game: has, with beta and reference, {found}; allowed is one game of 3 actions")
+    r = np.full(3, 1 / 3) if reference is None else np.asarray(reference, np.float64)
+    if not (r > 0).all():
+        raise ValueError(f"reference: is {r.tolist()}; allowed are probabilities > 0: all of the triangle is drawn")
+    names = _names("labels", labels, 3)
+    paths = {name: _path(name, path) for name, path in (trajectories or {}).items()}
+    star = np.asarray(solve(game, beta, reference=reference).policy, np.float64) @ CORNERS
+
+    ax = _axes(ax)
+    ax.fill(*CORNERS.T, facecolor="none", edgecolor="black", linewidth=1)
+    points = _inside(18)
+    g = np.asarray(inputs.game.payoffs(jnp.asarray(points.T, inputs.beta.dtype))).T - beta * np.log(points / r)
+    flow = points * (g - np.sum(points * g, axis=1, keepdims=True)) @ CORNERS
+    speed = np.linalg.norm(flow, axis=1, keepdims=True)
+    arrows = flow / np.sqrt(np.maximum(speed, np.finfo(float).tiny) * max(speed.max(), np.finfo(float).tiny))
+    ax.quiver(*(points @ CORNERS).T, *arrows.T, color="0.65", angles="xy", scale=22, width=0.004, zorder=1)
+    for k, (name, path) in enumerate(paths.items()):
+        xy = path @ CORNERS
+        ax.plot(*xy.T, label=name, markevery=_sparse(len(xy), k, 12), linewidth=1.2, **_style(k))
+        ax.plot(*xy[0], "o", color="black", markersize=4, zorder=3)
+    ax.plot(*star, "*", color="black", markerfacecolor="white", markersize=16, zorder=4, label="equilibrium")
+    for name, corner, (x, y), align in zip(
+        names, CORNERS, ((0, -9), (0, -9), (0, 6)), ("top", "top", "bottom"), strict=True
+    ):
+        ax.annotate(name, corner, (x, y), textcoords="offset points", ha="center", va=align)
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0.68, 1))
+    return ax
+
+
+def preference_heatmap(
+    preferences: ArrayLike,
+    *,
+    items: Sequence[str] | None = None,
+    order: ArrayLike | None = None,
+    comparisons: ArrayLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a preference matrix as a map of shades, 1/2 in the middle of the scale.
+
+    Pairs that were never compared are hatched. Up to 12 items, the numbers stand in the cells.
+
+    Args:
+      preferences: `[n, n]`, `preferences[i, j]` how often item `i` is preferred over item `j`, in [0, 1]; NaN for
+        pairs that were never compared.
+      items: names of the `n` items; default their numbers, from 0.
+      order: the items from the top down and from the left to the right, each once, `[n]`; default as they are.
+      comparisons: how often each pair was compared, `[n, n]`, >= 0; 0 hatches a pair.
+      ax: where to draw.
+
+    Raises:
+      ValueError: an argument is not valid.
+    """
+    P = _array("preferences", preferences, ("n", "n"))
+    n = len(P)
+    if P.shape[1] != n:
+        raise ValueError(f"preferences: has shape {list(P.shape)}; allowed are square matrices [n, n]")
+    _check("preferences", P, np.isnan(P) | ((P >= 0) & (P <= 1)), "numbers in [0, 1], or NaN for a pair never compared")
+    names = _names("items", range(n) if items is None else items, n)
+    place = np.arange(n) if order is None else _order(order, n)
+    never = np.isnan(P)
+    if comparisons is not None:
+        counts = _array("comparisons", comparisons, (n, n))
+        _check("comparisons", counts, counts >= 0, "numbers >= 0")
+        never |= (counts == 0) & ~np.eye(n, dtype=bool)
+    P, never, names = P[np.ix_(place, place)], never[np.ix_(place, place)], [names[i] for i in place]
+
+    ax = _axes(ax)
+    known = np.ma.masked_where(never, P)
+    half = float(np.ma.max(np.abs(known - 0.5))) if known.count() else 0.0
+    half = half if half > 0 else 0.5
+    image = ax.imshow(known, cmap=PREFERENCE_COLORS, vmin=0.5 - half, vmax=0.5 + half)
+    if never.any():
+        edges = np.arange(n + 1) - 0.5
+        blank = np.ma.masked_where(~never, np.zeros((n, n)))
+        ax.pcolor(edges, edges, blank, cmap="binary", vmin=0, vmax=1, hatch="////", edgecolors="0.6", linewidth=0)
+    if n <= MOST_NUMBERS:
+        for i, j in np.argwhere(~never):
+            dark = P[i, j] < 0.5
+            ax.text(j, i, f"{P[i, j]:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    step = math.ceil(n / MOST_TICKS)
+    ax.set_xticks(range(0, n, step), names[::step], rotation=90 if max(map(len, names)) > 3 else 0)
+    ax.set_yticks(range(0, n, step), names[::step])
+    ax.set(xlabel="over the item of this column", ylabel="item of this row")
+    ax.figure.colorbar(image, ax=ax, label="how often the row is preferred over the column", shrink=0.85)
+    return ax
+
+
+def equilibrium_path(
+    betas: ArrayLike,
+    policies: ArrayLike,
+    *,
+    items: Sequence[str] | None = None,
+    top: int = 8,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how the mass of each item moves as `beta` falls, from the left to the right.
+
+    The axis is logarithmic; `beta = 0`, if it is among them, stands at the right end, behind a thin line.
+
+    Args:
+      betas: `[num_betas]`, >= 0, at least one > 0, each once, in any order.
+      policies: the equilibrium at each, probabilities `[num_betas, n]`, as of `nashjax.solve_path`.
+      items: names of the `n` items; default their numbers, from 0.
+      top: how many items have a line of their own, >= 1, those with the most mass anywhere on the path; the mass of
+        the rest together is one more, `others`.
+      ax: where to draw.
+
+    Raises:
+      ValueError: an argument is not valid.
+    """
+    b = _array("betas", betas, ("num_betas",))
+    _check("betas", b, np.isfinite(b) & (b >= 0), "finite numbers >= 0")
+    if not (b > 0).any() or len(np.unique(b)) < len(b):
+        raise ValueError(f"betas: is {_short(b.tolist())}; allowed are different numbers, at least one of them > 0")
+    p = _array("policies", policies, (len(b), "n"))
+    check_policy("policies", p)
+    n = p.shape[1]
+    names = _names("items", range(n) if items is None else items, n)
+    top = _at_least("top", top, 1)
+
+    falling = np.argsort(-b)
+    b, p = b[falling], p[falling]
+    least, most = b[b > 0].min(), b.max()
+    edge = least / max(3.0, (most / least) ** 0.12)  # where 0 stands
+    x = np.where(b > 0, b, edge)
+    ranked = np.argsort(-p.max(axis=0), kind="stable")
+
+    ax = _axes(ax)
+    for k, i in enumerate(ranked[:top]):
+        ax.plot(x, p[:, i], label=names[i], markevery=_sparse(len(x), k), **_style(k))
+    if n > top:
+        ax.plot(x, p[:, ranked[top:]].sum(axis=1), ":", color="0.4", label="others")
+    ax.set_xscale("log")
+    ticks = [10.0**k for k in range(math.ceil(math.log10(least) - 1e-9), math.floor(math.log10(most) + 1e-9) + 1)]
+    ticks = ticks if len(ticks) > 1 else sorted({float(least), float(most)})
+    marks = [f"{tick:g}" for tick in ticks]
+    if b[-1] == 0:
+        ax.axvline(math.sqrt(edge * least), color="0.8", linewidth=0.8)
+        ticks, marks = [edge, *ticks], ["0", *marks]
+    ax.set_xticks(ticks, marks)
+    ax.minorticks_off()
+    ax.invert_xaxis()
+    ax.set(xlabel="beta (falling)", ylabel="mass in the equilibrium", ylim=(0, None))
+    return _finish(ax)
+
+
+def ranking_intervals(
+    items: Sequence[str],
+    value: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    *,
+    label: str = "payoff against the equilibrium",
+    top: int = 25,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a value of each item and its interval, one row an item, in the order given from the top down.
+
+    Args:
+      items: names of the `n` items, the best first.
+      value: `[n]`, the dots.
+      low: lower ends of the intervals, `[n]`.
+      high: upper ends, `[n]`, not below the lower ones.
+      label: what the value is, with its unit.
+      top: how many items to draw at most, >= 1.
+      ax: where to draw.
+
+    Raises:
+      ValueError: an argument is not valid.
+    """
+    v = _array("value", value, ("n",))
+    lower, upper = _array("low", low, (len(v),)), _array("high", high, (len(v),))
+    for name, x in (("value", v), ("low", lower), ("high", upper)):
+        _check(name, x, np.isfinite(x), "finite numbers")
+    _check("high", upper, upper >= lower, "numbers not below those of low")
+    names = _names("items", items, len(v))
+    shown = min(_at_least("top", top, 1), len(v))
+
+    ax = _axes(ax)
+    rows = np.arange(shown)
+    ax.hlines(rows, lower[:shown], upper[:shown], color="0.45", linewidth=2)
+    ax.plot(v[:shown], rows, "o", color="black", markersize=5)
+    ax.set_yticks(rows, names[:shown])
+    ax.set(xlabel=label, ylabel="item" if shown == len(v) else f"the first {shown} of {len(v)} items")
+    ax.set_ylim(shown - 0.5, -0.5)
+    ax.grid(axis="x", alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return plt.subplots(layout="constrained")[1] if ax is None else ax
+
+
+def _finish(ax: Axes) -> Axes:
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def _style(k: int) -> dict[str, Any]:
+    """Dashes and marker of the `k`-th line, together different for 33 lines."""
+    return {"linestyle": DASHES[k % len(DASHES)], "marker": MARKERS[k % len(MARKERS)], "markersize": 5}
+
+
+def _sparse(length: int, k: int, markers: int = 9) -> tuple[int, int]:
+    """The first marker of a line and the step to the next: not all lines have theirs at the same places."""
+    step = max(1, length // markers)
+    return (k * step // 4) % step, step
+
+
+def _medians(name: str, path: Trajectory, measure: str, equilibrium: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """Queries, and the median over games of the measure that each game has reached after them, `[points]` each."""
+    place = f"trajectories[{name!r}]"
+    if not isinstance(path, Trajectory):
+        raise ValueError(f"{place}: is {_short(path)}; allowed is what nashjax.trajectory returns")
+    values = path.exploitability if measure == "exploitability" else _divergence(place, path, equilibrium)
+    queries, values = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (path.queries, values))
+    if queries.size == 0:
+        raise ValueError(f"{place}: has the batch shape {list(path.queries.shape[:-1])}; allowed is at least one game")
+    grid = np.unique(queries)
+    grid = grid[(grid >= queries[:, 0].max()) & (grid <= queries[:, -1].min())]
+    reached = [v[np.searchsorted(q, grid, side="right") - 1] for q, v in zip(queries, values, strict=True)]
+    return grid, np.median(reached, axis=0)
+
+
+def _divergence(place: str, path: Trajectory, equilibrium: ArrayLike | None) -> Any:
+    """`KL(p*||p)` of every policy of a path, `[*batch, steps + 1]`."""
+    if equilibrium is None:
+        raise ValueError("equilibrium: is None; allowed with measure='kl' are probabilities [*batch, n]")
+    star = np.asarray(equilibrium, np.float64)
+    shape = (*path.log_policy.shape[:-2], path.log_policy.shape[-1])
+    if star.ndim == 0 or star.shape[-1] != shape[-1] or np.broadcast_shapes(star.shape[:-1], shape[:-1]) != shape[:-1]:
+        raise ValueError(f"equilibrium: has shape {list(star.shape)}; allowed by {place} is {list(shape)}")
+    check_policy("equilibrium", star)
+    with np.errstate(divide="ignore"):
+        log_star = jnp.asarray(np.log(np.broadcast_to(star, shape)), path.log_policy.dtype)
+    return simplex.kl_divergence(jnp.moveaxis(log_star, -1, 0)[..., None], jnp.moveaxis(path.log_policy, -1, 0))
+
+
+def _path(name: str, path: Trajectory | ArrayLike) -> np.ndarray:
+    """The policies of a path on the triangle, `[steps, 3]`."""
+    place = f"trajectories[{name!r}]"
+    policies = np.exp(np.asarray(path.log_policy, np.float64)) if isinstance(path, Trajectory) else path
+    p = _array(place, policies, ("steps", 3))
+    check_policy(place, p)
+    return p
+
+
+def _inside(parts: int) -> np.ndarray:
+    """Policies of three actions on a regular grid inside the triangle, `[points, 3]`."""
+    i, j = (x.ravel() for x in np.meshgrid(np.arange(parts), np.arange(parts), indexing="ij"))
+    k = parts - 1 - i - j
+    return (np.stack([i, j, k], axis=1)[k >= 0] + 1 / 3) / parts
+
+
+def _array(name: str, x: ArrayLike, shape: tuple[int | str, ...]) -> np.ndarray:
+    """A float64 array of this shape, of which words stand for any length >= 1."""
+    try:
+        array = np.asarray(x, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: is {_short(x)}; allowed are real numbers") from None
+    fits = array.ndim == len(shape) and array.size > 0
+    if not fits or any(isinstance(b, int) and a != b for a, b in zip(array.shape, shape, strict=True)):
+        allowed = ", ".join(map(str, shape))
+        raise ValueError(f"{name}: has shape {list(array.shape)}; allowed is [{allowed}], not empty")
+    return array
+
+
+def _check(name: str, x: np.ndarray, good: np.ndarray, allowed: str) -> None:
+    if not good.all():
+        index = tuple(int(i) for i in np.argwhere(~good)[0])
+        raise ValueError(f"{name}{list(index)}: is {x[index]}; allowed are {allowed}")
+
+
+def _names(name: str, items: Any, n: int) -> list[str]:
+    names = [str(item) for item in items]
+    if len(names) != n:
+        raise ValueError(f"{name}: has length {len(names)}; allowed is {n}")
+    return names
+
+
+def _order(order: ArrayLike, n: int) -> np.ndarray:
+    place = np.asarray(order)
+    if place.shape != (n,) or not np.array_equal(np.sort(place), np.arange(n)):
+        raise ValueError(f"order: is {_short(place.tolist())}; allowed are the numbers from 0 to {n - 1}, each once")
+    return place.astype(int)
+
+
+def _at_least(name: str, value: Any, low: int) -> int:
+    try:
+        good = operator.index(value) >= low
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"{name}: is {value!r}; allowed are integers >= {low}")
+    return operator.index(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
