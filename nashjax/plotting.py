@@ -2,7 +2,8 @@
 
 Each function draws on the axes `ax`, or on those of a new figure, and returns them. Lines differ by dashes and markers
 and not by colour alone, and shades by lightness, so that pictures can be read in black and white. Nothing is shown, and
-no setting of matplotlib is changed: `ax.figure.savefig(...)` writes a picture to a file.
+no setting of matplotlib is changed: `ax.figure.savefig(...)` writes a picture to a file. Legends stand to the right of
+lines, so figures of one's own need `layout="constrained"`.
 """
 
 from __future__ import annotations
@@ -195,10 +196,10 @@ def preference_heatmap(
         ax.pcolor(edges, edges, blank, cmap="binary", vmin=0, vmax=1, hatch="////", edgecolors="0.6", linewidth=0)
     if n <= MOST_NUMBERS:
         for i, j in np.argwhere(~never):
-            dark = P[i, j] < 0.5
-            ax.text(j, i, f"{P[i, j]:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+            color = "white" if P[i, j] < 0.5 - 0.3 * half else "black"  # on the dark shades
+            ax.text(j, i, f"{P[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color)
     step = math.ceil(n / MOST_TICKS)
-    ax.set_xticks(range(0, n, step), names[::step], rotation=90 if max(map(len, names)) > 3 else 0)
+    ax.set_xticks(range(0, n, step), names[::step], rotation=90 if n > MOST_NUMBERS or max(map(len, names)) > 3 else 0)
     ax.set_yticks(range(0, n, step), names[::step])
     ax.set(xlabel="over the item of this column", ylabel="item of this row")
     ax.figure.colorbar(image, ax=ax, label="how often the row is preferred over the column", shrink=0.85)
@@ -315,7 +316,7 @@ def _axes(ax: Axes | None) -> Axes:
 def _finish(ax: Axes) -> Axes:
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 
@@ -395,7 +396,7 @@ def _check(name: str, x: np.ndarray, good: np.ndarray, allowed: str) -> None:
 
 
 def _names(name: str, items: Any, n: int) -> list[str]:
-    names = [str(item) for item in items]
+    names = [str(item).replace("$", r"\$") for item in items]  # no formulas
     if len(names) != n:
         raise ValueError(f"{name}: has length {len(names)}; allowed is {n}")
     return names

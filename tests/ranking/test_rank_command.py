@@ -1,0 +1,109 @@
+"""`nashjax rank` as a program: its answers in every form, its warnings, its errors and exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pyarrow", reason="needs the extra `rank`")
+
+PROGRAM = Path(sys.executable).with_name("nashjax")
+BATTLES = "model_a,model_b,winner,kind,judge\n" + "".join(
+    f"{a},{b},{winner},{kind},{judge}\n"
+    for judge in "uvw"
+    for a, b, kind in [("x", "y", "one"), ("y", "z", "one"), ("z", "x", "one"), ("x", "y", "two")]
+    for winner in ["model_a", "model_a", "tie" if judge == "u" else "model_b"]
+)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, "rank", *map(str, arguments)], capture_output=True, text=True, encoding="utf-8", timeout=180
+    )
+
+
+@pytest.fixture
+def battles(tmp_path: Path) -> Path:
+    path = tmp_path / "b.csv"
+    path.write_text(BATTLES + "x,x,tie,one,u\n", encoding="utf-8")
+    return path
+
+
+def test_it_prints_the_table_and_writes_it(battles: Path, tmp_path: Path):
+    output = tmp_path / "r.json"
+    done = run(battles, "--beta", "0.1", "--bootstrap", "30", "--cluster", "judge", "--path", "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert "3 items, 36 comparisons" in done.stdout
+    assert "95 % intervals by 30 resamples of clusters of judge" in done.stdout
+    assert "The surest cycle: " in done.stdout
+    assert f"warning: 1 row was left out: {battles}, line 38: found 'x' against itself" in done.stderr
+    assert "warning: Only 3 clusters (judge)" in done.stderr
+    assert "resamples" not in done.stderr.split("warning")[0]  # no progress bar where there is no terminal
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert (found["beta"], found["bootstrap"], found["bad_rows"]) == (0.1, 30, 1)
+    assert sorted(item["item"] for item in found["items"]) == ["x", "y", "z"]
+    assert sum(item["mass"] for item in found["items"]) == pytest.approx(1)
+    assert found["path"]["beta"][-1] == 0
+    assert all(f"{item['mass']:.4f}" in done.stdout for item in found["items"])
+    assert done.stderr.count("warning: ") == len(found["warnings"])
+
+
+def test_groups_pages_and_pictures(battles: Path, tmp_path: Path):
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    table, page, picture = tmp_path / "r.csv", tmp_path / "r.html", tmp_path / "r.svg"
+    done = run(battles, "--by", "kind", "--bootstrap", "20", "--output", table, "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    with table.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["kind"], row["item"]) for row in rows][3:] == [("two", "x"), ("two", "y")]
+    assert {row["item"] for row in rows[:3]} == {"x", "y", "z"}
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
+    assert run(battles, "--where", "kind=two", "--bootstrap", "0", "--output", page).returncode == 0
+    assert "Ranking of b.csv" in page.read_text(encoding="utf-8")
+
+
+def test_a_matrix_with_its_number_of_comparisons(tmp_path: Path):
+    path = tmp_path / "p.npy"
+    np.save(path, np.array([[0.5, 0.75, 0.25], [0.25, 0.5, 0.75], [0.75, 0.25, 0.5]]))
+    refused = run(path)
+    assert refused.returncode == 2
+    assert "holds no counts, so nothing tells how sure it is" in refused.stderr
+    done = run(path, "--comparisons-per-pair", "40", "--bootstrap", "20")
+    assert done.returncode == 0, done.stderr
+    assert "3 items, 120 comparisons" in done.stdout
+
+
+ERRORS = {
+    "suffix": (["--output", "r.txt"], "r.txt: found suffix '.txt'; allowed are .json, .csv, .html"),
+    "picture": (["--plot", "r.gif"], "r.gif: found suffix '.gif'; allowed are .png, .svg, .pdf"),
+    "strict": (["--strict"], "line 38: found 'x' against itself; allowed are two different items"),
+    "cluster": (["--cluster", "prompt"], "is a table with 'prompt' too"),
+    "where": (["--where", "kind"], "--where: found 'kind'; allowed are COLUMN=TEXT"),
+    "no such text": (["--where", "kind=three"], "column kind: found no 'three'; allowed are 'one', 'two'"),
+    "beta": (["--beta", "-1"], "allowed are finite numbers >= 0"),
+    "ties": (["--ties", "win"], "ties: found 'win'; allowed are half and drop"),
+    "level": (["--level", "1"], "allowed are finite numbers > 0 and <= 0.9999"),
+    "format": (["--format", "xml"], "--format: found 'xml'; allowed are battles, pairs, matrix, array"),
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_what_cannot_be_used(battles: Path, kind: str):
+    arguments, message = ERRORS[kind]
+    done = run(battles, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_output_is_not_the_input(battles: Path):
+    done = run(battles, "--output", battles)
+    assert done.returncode == 2
+    assert "a file that is read" in done.stderr
