@@ -13,9 +13,10 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 try:
     import matplotlib.pyplot as plt
@@ -89,11 +90,11 @@ def convergence(
 
 
 def simplex_dynamics(
-    game: Game | ArrayLike,
+    game: Game | jax.typing.ArrayLike,
     beta: float,
     trajectories: Mapping[str, Trajectory | ArrayLike] | None = None,
     *,
-    reference: ArrayLike | None = None,
+    reference: jax.typing.ArrayLike | None = None,
     labels: Sequence[str] = ("1", "2", "3"),
     ax: Axes | None = None,
 ) -> Axes:
@@ -131,7 +132,7 @@ def simplex_dynamics(
     g = np.asarray(inputs.game.payoffs(jnp.asarray(points.T, inputs.beta.dtype))).T - beta * np.log(points / r)
     flow = points * (g - np.sum(points * g, axis=1, keepdims=True)) @ CORNERS
     speed = np.linalg.norm(flow, axis=1, keepdims=True)
-    arrows = flow / np.sqrt(np.maximum(speed, np.finfo(float).tiny) * max(speed.max(), np.finfo(float).tiny))
+    arrows = flow / np.sqrt(np.where(speed > 0, speed * speed.max(), 1))
     ax.quiver(*(points @ CORNERS).T, *arrows.T, color="0.65", angles="xy", scale=22, width=0.004, zorder=1)
     for k, (name, path) in enumerate(paths.items()):
         xy = path @ CORNERS
@@ -350,13 +351,16 @@ def _divergence(place: str, path: Trajectory, equilibrium: ArrayLike | None) -> 
     """`KL(p*||p)` of every policy of a path, `[*batch, steps + 1]`."""
     if equilibrium is None:
         raise ValueError("equilibrium: is None; allowed with measure='kl' are probabilities [*batch, n]")
-    star = np.asarray(equilibrium, np.float64)
-    shape = (*path.log_policy.shape[:-2], path.log_policy.shape[-1])
-    if star.ndim == 0 or star.shape[-1] != shape[-1] or np.broadcast_shapes(star.shape[:-1], shape[:-1]) != shape[:-1]:
-        raise ValueError(f"equilibrium: has shape {list(star.shape)}; allowed by {place} is {list(shape)}")
+    star, shape = np.asarray(equilibrium, np.float64), (*path.log_policy.shape[:-2], path.log_policy.shape[-1])
+    try:
+        stars = np.broadcast_to(star, shape)
+    except ValueError:
+        raise ValueError(
+            f"equilibrium: has shape {list(star.shape)}; allowed for {place} is {list(shape)}, or what broadcasts to it"
+        ) from None
     check_policy("equilibrium", star)
     with np.errstate(divide="ignore"):
-        log_star = jnp.asarray(np.log(np.broadcast_to(star, shape)), path.log_policy.dtype)
+        log_star = jnp.asarray(np.log(stars), path.log_policy.dtype)
     return simplex.kl_divergence(jnp.moveaxis(log_star, -1, 0)[..., None], jnp.moveaxis(path.log_policy, -1, 0))
 
 
@@ -392,7 +396,7 @@ def _array(name: str, x: ArrayLike, shape: tuple[int | str, ...]) -> np.ndarray:
 def _check(name: str, x: np.ndarray, good: np.ndarray, allowed: str) -> None:
     if not good.all():
         index = tuple(int(i) for i in np.argwhere(~good)[0])
-        raise ValueError(f"{name}{list(index)}: is {x[index]}; allowed are {allowed}")
+        raise ValueError(f"{name}{list(index)} is {x[index]}; allowed are {allowed}")
 
 
 def _names(name: str, items: Any, n: int) -> list[str]:

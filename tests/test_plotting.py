@@ -1,144 +1,408 @@
-"""Pictures hold the numbers they are made of, on the axes they were given."""
-
-from __future__ import annotations
+"""Pictures show the numbers that they are given, also in black and white."""
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
-mpl = pytest.importorskip("matplotlib", reason="needs the extra `plot`")
-mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import nashjax as nj
 
-import nashjax as nj  # noqa: E402
-from nashjax import plotting  # noqa: E402
+pytest.importorskip("matplotlib", reason="needs the extra `plot`")
 
-RPS = np.array([[0.5, 0.1, 0.8], [0.9, 0.5, 0.3], [0.2, 0.7, 0.5]])
-CORNERS = np.array([[0, 0], [1, 0], [0.5, np.sqrt(0.75)]])
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.lines import Line2D
+from matplotlib.quiver import Quiver
+
+from nashjax import plotting
+
+CYCLE = np.array([[0.5, 0.9, 0.2], [0.1, 0.5, 0.8], [0.8, 0.2, 0.5]])
+BETA = 0.1
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
+@pytest.fixture
+def ax() -> Iterator[Axes]:
+    figure, axes = plt.subplots()
+    yield axes
+    figure.canvas.draw()  # what cannot be drawn raises here
     plt.close("all")
 
 
 @pytest.fixture(scope="module")
-def paths() -> dict[str, nj.Trajectory]:
-    start = np.array([0.8, 0.1, 0.1])
-    methods = {"Nash-MP": nj.NashMP(), "mirror descent": nj.OnlineMirrorDescent()}
-    return {k: nj.trajectory(RPS, 0.1, algorithm=m, num_steps=20, initial=start) for k, m in methods.items()}
+def batch() -> nj.MatrixGame:
+    return nj.games.random_game(jax.random.key(1), 5, (3,))
 
 
-def test_convergence_shows_the_numbers_and_the_bound(paths: dict[str, nj.Trajectory]):
-    ax = plt.subplots()[1]
-    assert plotting.convergence(paths, beta=0.1, ax=ax) is ax
-    first, second, bound = ax.get_lines()
-    for line, path in ((first, paths["Nash-MP"]), (second, paths["mirror descent"])):
-        np.testing.assert_allclose(line.get_xdata(), path.queries)
-        np.testing.assert_allclose(line.get_ydata(), path.exploitability)
-    N, y = (np.asarray(x) for x in bound.get_data())
-    np.testing.assert_allclose(y, float(paths["Nash-MP"].exploitability[0]) * 1.2 ** (-N / 2))
-    assert ax.get_yscale() == "log"
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("queries", "exploitability")
+@pytest.fixture(scope="module")
+def paths(batch: nj.MatrixGame) -> dict[str, nj.Trajectory]:
+    methods = {"fixed": nj.NashMP(), "adaptive": nj.AdaptiveNashMP()}
+    return {name: nj.trajectory(batch, BETA, algorithm=method, num_steps=12) for name, method in methods.items()}
 
 
-def test_the_divergence_stays_below_the_bound(paths: dict[str, nj.Trajectory]):
-    policy = nj.solve(RPS, 0.1, tol=1e-14).policy
-    ax = plotting.convergence({"Nash-MP": paths["Nash-MP"]}, beta=0.1, equilibrium=policy)
-    line, bound = ax.get_lines()
-    N, y = (np.asarray(x) for x in bound.get_data())
-    values = np.asarray(line.get_ydata())
-    assert (values <= 1.21 * np.interp(np.asarray(line.get_xdata()), N, y) + 1e-12).all()
-    assert values[0] == pytest.approx(float(nj.metrics.kl_divergence(policy, np.array([0.8, 0.1, 0.1]))))
+def line(ax: Axes, label: str) -> Line2D:
+    return next(line for line in ax.get_lines() if line.get_label() == label)
 
 
-def test_several_games_are_shown_by_their_median():
-    games = np.stack([RPS, 0.5 + (RPS - 0.5) / 2, np.full((3, 3), 0.5)])
-    path = nj.trajectory(games, 0.1, algorithm=nj.NashMP(), num_steps=5, initial=np.array([0.8, 0.1, 0.1]))
-    (line,) = plotting.convergence({"x": path}).get_lines()
-    np.testing.assert_allclose(line.get_ydata(), np.median(np.asarray(path.exploitability), axis=0))
+def data(ax: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
+    drawn = line(ax, label)
+    return np.asarray(drawn.get_xdata()), np.asarray(drawn.get_ydata())
 
 
-def test_the_simplex_shows_paths_and_the_equilibrium_where_they_are(paths: dict[str, nj.Trajectory]):
-    ax = plotting.simplex_dynamics(RPS, 0.1, paths, labels=["rock", "paper", "scissors"])
-    lines = {str(line.get_label()): np.array(line.get_data()).T for line in ax.get_lines()}
-    np.testing.assert_allclose(lines["Nash-MP"], np.exp(paths["Nash-MP"].log_policy) @ CORNERS, atol=1e-12)
-    np.testing.assert_allclose(lines["equilibrium"], [np.asarray(nj.solve(RPS, 0.1).policy) @ CORNERS], atol=1e-9)
-    assert {text.get_text() for text in ax.texts} == {"rock", "paper", "scissors"}
-    (arrows,) = [c for c in ax.collections if isinstance(c, mpl.quiver.Quiver)]
-    # Near the first corner rock is played; paper beats it, so the arrow leads towards the second.
-    nearest = int(np.argmin(np.linalg.norm(np.asarray(arrows.get_offsets()), axis=1)))
-    assert np.asarray(arrows.U)[nearest] > 0.9
+def merged(good: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    return good | change
 
 
-def test_the_heat_map_leaves_out_what_was_never_compared():
-    counts = np.array([[0, 3, 0], [3, 0, 2], [0, 2, 0]])
-    ax = plotting.preference_heatmap(RPS, items=["a", "b", "c"], comparisons=counts)
-    shown = ax.get_images()[0].get_array()
-    np.testing.assert_array_equal(np.ma.getmaskarray(shown), [[False, False, True], [False] * 3, [True, False, False]])
-    assert [patch.get_hatch() for patch in ax.patches] == ["///", "///"]
-    assert sorted(text.get_text() for text in ax.texts) == sorted(
-        ["0.50", "0.10", "0.90", "0.50", "0.30", "0.70", "0.50"]
+def styles(ax: Axes) -> list[tuple[object, object]]:
+    return [(line.get_linestyle(), line.get_marker()) for line in ax.get_lines() if str(line.get_label())[0] != "_"]
+
+
+def test_importing_the_package_leaves_matplotlib_alone():
+    code = "import sys, nashjax; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_without_matplotlib_the_error_names_the_extra():
+    code = "import sys; sys.modules['matplotlib'] = None; from nashjax import plotting"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith('python -m pip install "nashjax[plot]"')
+
+
+def test_neither_settings_nor_backend_are_changed(ax: Axes):
+    code = """
+import matplotlib
+before, backend = dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)
+from nashjax import plotting
+same = all(matplotlib.rcParams[name] == value for name, value in before.items() if name != "backend")
+print(same, matplotlib.get_backend(auto_select=False) == backend)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
+    before = dict(matplotlib.rcParams)
+    plotting.preference_heatmap(CYCLE, ax=ax)
+    plotting.simplex_dynamics(CYCLE, BETA)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_every_function_makes_axes_of_its_own_where_none_are_given(paths: dict[str, nj.Trajectory]):
+    plt.close("all")
+    drawn = [
+        plotting.convergence(paths),
+        plotting.simplex_dynamics(CYCLE, BETA),
+        plotting.preference_heatmap(CYCLE),
+        plotting.equilibrium_path([0.1, 0.01], np.full((2, 3), 1 / 3)),
+        plotting.ranking_intervals("ab", [2, 1], [1, 0], [3, 2]),
+    ]
+    assert all(isinstance(ax, Axes) for ax in drawn)
+    assert [ax.figure for ax in drawn] == [plt.figure(number) for number in plt.get_fignums()]
+    plt.close("all")
+
+
+class TestConvergence:
+    def test_one_game_is_drawn_as_it_was_recorded(self, ax: Axes):
+        path = nj.trajectory(CYCLE, BETA, algorithm=nj.AdaptiveNashMP(), num_steps=9)
+        assert plotting.convergence({"method": path}, ax=ax) is ax
+        queries, values = data(ax, "method")
+        np.testing.assert_array_equal(queries, path.queries)
+        np.testing.assert_array_equal(values, path.exploitability)
+        assert (ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "queries N", "exploitability")
+
+    def test_of_a_batch_the_median_of_what_is_reached_is_drawn(self, ax: Axes, paths: dict[str, nj.Trajectory]):
+        plotting.convergence(paths, ax=ax)
+        for name, path in paths.items():
+            counts, measured = np.asarray(path.queries), np.asarray(path.exploitability)
+            queries, values = data(ax, name)
+            assert queries[-1] == counts[:, -1].min()
+            for number, value in zip(queries, values, strict=True):
+                reached = [measured[game, counts[game] <= number][-1] for game in range(3)]
+                assert value == sorted(reached)[1]
+
+    def test_the_divergence_is_that_from_the_equilibrium(self, ax: Axes, batch: nj.MatrixGame):
+        star = np.asarray(nj.solve(batch, BETA, tol=1e-14).policy)
+        path = nj.trajectory(batch, BETA, algorithm=nj.NashMP(), num_steps=12)
+        plotting.convergence({"fixed": path}, measure="kl", equilibrium=star, beta=BETA, ax=ax)
+        kl = np.sum(star[:, None] * (np.log(star)[:, None] - np.asarray(path.log_policy)), axis=-1)
+        values = data(ax, "fixed")[1]
+        np.testing.assert_allclose(values, np.median(kl, axis=0), rtol=1e-6, atol=1e-14)
+        assert (values <= data(ax, "(1 + 2 beta)^(-N/2)")[1] * (1 + 1e-6)).all()  # what the theory promises
+
+    def test_an_equilibrium_may_exclude_actions(self, ax: Axes):
+        reference = np.array([0.5, 0.5, 0])
+        path = nj.trajectory(CYCLE, BETA, algorithm=nj.NashMP(), num_steps=3, reference=reference)
+        star = nj.solve(CYCLE, BETA, reference=reference).policy
+        values = data(plotting.convergence({"a": path}, measure="kl", equilibrium=star, ax=ax), "a")[1]
+        assert np.isfinite(values).all()
+        assert values[-1] < values[0]
+
+    def test_the_line_of_the_theory_starts_where_the_first_method_does(self, ax: Axes, paths: dict[str, nj.Trajectory]):
+        plotting.convergence(paths, beta=BETA, ax=ax)
+        queries, promised = data(ax, "(1 + 2 beta)^(-N/2)")
+        first, values = data(ax, "fixed")
+        assert (queries[0], promised[0]) == (first[0], values[0])
+        np.testing.assert_allclose(promised, values[0] * np.sqrt(1.2) ** -(queries - queries[0]), rtol=1e-12)
+        assert line(ax, "(1 + 2 beta)^(-N/2)").get_linestyle() == ":"
+
+    def test_lines_differ_without_their_colours(self, ax: Axes, paths: dict[str, nj.Trajectory]):
+        plotting.convergence({f"method {k}": paths["fixed"] for k in range(33)}, beta=BETA, ax=ax)
+        assert len(set(styles(ax))) == 34
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"trajectories": {}}, "^trajectories: is {}; allowed are names"),
+            ({"trajectories": {"a": [1]}}, r"^trajectories\['a'\]: is \[1\]; allowed is what nashjax.trajectory"),
+            ({"measure": "gap"}, "^measure: is 'gap'; allowed are 'exploitability', 'kl'"),
+            ({"beta": 0.0}, "^beta: is 0.0; allowed are finite numbers > 0"),
+            ({"beta": [0.1, 0.2]}, "^beta: is "),
+            ({"measure": "kl"}, "^equilibrium: is None; allowed with measure='kl'"),
+            (
+                {"measure": "kl", "equilibrium": [0.5, 0.5]},
+                r"^equilibrium: has shape \[2\]; allowed for .* is \[3, 5\]",
+            ),
+            ({"measure": "kl", "equilibrium": np.ones((2, 5)) / 5}, r"^equilibrium: has shape \[2, 5\]"),
+            ({"measure": "kl", "equilibrium": [0.5] * 5}, "^equilibrium sums to 2.5; allowed are prob"),
+        ],
     )
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["a", "b", "c"]
+    def test_bad_input_is_named(self, paths: dict[str, nj.Trajectory], change: dict[str, Any], message: str):
+        with pytest.raises(ValueError, match=message):
+            plotting.convergence(**merged({"trajectories": paths}, change))
+
+    def test_a_batch_without_games_is_named(self, paths: dict[str, nj.Trajectory]):
+        empty = jax.tree.map(lambda x: x[:0], paths["fixed"])
+        with pytest.raises(ValueError, match=r"^trajectories\['a'\]: has the batch shape \[0\]; allowed"):
+            plotting.convergence({"a": empty})
 
 
-def test_the_path_along_beta():
-    betas = np.array([1, 0.1, 0.01, 0])
-    solution = nj.solve_path(RPS, betas)
-    ax = plotting.equilibrium_path(betas, solution.policy, items=["a", "b", "c"], top=2)
-    policy = np.asarray(solution.policy)
-    order = np.argsort(-policy.max(axis=0))
-    for line, i in zip(ax.get_lines(), order[:2], strict=False):
-        np.testing.assert_allclose(line.get_ydata(), policy[:, i])
-        assert line.get_label() == "abc"[i]
-    assert ax.get_lines()[2].get_label() == "1 others"
-    np.testing.assert_allclose(ax.get_lines()[2].get_ydata(), policy[:, order[2]])
-    left, right = ax.get_xlim()
-    assert left > right  # beta falls
-    assert "0" in [tick.get_text() for tick in ax.get_xticklabels()]
+class TestSimplexDynamics:
+    def test_the_star_is_the_equilibrium(self, ax: Axes):
+        reference = np.array([0.6, 0.3, 0.1])
+        assert plotting.simplex_dynamics(CYCLE, BETA, reference=reference, ax=ax) is ax
+        p = np.asarray(nj.solve(CYCLE, BETA, reference=reference).policy)
+        (x,), (y,) = data(ax, "equilibrium")
+        # Left, right and top corner at (0, 0), (1, 0) and the height of an equilateral triangle.
+        np.testing.assert_allclose([x, y], [p[1] + p[2] / 2, p[2] * np.sqrt(3) / 2], rtol=1e-12)
+
+    @pytest.mark.parametrize("beta", [0.0, BETA])
+    def test_the_arrows_follow_the_regularised_flow(self, ax: Axes, beta: float):
+        plotting.simplex_dynamics(CYCLE, beta, ax=ax)
+        arrows = next(child for child in ax.get_children() if isinstance(child, Quiver))
+        start, way = np.asarray(arrows.get_offsets()), np.transpose([arrows.U, arrows.V])
+        assert len(start) > 100
+        lengths = []
+        for (x, y), (u, v) in zip(start, way, strict=True):
+            top = y / np.sqrt(0.75)
+            p = np.array([1 - x - top / 2, x - top / 2, top])
+            assert (p > 0).all()
+            gain = CYCLE @ p - beta * np.log(3 * p)
+            d = p * (gain - p @ gain)
+            flow = np.array([d[1] + d[2] / 2, d[2] * np.sqrt(0.75)])
+            np.testing.assert_allclose([u, v], flow / np.linalg.norm(flow) * np.hypot(u, v), atol=1e-9)
+            lengths.append(np.hypot(u, v) / np.sqrt(np.linalg.norm(flow)))
+        np.testing.assert_allclose(lengths, lengths[0], rtol=1e-6)
+
+    def test_paths_are_drawn_where_their_policies_are(self, ax: Axes):
+        path = nj.trajectory(CYCLE, BETA, algorithm=nj.NashMP(), num_steps=7, initial=np.array([0.8, 0.1, 0.1]))
+        corners = np.eye(3)
+        plotting.simplex_dynamics(CYCLE, BETA, {"path": path, "round": corners}, labels=("rock", "b", "c"), ax=ax)
+        p = np.exp(np.asarray(path.log_policy))
+        np.testing.assert_allclose(data(ax, "path")[0], p[:, 1] + p[:, 2] / 2, rtol=1e-12)
+        np.testing.assert_allclose(np.transpose(data(ax, "round")), [[0, 0], [1, 0], [0.5, np.sqrt(0.75)]])
+        assert len(set(styles(ax))) == 3  # two paths and the star
+        assert [text.get_text() for text in ax.texts] == ["rock", "b", "c"]
+
+    def test_a_game_at_rest_can_be_drawn(self, ax: Axes):
+        plotting.simplex_dynamics(np.full((3, 3), 0.5), 0.0, ax=ax)
+        arrows = next(child for child in ax.get_children() if isinstance(child, Quiver))
+        assert not np.any(arrows.U)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"game": np.full((4, 4), 0.5)}, "^game: has, with beta and reference, 4 actions .* one game of 3 actions"),
+            ({"game": np.full((2, 3, 3), 0.5)}, r"batch shape \[2\]; allowed is one game"),
+            ({"beta": [0.1, 0.2]}, r"batch shape \[2\]; allowed is one game"),
+            ({"beta": -1.0}, "^beta is -1.0"),
+            ({"reference": [0.5, 0.5, 0]}, "^reference: is .*; allowed are probabilities > 0"),
+            ({"labels": "ab"}, "^labels: has length 2; allowed is 3"),
+            ({"trajectories": {"a": np.ones((2, 4)) / 4}}, r"^trajectories\['a'\]: has shape \[2, 4\]; allowed is \["),
+            ({"trajectories": {"a": np.ones((0, 3))}}, r"^trajectories\['a'\]: has shape \[0, 3\]; .*not empty"),
+            ({"trajectories": {"a": np.ones((2, 3))}}, r"^trajectories\['a'\]\[0\] sums to 3"),
+        ],
+    )
+    def test_bad_input_is_named(self, change: dict[str, Any], message: str):
+        with pytest.raises(ValueError, match=message):
+            plotting.simplex_dynamics(**merged({"game": CYCLE, "beta": BETA}, change))
 
 
-def test_intervals_stand_in_the_order_given():
-    ax = plotting.ranking_intervals(["x", "y", "z"], [3, 2, 1], [2, 1, 0], [4, 3, 2], top=2)
-    (segments,) = ax.collections
-    np.testing.assert_allclose([s[:, 0] for s in segments.get_segments()], [[2, 4], [1, 3]])  # pyright: ignore
-    np.testing.assert_allclose(ax.get_lines()[0].get_xdata(), [3, 2])
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["x", "y"]
-    bottom, top = ax.get_ylim()
-    assert bottom > top  # the first item is on top
+def hatched(ax: Axes) -> set[tuple[int, int]]:
+    """Row and column of the hatched cells."""
+    cells = [
+        c
+        for c in ax.collections
+        if isinstance(c, PolyCollection) and c.get_hatch()  # pyright: ignore
+    ]
+    boxes = [path.get_extents() for c in cells for path in c.get_paths()]
+    return {(round((box.y0 + box.y1) / 2), round((box.x0 + box.x1) / 2)) for box in boxes}
 
 
-def test_lines_differ_without_colours(paths: dict[str, nj.Trajectory]):
-    many = {str(k): paths["Nash-MP"] for k in range(20)}
-    styles = [(line.get_linestyle(), line.get_marker()) for line in plotting.convergence(many).get_lines()]
-    assert len(set(styles)) == 20
+class TestPreferenceHeatmap:
+    def test_the_image_is_the_matrix_in_the_order_given(self, ax: Axes):
+        assert plotting.preference_heatmap(CYCLE, items=["a", "b", "c"], order=[2, 0, 1], ax=ax) is ax
+        order = [2, 0, 1]
+        shown = np.asarray(ax.images[0].get_array())
+        np.testing.assert_array_equal(shown, CYCLE[order][:, order])
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["c", "a", "b"]
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["c", "a", "b"]
+        cells = {tuple(text.get_position()): text.get_text() for text in ax.texts}
+        assert len(cells) == 9
+        assert cells[2, 1] == "0.90"  # x is the column: a over b
+        bar = ax.figure.axes[-1]
+        assert bar.get_ylabel() == "how often the row is preferred over the column"
+
+    def test_one_half_is_in_the_middle_and_lightness_only_grows(self, ax: Axes):
+        plotting.preference_heatmap(CYCLE, ax=ax)
+        low, high = ax.images[0].get_clim()
+        assert (low + high) / 2 == pytest.approx(0.5)
+        assert (low, high) == pytest.approx((0.1, 0.9))
+        rgb = plotting.PREFERENCE_COLORS(np.linspace(0, 1, 101))[:, :3]
+        lightness = rgb @ [0.2126, 0.7152, 0.0722]
+        assert (np.diff(lightness) > 0).all()
+        assert rgb[0, 2] > rgb[0, 0]  # blue at the one end, yellow at the other, grey between
+        assert rgb[-1, 2] < rgb[-1, 0]
+        assert np.ptp(rgb[50]) < 0.02
+
+    def test_pairs_never_compared_are_hatched(self, ax: Axes):
+        counts = np.array([[0, 4, 0], [4, 0, 1], [0, 1, 0]])
+        plotting.preference_heatmap(CYCLE, comparisons=counts, ax=ax)
+        assert hatched(ax) == {(0, 2), (2, 0)}
+        assert np.ma.getmaskarray(np.ma.asarray(ax.images[0].get_array())).sum() == 2
+        assert len(ax.texts) == 7
+
+    def test_unknown_preferences_are_hatched_where_the_order_puts_them(self, ax: Axes):
+        unknown = CYCLE.copy()
+        unknown[0, 1] = unknown[1, 0] = np.nan
+        plotting.preference_heatmap(unknown, order=[0, 2, 1], ax=ax)
+        assert hatched(ax) == {(0, 2), (2, 0)}
+        assert ax.images[0].get_clim() == pytest.approx((0.2, 0.8))
+
+    def test_with_all_compared_nothing_is_hatched(self, ax: Axes):
+        plotting.preference_heatmap(CYCLE, comparisons=np.ones((3, 3)), ax=ax)
+        assert hatched(ax) == set()
+
+    def test_large_matrices_have_no_numbers_and_few_names(self, ax: Axes):
+        plotting.preference_heatmap(np.full((100, 100), 0.5), ax=ax)
+        assert len(ax.texts) == 0
+        assert 20 <= len(ax.get_xticks()) <= plotting.MOST_TICKS
+
+    def test_names_are_no_formulas(self, ax: Axes):
+        plotting.preference_heatmap(CYCLE, items=["$x", "a$b_c$", "c"], ax=ax)
+        assert not any("$" in label.get_text().replace(r"\$", "") for label in ax.get_yticklabels())
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"preferences": np.ones((2, 3)) / 2}, r"^preferences: has shape \[2, 3\]; allowed are square"),
+            ({"preferences": np.ones((0, 0))}, r"^preferences: has shape \[0, 0\]; .*not empty"),
+            ({"preferences": [[0.5, 2], [-1, 0.5]]}, r"^preferences\[0, 1\] is 2.0; allowed are numbers in \[0, 1\]"),
+            ({"preferences": "words"}, "^preferences: is 'words'; allowed are real numbers"),
+            ({"items": ["a"]}, "^items: has length 1; allowed is 3"),
+            ({"order": [0, 0, 1]}, r"^order: is \[0, 0, 1\]; allowed are the numbers from 0 to 2"),
+            ({"comparisons": np.ones((2, 2))}, r"^comparisons: has shape \[2, 2\]; allowed is \[3, 3\]"),
+            ({"comparisons": -np.ones((3, 3))}, r"^comparisons\[0, 0\] is -1.0; allowed are numbers >= 0"),
+        ],
+    )
+    def test_bad_input_is_named(self, change: dict[str, Any], message: str):
+        with pytest.raises(ValueError, match=message):
+            plotting.preference_heatmap(**merged({"preferences": CYCLE}, change))
 
 
-BAD: dict[str, tuple[Callable[[], Any], str]] = {
-    "no trajectory": (lambda: plotting.convergence({}), "trajectories: is empty"),
-    "four actions": (lambda: plotting.simplex_dynamics(np.full((4, 4), 0.5), 0.1), "game: has shape \\[4, 4\\]"),
-    "not square": (lambda: plotting.preference_heatmap(np.ones((2, 3))), "preferences: has shape \\[2, 3\\]"),
-    "items": (lambda: plotting.preference_heatmap(RPS, items=["a"]), "items: has length 1; allowed is 3"),
-    "betas": (lambda: plotting.equilibrium_path([0.1, 0.2], np.full((2, 3), 1 / 3)), "betas: increase"),
-    "policies": (lambda: plotting.equilibrium_path([0.1], np.full((2, 3), 1 / 3)), "policies: has shape"),
-    "lengths": (lambda: plotting.ranking_intervals(["a"], [1, 2], [1], [1]), "value, low, high: have shapes"),
-}
+class TestEquilibriumPath:
+    betas = np.array([1.0, 0.1, 0.01, 0.0])
+    policies = np.array([[0.3, 0.3, 0.2, 0.2], [0.5, 0.2, 0.2, 0.1], [0.7, 0.05, 0.2, 0.05], [0.8, 0.0, 0.2, 0.0]])
+
+    def test_the_lines_are_the_masses_and_the_rest_is_one(self, ax: Axes):
+        drawn = plotting.equilibrium_path(self.betas, self.policies, items=["a", "b", "c", "d"], top=2, ax=ax)
+        assert drawn is ax
+        np.testing.assert_array_equal(data(ax, "a")[1], self.policies[:, 0])
+        np.testing.assert_array_equal(data(ax, "b")[1], self.policies[:, 1])
+        np.testing.assert_allclose(data(ax, "others")[1], self.policies[:, 2:].sum(1))
+        assert ax.get_xscale() == "log"
+
+    def test_beta_falls_to_the_right_with_zero_at_the_edge(self, ax: Axes):
+        shuffled = [2, 3, 0, 1]
+        plotting.equilibrium_path(self.betas[shuffled], self.policies[shuffled], ax=ax)
+        x, mass = data(ax, "0")
+        np.testing.assert_array_equal(x[:3], [1.0, 0.1, 0.01])
+        assert 0 < x[3] < 0.01
+        np.testing.assert_array_equal(mass, self.policies[:, 0])
+        left, right = ax.get_xlim()
+        assert left > right
+        marks = dict(zip(ax.get_xticks(), (label.get_text() for label in ax.get_xticklabels()), strict=True))
+        assert marks == {x[3]: "0", 0.01: "0.01", 0.1: "0.1", 1.0: "1"}
+
+    def test_without_others_there_is_no_such_line(self, ax: Axes):
+        plotting.equilibrium_path([0.03, 0.02], self.policies[:2], ax=ax)
+        assert [line.get_label() for line in ax.get_lines()] == ["0", "1", "2", "3"]
+        assert len(set(styles(ax))) == 4
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["0.02", "0.03"]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"betas": []}, r"^betas: has shape \[0\]; allowed is \[num_betas\], not empty"),
+            ({"betas": [1.0, -1.0, 2.0, 3.0]}, r"^betas\[1\] is -1.0; allowed are finite numbers >= 0"),
+            ({"betas": [1.0, 1.0, 0.1, 0.0]}, "^betas: is .*; allowed are different numbers"),
+            ({"betas": [0.0], "policies": [[1.0]]}, "at least one of them > 0"),
+            ({"policies": np.ones((3, 2)) / 2}, r"^policies: has shape \[3, 2\]; allowed is \[4, n\]"),
+            ({"policies": np.ones((4, 2))}, r"^policies\[0\] sums to 2"),
+            ({"items": ["a"]}, "^items: has length 1; allowed is 4"),
+            ({"top": 0}, "^top: is 0; allowed are integers >= 1"),
+            ({"top": 1.5}, "^top: is 1.5; allowed are integers >= 1"),
+        ],
+    )
+    def test_bad_input_is_named(self, change: dict[str, Any], message: str):
+        with pytest.raises(ValueError, match=message):
+            plotting.equilibrium_path(**merged({"betas": self.betas, "policies": self.policies}, change))
 
 
-@pytest.mark.parametrize("kind", BAD)
-def test_what_cannot_be_drawn(kind: str):
-    call, message = BAD[kind]
-    with pytest.raises(ValueError, match=message):
-        call()
+class TestRankingIntervals:
+    def test_the_first_is_on_top_with_its_interval(self, ax: Axes):
+        drawn = plotting.ranking_intervals("abc", [3, 2, 1], [2, 1.5, 0], [4, 3, 1], label="score", top=2, ax=ax)
+        assert drawn is ax
+        (dots,) = ax.get_lines()
+        np.testing.assert_array_equal(np.column_stack([dots.get_xdata(), dots.get_ydata()]), [[3, 0], [2, 1]])
+        bars = next(c for c in ax.collections if isinstance(c, LineCollection))
+        np.testing.assert_array_equal(bars.get_segments(), [[[2, 0], [4, 0]], [[1.5, 1], [3, 1]]])
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+        bottom, top = ax.get_ylim()
+        assert bottom > top
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("score", "the first 2 of 3 items")
 
-
-def test_the_library_does_not_import_matplotlib():
-    asked = "nashjax.plotting; assert 'matplotlib' in sys.modules"
-    code = f"import sys, nashjax; assert 'matplotlib' not in sys.modules; {asked}"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                {"items": "a", "value": [], "low": [], "high": []},
+                r"^value: has shape \[0\]; allowed is \[n\], not empty",
+            ),
+            ({"low": [1.0]}, r"^low: has shape \[1\]; allowed is \[2\]"),
+            ({"high": [3.0, 0.0]}, r"^high\[1\] is 0.0; allowed are numbers not below those of low"),
+            ({"value": [np.nan, 1.0]}, r"^value\[0\] is nan; allowed are finite numbers"),
+            ({"items": "abc"}, "^items: has length 3; allowed is 2"),
+            ({"top": 0}, "^top: is 0; allowed are integers >= 1"),
+        ],
+    )
+    def test_bad_input_is_named(self, change: dict[str, Any], message: str):
+        good = {"items": "ab", "value": [2.0, 1.0], "low": [1.0, 0.5], "high": [3.0, 2.0]}
+        with pytest.raises(ValueError, match=message):
+            plotting.ranking_intervals(**merged(good, change))

@@ -47,7 +47,9 @@ def data_warnings(items: Sequence[str], comparisons: np.ndarray, ties: float) ->
     per_item = comparisons.sum(axis=1)
     rare = np.flatnonzero(per_item < FEW_COMPARISONS)
     if rare.size:
-        named = [f"{visible(items[i])} ({per_item[i]:.10g})" for i in rare[np.argsort(per_item[rare], kind="stable")]]
+        named = [
+            f"{visible(items[int(i)])} ({per_item[i]:.10g})" for i in rare[np.argsort(per_item[rare], kind="stable")]
+        ]
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         warnings.append(
             f"{len(named)} of {n} items have fewer than {FEW_COMPARISONS} comparisons: {', '.join(named[:5])}{more}; "
