@@ -132,7 +132,8 @@ def simplex_dynamics(
     g = np.asarray(inputs.game.payoffs(jnp.asarray(points.T, inputs.beta.dtype))).T - beta * np.log(points / r)
     flow = points * (g - np.sum(points * g, axis=1, keepdims=True)) @ CORNERS
     speed = np.linalg.norm(flow, axis=1, keepdims=True)
-    arrows = flow / np.sqrt(np.where(speed > 0, speed * speed.max(), 1))
+    moving = speed > 16 * jnp.finfo(inputs.beta.dtype).eps  # the rest is rounding
+    arrows = np.where(moving, flow, 0) / np.sqrt(np.where(moving, speed * speed.max(), 1))
     ax.quiver(*(points @ CORNERS).T, *arrows.T, color="0.65", angles="xy", scale=22, width=0.004, zorder=1)
     for k, (name, path) in enumerate(paths.items()):
         xy = path @ CORNERS

@@ -196,7 +196,7 @@ class TestSimplexDynamics:
     def test_the_arrows_follow_the_regularised_flow(self, ax: Axes, beta: float):
         plotting.simplex_dynamics(CYCLE, beta, ax=ax)
         arrows = next(child for child in ax.get_children() if isinstance(child, Quiver))
-        start, way = np.asarray(arrows.get_offsets()), np.transpose([arrows.U, arrows.V])
+        start, way = np.asarray(arrows.get_offsets()), np.column_stack([np.asarray(arrows.U), np.asarray(arrows.V)])
         assert len(start) > 100
         lengths = []
         for (x, y), (u, v) in zip(start, way, strict=True):
