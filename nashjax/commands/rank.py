@@ -206,7 +206,10 @@ def _rank_all(parts: Mapping[str, Battles], bootstrap: int, options: dict[str, A
             def progress(done: int, before: int = number * bootstrap) -> None:
                 show(before + done)
 
-            found[name] = interruptible(lambda part=part, progress=progress: _one(ranking, part, progress, options))
+            try:
+                found[name] = interruptible(lambda part=part, progress=progress: _one(ranking, part, progress, options))
+            except BadInput as error:
+                raise BadInput(f"{visible(name) + ': ' if name else ''}{error}") from None
     return found
 
 

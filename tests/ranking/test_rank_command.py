@@ -103,6 +103,12 @@ def test_what_cannot_be_used(battles: Path, kind: str):
     assert done.stdout == ""
 
 
+def test_a_group_that_cannot_be_ranked_is_named(battles: Path):
+    done = run(battles, "--by", "judge", "--cluster", "judge")
+    assert done.returncode == 2
+    assert "error: u: cluster 'judge': found one name in all rows; allowed are at least 2" in done.stderr
+
+
 def test_an_output_is_not_the_input(battles: Path):
     done = run(battles, "--output", battles)
     assert done.returncode == 2
