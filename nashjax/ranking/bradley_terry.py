@@ -18,8 +18,14 @@ def bradley_terry(counts: Counts) -> np.ndarray:
 
     Returns:
       Scores `[n]`, float64.
+
+    Raises:
+      ImportError: choix, of the extra `rank`, is missing.
     """
-    import choix
+    try:
+        import choix
+    except ImportError as error:
+        raise ImportError('nashjax.ranking needs the extra `rank`: python -m pip install "nashjax[rank]"') from error
 
     wins = (counts.comparisons + counts.lead) / 2
     n = len(wins)
