@@ -1,187 +1,226 @@
-"use strict";
-(() => {
-  const $ = (id) => document.getElementById(id);
-  const all = JSON.parse($("data").textContent);
-  const SVG = "http://www.w3.org/2000/svg";
-  let shown, order, sorted;
+// The page: its sections, the table and the words. The pictures are in the other file.
+const data = JSON.parse(document.getElementById("data").textContent);
 
-  const make = (tag, text) => {
-    const element = document.createElement(tag);
-    if (text !== undefined) element.textContent = text;
-    return element;
+/** An element such as `p.muted`, of elements, texts and lists of these; texts become text nodes, never markup. */
+function make(kind, ...children) {
+  const [tag, name] = kind.split(".");
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  element.append(...children.flat(9));
+  return element;
+}
+
+/** The text with control, format and other characters that print nothing as their codes. */
+function visible(text) {
+  return text.replace(/(?! )[\p{C}\p{Z}]/gu, (c) => {
+    const code = c.codePointAt(0).toString(16);
+    const [mark, width] = code.length < 3 ? ["x", 2] : code.length < 5 ? ["u", 4] : ["U", 8];
+    return { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[c] ?? `\\${mark}${code.padStart(width, "0")}`;
+  });
+}
+
+/** Visible and short: a long name keeps its beginning and its end. */
+function short(name, limit = 48) {
+  const text = [...visible(name.length > 4 * limit ? name.slice(0, limit) + name.slice(-limit) : name)];
+  if (text.length > limit) text.splice(limit / 1.5, text.length - limit + 1, "…");
+  return text.join("");
+}
+
+/** A name as an element that keeps its direction to itself; a cut one has the whole, to a limit, as its title. */
+function label(name, limit) {
+  const element = make("bdi", short(name, limit));
+  if (element.textContent !== name) element.title = visible(name.slice(0, 1000));
+  return element;
+}
+
+/** Names with commas between; of many, the rest is folded. */
+function list(names) {
+  const joined = (some) => some.flatMap((name, k) => [k ? ", " : "", label(name)]);
+  if (names.length <= 15) return joined(names);
+  const rest = make("summary", `and ${names.length - 12} more`);
+  return [joined(names.slice(0, 12)), make("details", rest, joined(names.slice(12)))];
+}
+
+const known = (x) => x !== null && x !== undefined;
+const fixed = (x, digits) => (known(x) ? x.toFixed(digits).replace(/^-([0.]+)$/, "$1") : "–");
+const percent = (x, digits = 1) => (known(x) ? `${(100 * x).toFixed(digits)}\u00a0%` : "–");
+const whole = (x) => (known(x) ? x.toLocaleString("en-US", { maximumFractionDigits: 2 }) : "–");
+const count = (x, thing) => `${whole(x)} ${thing}${x === 1 ? "" : "s"}`;
+const range = (row, key, digits) => {
+  const ends = ["low", "high"].map((end) => row[`${key}_${end}`]);
+  return make("span.range", known(ends[0]) ? ends.map((x) => fixed(x, digits)).join("–") : "");
+};
+
+// Key, title, what a cell shows (masses and payoffs are drawn), and a note below the title.
+const COLUMNS = [
+  ["rank", "Rank", (row) => [fixed(row.rank, 0), " ", range(row, "rank", 0)]],
+  ["item", "Item"],
+  ["mass", "Mass"],
+  ["payoff", "Payoff"],
+  ["first_share", "First", (row) => percent(row.first_share), "of resamples"],
+  ["win_rate", "Win rate", (row) => fixed(row.win_rate, 3)],
+  ["comparisons", "Comparisons", (row) => whole(row.comparisons)],
+  ["bradley_terry", "Bradley-Terry", (row) => {
+    return [fixed(row.bradley_terry, 2), " ", make("span.range", `(${row.bradley_terry_rank})`)];
+  }, "score (rank)"],
+];
+
+/** Smallest and largest value of a column, its intervals included; masses start at 0, payoffs include 1/2. */
+function extent(items, key) {
+  const values = items.flatMap((row) => [row[key], row[`${key}_low`], row[`${key}_high`]]).filter(known);
+  return values.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], key === "mass" ? [0, 0] : [0.5, 0.5]);
+}
+
+/** Rows in the order of a column: equal ones stay in the order of ranks, unknown ones come last both ways. */
+function sorted(items, key, rising) {
+  const words = new Intl.Collator("en", { numeric: true });
+  return items.map((_, i) => i).sort((i, j) => {
+    const [x, y] = [items[i][key], items[j][key]];
+    if (!known(x) || !known(y)) return known(y) - known(x) || i - j;
+    return (rising ? 1 : -1) * (key === "item" ? words.compare(x, y) : x - y) || i - j;
+  });
+}
+
+function table($, { items, bootstrap }) {
+  const extents = { mass: extent(items, "mass"), payoff: extent(items, "payoff") };
+  const cell = (row, key, show) => {
+    if (key === "item") return make("th.name", label(row.item));
+    if (show) return make("td", show(row));
+    return make("td.wide", fixed(row[key], 3), " ", interval(row, key, extents[key]), range(row, key, 3));
   };
-  // Control and direction characters are shown as their codes, so that a name cannot disturb the line it stands in.
-  const plain = (name) => name.replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g,
-    (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
-  const short = (name) => { const text = plain(name); return text.length > 60 ? text.slice(0, 59) + "…" : text; };
-  const fixed = (x, digits) => (x === null ? "–" : x.toFixed(digits));
-  const listed = (names) => names.length > 12
-    ? names.slice(0, 12).map(short).join(", ") + " and " + (names.length - 12) + " more"
-    : names.map(short).join(", ");
-
-  const COLUMNS = [
-    ["rank", "Rank", (r) => r.rank + (r.rank_low === null ? "" : " (" + r.rank_low + " to " + r.rank_high + ")")],
-    ["item", "Item", (r) => short(r.item)],
-    ["mass", "Mass", (r) => fixed(r.mass, 4)],
-    ["payoff", "Payoff", (r) => fixed(r.payoff, 4)],
-    ["first_share", "First", (r) => (r.first_share === null ? "–" : (100 * r.first_share).toFixed(1) + " %")],
-    ["win_rate", "Win rate", (r) => fixed(r.win_rate, 3)],
-    ["comparisons", "Comparisons", (r) => String(Math.round(100 * r.comparisons) / 100)],
-    ["bradley_terry", "Bradley-Terry", (r) => fixed(r.bradley_terry, 2) + " (#" + r.bradley_terry_rank + ")"],
-  ];
-
-  function interval(row, name, low, high) {
-    const svg = document.createElementNS(SVG, "svg");
-    const at = (x) => 4 + 92 * (x - low) / (high - low || 1);
-    svg.setAttribute("width", 100); svg.setAttribute("height", 12); svg.setAttribute("role", "img");
-    const add = (tag, values) => {
-      const element = document.createElementNS(SVG, tag);
-      for (const [key, value] of Object.entries(values)) element.setAttribute(key, value);
-      svg.append(element);
-    };
-    add("path", { d: "M4 6H96" });
-    if (row[name + "_low"] !== null) {
-      add("line", { x1: at(row[name + "_low"]), x2: at(row[name + "_high"]) + 0.01, y1: 6, y2: 6 });
-      svg.setAttribute("aria-label", fixed(row[name + "_low"], 4) + " to " + fixed(row[name + "_high"], 4));
-    }
-    add("circle", { cx: at(row[name]), cy: 6, r: 3 });
-    return svg;
-  }
-
-  function range(name) {
-    const values = shown.items.flatMap((r) => [r[name], r[name + "_low"], r[name + "_high"]]).filter((x) => x !== null);
-    return [Math.min(...values), Math.max(...values)];
-  }
-
-  function fill() {
-    const body = document.querySelector("#ranking tbody");
-    const ends = { mass: range("mass"), payoff: range("payoff") };
-    const wanted = $("filter").value.toLowerCase();
-    body.replaceChildren(...order.filter((r) => r.item.toLowerCase().includes(wanted)).map((r) => {
-      const line = make("tr");
-      for (const [name, , show] of COLUMNS) {
-        const cell = make("td", show(r));
-        if (name === "item") cell.title = plain(r.item).slice(0, 1000);
-        if (name in ends) cell.append(interval(r, name, ...ends[name]));
-        line.append(cell);
-      }
-      return line;
-    }));
-  }
-
-  function sort(name, falling) {
-    sorted = [name, falling];
-    const sign = falling ? -1 : 1;
-    order = shown.items.map((r, i) => [r, i]).sort(([a, i], [b, j]) => {
-      const x = a[name], y = b[name];
-      if (x === null || y === null) return (x === null) - (y === null) || i - j;
-      return sign * (typeof x === "string" ? (x < y ? -1 : x > y ? 1 : 0) : x - y) || i - j;
-    }).map(([r]) => r);
-    document.querySelectorAll("#ranking th").forEach((head, k) => {
-      head.setAttribute("aria-sort", COLUMNS[k][0] !== name ? "none" : falling ? "descending" : "ascending");
+  const cells = (row) => COLUMNS.map(([key, , show]) => cell(row, key, show));
+  const rows = items.map((row) => make(row.rank_low === 1 ? "tr.top" : "tr", cells(row)));
+  let now = [];
+  const heads = COLUMNS.map(([key, title, , note]) => {
+    const button = make("button", title);
+    const rising = key === "rank" || key === "item";
+    button.addEventListener("click", () => sort(key, now[0] === key ? !now[1] : rising));
+    const scale = extents[key] && `drawn from ${extents[key].map((x) => fixed(x, 2)).join(" to ")}`;
+    return make(key === "item" ? "th.name" : "th", button, make("small", note ?? scale ?? ""));
+  });
+  function sort(key, rising) {
+    now = [key, rising];
+    heads.forEach((head, k) => {
+      head.ariaSort = COLUMNS[k][0] !== key ? null : rising ? "ascending" : "descending";
     });
-    fill();
+    $("tbody").replaceChildren(...sorted(items, key, rising).map((i) => rows[i]));
   }
+  const names = items.map(({ item }) => visible(item).toLowerCase());
+  $("input").addEventListener("input", ({ target }) => {
+    rows.forEach((row, i) => { row.hidden = !names[i].includes(target.value.toLowerCase()); });
+    const found = rows.filter((row) => !row.hidden).length;
+    $(".found").textContent = target.value && `${found} of ${count(rows.length, "item")}`;
+  });
+  $("thead").append(make("tr", heads));
+  $(".box").classList.toggle("tall", items.length > 60);
+  $(".tint").hidden = !bootstrap;
+  sort("rank", true);
+}
 
-  function heads() {
-    const line = make("tr");
-    for (const [name, title] of COLUMNS) {
-      const head = make("th"), button = make("button", title);
-      head.scope = "col";
-      const low = name === "rank" || name === "item";
-      button.addEventListener("click", () => sort(name, sorted[0] === name ? !sorted[1] : !low));
-      head.append(button);
-      line.append(head);
-    }
-    document.querySelector("#ranking thead").replaceChildren(line);
+function summary($, content) {
+  const { items, structure: s, bootstrap, resampling: how, warnings, comparisons, ties } = content;
+  const put = (name, ...nodes) => $(name).append(...nodes.flat(9));
+  const level = `${whole(100 * how.level)}\u00a0%`;
+  const drawn = () => [
+    `${level} intervals from ${whole(bootstrap)} ${how.kind === "bayesian" ? "Bayesian " : ""}resamples, `,
+    known(how.cluster) ? ["all of one ", label(how.cluster), " drawn together"] : "each comparison drawn alone",
+  ];
+  const sizes = `${count(items.length, "item")}, ${count(comparisons, "comparison")}`;
+  put(".summary", sizes, ties ? ` (${whole(ties)} of them ties)` : "", `, beta = ${content.beta}, `);
+  put(".summary", bootstrap ? drawn() : "without intervals", ".");
+  const fact = (term, text, note) => {
+    put(".facts", make("div", make("dt", term), make("dd", text, make("small", note))));
+  };
+  const first = items[0];
+  fact("Leader", label(first.item, 40), `mass ${fixed(first.mass, 3)}, payoff ${fixed(first.payoff, 3)}`);
+  if (bootstrap) {
+    const able = items.filter((row) => row.rank_low === 1).length;
+    const often = `the leader is first in ${percent(first.first_share)} of the resamples`;
+    fact("May be first", `${able} of ${items.length}`, `rank 1 in their ${level} interval; ${often}`);
   }
+  const best = s.condorcet_winner;
+  const smith = `the Smith set holds ${s.smith_set.length} of ${items.length}`;
+  fact("Condorcet winner", known(best) ? label(best, 40) : "none", known(best) ? "beats every other item" : smith);
+  fact("Pairs compared", percent(s.coverage, 0), `${whole(s.pairs_compared)} of ${whole(s.pairs)}`);
+  const cut = (text) => visible(text.slice(0, 1500)) + (text.length > 1500 ? "…" : "");
+  put(".warnings ul", warnings.map((text) => make("li", cut(text))));
+  $(".warnings").hidden = !warnings.length;
+  if (bootstrap) put(".intervals", drawn(), ". First: the share of resamples in which the item has rank 1.");
+  else put(".intervals", "None were asked for: the numbers do not say how sure they are.");
+}
 
-  // Dark is rarely, light is often: also without colour.
-  const color = (p) => "hsl(" + (250 - 190 * p) + " 70% " + (18 + 72 * p) + "%)";
+/** The Condorcet winner, or why there is none. */
+function winner({ items, structure, preferences }) {
+  const { condorcet_winner: best, weak_condorcet_winners: weak } = structure;
+  if (known(best)) return [label(best), " beats every other item."];
+  if (weak.length) return ["None. Beaten by no other, but not better than all (tied, or never compared): ", list(weak)];
+  const better = items.map((_, j) => j).filter((j) => preferences[j][0] > 0.5);
+  const beater = (j, k) => [k ? ", " : "; the leader by ", label(items[j].item), ` (${fixed(preferences[j][0], 2)})`];
+  const more = better.length > 3 ? ` and ${better.length - 3} more` : "";
+  return ["None: every item is beaten by some other", ...better.slice(0, 3).map(beater), more, "."];
+}
 
-  function heat() {
-    const n = shown.items.length, size = Math.max(3, Math.min(24, Math.floor(720 / n)));
-    const canvas = $("heat"), pen = canvas.getContext("2d");
-    canvas.width = canvas.height = n * size;
-    canvas.dataset.size = size;
-    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) {
-      const p = shown.preferences[i][j];
-      if (p === null) {
-        pen.strokeStyle = "#8888";
-        pen.beginPath(); pen.moveTo(j * size, (i + 1) * size); pen.lineTo((j + 1) * size, i * size); pen.stroke();
-      } else {
-        pen.fillStyle = color(p);
-        pen.fillRect(j * size, i * size, size, size);
-      }
-    }
+function cycle({ items, preferences, comparisons }) {
+  return make("div", items.map((item, k) => {
+    const step = make("span.step", `> ${fixed(preferences[k], 2)}`);
+    step.title = `in ${count(comparisons[k], "comparison")}`;
+    return [label(item), " ", step, " "];
+  }), label(items[0]));
+}
+
+function structure($, content) {
+  const { disagreements, structure: s } = content;
+  const parts = s.components;
+  const add = (term, ...nodes) => $(".structure").append(make("dt", term), make("dd", nodes));
+  const set = (names) => {
+    if (names.length === s.items && s.items > 12) return `all ${s.items} items`;
+    return [`${count(names.length, "item")}: `, ...list(names)];
+  };
+  add("Condorcet winner", ...winner(content));
+  add("Smith set", set(s.smith_set), make("small", "The smallest set each of which beats every item outside."));
+  add("Schwartz set", set(s.schwartz_set), make("small", "The smallest sets that nothing outside beats."));
+  add("Largest cycle", s.largest_cycle.length ? set(s.largest_cycle) : "none: no majorities go in a circle");
+  const share = s.triples ? ` (${percent(s.cyclic_triples / s.triples)})` : "";
+  add("Cyclic triples", `${whole(s.cyclic_triples)} of ${whole(s.triples)}${share}`);
+  if (s.strongest_cycles.length) add("Surest cycles", s.strongest_cycles.map(cycle));
+  if (parts.length === 1) add("Connected", "all items, by chains of comparisons");
+  else add("Connected", `no, in ${parts.length} parts`, parts.slice(0, 5).map((names) => make("div", set(names))));
+  add("At beta = 0", `The equilibrium is ${s.unique_at_beta_0 ? "" : "not "}unique.`);
+  const far = disagreements.flatMap((d, k) => [
+    k ? ", " : "", label(d.item), ` (rank ${d.rank}, there ${d.bradley_terry_rank})`,
+  ]);
+  if (far.length) add("Farthest from Bradley-Terry", far);
+  const line = (kind, texts) => make("tr", texts.map((text, k) => make(k < 2 ? `${kind}.name` : kind, text)));
+  $(".next table").append(
+    line("th", ["Item", "with", "Compared so far", "Variance one more takes away"]),
+    ...s.compare_next.map((c) =>
+      line("td", [label(c.item_a), label(c.item_b), whole(c.comparisons), percent(c.reduction, 2)])),
+  );
+  $(".next").hidden = !s.compare_next.length;
+}
+
+const built = new Map();
+
+/** Show one ranking, made when it is first asked for, and hide the others. */
+function show(name, content) {
+  for (const section of built.values()) section.hidden = true;
+  if (!built.has(name)) {
+    const section = document.querySelector("template").content.cloneNode(true).firstElementChild;
+    const $ = (name) => section.querySelector(name);
+    for (const part of [summary, table, heatMap, structure, ...(content.path ? [masses] : [])]) part($, content);
+    document.querySelector("main").append(section);
+    built.set(name, section);
   }
+  built.get(name).hidden = false;
+}
 
-  function point(event) {
-    const canvas = $("heat"), box = canvas.getBoundingClientRect(), n = shown.items.length;
-    const [i, j] = [event.clientY - box.top, event.clientX - box.left].map((x, k) =>
-      Math.max(0, Math.min(n - 1, Math.floor(n * x / (k ? box.width : box.height)))));
-    const [a, b] = [shown.items[i].item, shown.items[j].item].map(short), p = shown.preferences[i][j];
-    $("tip").textContent = i === j ? a : p === null ? a + " and " + b + " were never compared"
-      : a + " over " + b + ": " + p.toFixed(2) + " in " + shown.pair_comparisons[i][j] + " comparisons";
-  }
-
-  function structure() {
-    const s = shown.structure, list = $("structure");
-    list.replaceChildren();
-    const add = (term, ...texts) => { list.append(make("dt", term), ...texts.map((text) => make("dd", text))); };
-    add("Condorcet winner", s.condorcet_winner !== null ? short(s.condorcet_winner)
-      : s.weak_condorcet_winners.length ? "none; beaten by no other: " + listed(s.weak_condorcet_winners)
-      : "none: every item is beaten by another");
-    add("Smith set (" + s.smith_set.length + ")", listed(s.smith_set));
-    add("Schwartz set (" + s.schwartz_set.length + ")", listed(s.schwartz_set));
-    add("Largest cycle (" + s.largest_cycle.length + ")", s.largest_cycle.length ? listed(s.largest_cycle) : "none");
-    add("Cyclic triples", s.cyclic_triples + " of " + s.triples);
-    if (s.strongest_cycles.length) add("Surest cycles", ...s.strongest_cycles.map((c) =>
-      [...c.items, c.items[0]].map(short).join(" > ") + " (" + c.preferences.map((p) => p.toFixed(2)).join(", ") + ")"));
-    add("Pairs compared", s.pairs_compared + " of " + s.pairs + " (" + (100 * s.coverage).toFixed(1) + " %), in "
-      + s.components.length + " connected part" + (s.components.length === 1 ? "" : "s"));
-    add("Plain equilibrium (beta = 0)", s.unique_at_beta_0 ? "unique" : "not unique");
-    if (shown.disagreements.length) add("Farthest from Bradley-Terry", shown.disagreements.map((d) =>
-      short(d.item) + " (#" + d.rank + ", there #" + d.bradley_terry_rank + ")").join(", "));
-    if (s.compare_next.length) add("Compare next", ...s.compare_next.map((c) =>
-      short(c.item_a) + " – " + short(c.item_b) + ", so far " + c.comparisons + ": one more takes away "
-      + (100 * c.reduction).toFixed(2) + " % of the payoffs' variance"));
-  }
-
-  function path() {
-    $("path").hidden = !shown.path;
-    if (!shown.path) return;
-    const table = $("along"), head = make("tr"), top = shown.items.slice(0, 20);
-    head.append(make("th", "beta"), ...top.map((r) => make("th", short(r.item))));
-    table.replaceChildren(head, ...shown.path.beta.map((beta, k) => {
-      const line = make("tr");
-      line.append(make("th", String(beta)), ...top.map((_, i) => make("td", shown.path.mass[k][i].toFixed(4))));
-      return line;
-    }));
-  }
-
-  function show(content) {
-    shown = content;
-    const how = content.resampling;
-    $("summary").textContent = content.items.length + " items, " + Math.round(content.comparisons) + " comparisons, beta = "
-      + content.beta + (content.bootstrap ? ", " + 100 * how.level + " % intervals by " + content.bootstrap + " resamples of "
-      + (how.cluster === null ? "comparisons" : "clusters (" + short(how.cluster) + ")") : ", no intervals");
-    $("warnings").replaceChildren(...content.warnings.map((text) => make("li", plain(text))));
-    sort("rank", false);
-    heat(); structure(); path();
-  }
-
-  heads();
-  $("filter").addEventListener("input", fill);
-  $("heat").addEventListener("pointermove", point);
-  $("heat").addEventListener("pointerdown", point);
-  const pen = $("scale").getContext("2d");
-  for (let x = 0; x < 160; x++) { pen.fillStyle = color(x / 159); pen.fillRect(x, 0, 1, 12); }
-  if (all.groups) {
-    const names = Object.keys(all.groups);
-    $("groups").hidden = false;
-    $("group").append(...names.map((name) => { const option = make("option", short(name)); option.value = name; return option; }));
-    $("group").addEventListener("change", () => show(all.groups[$("group").value]));
-    show(all.groups[names[0]]);
-  } else show(all);
-})();
+if (data.groups) {
+  const choice = document.getElementById("groups");
+  const select = choice.querySelector("select");
+  const groups = Object.entries(data.groups);
+  select.append(...groups.map(([name]) => make("option", short(name))));
+  choice.querySelector("span").textContent = short(data.by ?? "Group");
+  choice.hidden = false;
+  select.addEventListener("change", () => show(...groups[select.selectedIndex]));
+  show(...groups[0]);
+} else show("", data);

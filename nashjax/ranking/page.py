@@ -16,23 +16,32 @@ from nashjax.files.errors import visible
 def render_page(content: dict[str, Any], title: str) -> str:
     """A sortable table with intervals, a heat map of preferences, and the cycles, as HTML.
 
-    Names reach the page as JSON and are shown as text only; the policy in its head forbids all scripts but its own.
+    Names reach the page as JSON and are shown as text only; the policy in its head forbids all scripts and styles but
+    its own, and all connections.
 
     Args:
-      content: what `to_content` makes, with preferences; or `{"by": ..., "groups": {name: content}}`.
+      content: what `to_content` makes, with preferences; or `{"by": ..., "groups": {name: content}}`, of which the page
+        shows one at a time.
       title: of the page.
     """
-    folder = resources.files("nashjax.ranking")
-    style, script, frame = ((folder / f"page.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js", "html"))
+    style = re.sub(r"\s*([{};,>]|:(?= ))\s*", r"\1", _part("page.css")).replace(";}", "}")
+    script = f'(() => {{\n"use strict";\n{_part("page_pictures.js")}{_part("page.js")}}})();'
     parts = {
         "title": html.escape(visible(title)),
-        "policy": f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:",
+        "policy": f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
-        "data": _harmless(json.dumps(content, allow_nan=False)),
+        "data": _harmless(json.dumps(content, allow_nan=False, separators=(",", ":"))),
     }
     # In one pass: what a name says is never taken for a place to fill.
-    return re.sub(r"\[\[(\w+)\]\]", lambda place: parts[place[1]], frame)
+    return re.sub(r"\[\[(\w+)\]\]", lambda place: parts[place[1]], _part("page.html"))
+
+
+def _part(name: str) -> str:
+    """A file of the page without its indentation and comments, which stand on lines of their own."""
+    lines = (resources.files("nashjax.ranking") / name).read_text(encoding="utf-8").splitlines()
+    return "".join(f"{line.strip()}\n" for line in lines if line and not line.lstrip().startswith(("//", "/**")))
 
 
 def _hash(text: str) -> str:
