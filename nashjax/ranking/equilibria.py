@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -61,7 +62,7 @@ def solve_all(
 ) -> Equilibria:
     """Solve the game of all comparisons, and those of the resamples.
 
-    The first is solved so that its masses are off by 1e-6 at most, the resamples by 5e-4.
+    At `beta > 0` the masses of the first are off by 1e-6 at most, those of the resamples by 5e-4.
 
     Args:
       preferences: of all comparisons, `[n, n]`.
@@ -79,7 +80,7 @@ def solve_all(
     size = max(min(2 ** int(np.log2(max(_ENTRIES_AT_A_TIME // n**2, 1))), fixed + num_draws), fixed)
     beta_of = np.concatenate([betas, np.full(num_draws, beta, np.float64)])
     tol_of = np.concatenate([_tolerance(betas, 1e-6), _tolerance(beta_of[fixed:], 5e-4)])
-    games = _in_chunks([np.broadcast_to(preferences, (fixed, n, n)), draws], size)
+    games = _in_chunks(itertools.chain([np.broadcast_to(preferences, (fixed, n, n))], draws), size)
     with _double_precision():
         start = 0
         for games_at_once, number in games:
@@ -120,11 +121,14 @@ def _tolerance(beta: np.ndarray, distance: float) -> np.ndarray:
     return np.where(beta > 0, np.minimum(beta * distance**2 / 2, distance), distance / 1000)
 
 
-def _in_chunks(parts: list[Any], size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Games in arrays of one size, and how many of them count: the last is filled up with its first game."""
+def _in_chunks(parts: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Games in arrays of one size, and how many of them count: the last is filled up with its first game.
+
+    Parts are taken as they are needed, so that no more than a chunk and a part are ever there at a time.
+    """
     waiting: list[np.ndarray] = []
     number = 0
-    for games in (parts[0], *parts[1]) if len(parts) > 1 else parts:
+    for games in parts:
         waiting.append(games)
         number += len(games)
         while number >= size:

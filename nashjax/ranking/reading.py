@@ -307,10 +307,12 @@ def _of_csv(path: Path, request: Request) -> Source:
     except OSError as error:
         raise unreadable(path, error) from None
     columns = {name: _of_arrow(read[name]) for name in names}
-    return Source(str(path), columns, read.num_rows, misshapen, lambda rows: _csv_places(path, len(header), rows))
+    return Source(
+        str(path), columns, read.num_rows, misshapen, lambda rows: _csv_places(path, len(header), rows, misshapen)
+    )
 
 
-def _csv_places(path: Path, width: int, rows: Sequence[int]) -> Iterator[tuple[int | None, str]]:
+def _csv_places(path: Path, width: int, rows: Sequence[int], misshapen: int) -> Iterator[tuple[int | None, str]]:
     """The lines of some records and of all misshapen ones, as they come in the file."""
     wanted = set(rows)
     last = max(wanted, default=-1)
@@ -325,7 +327,7 @@ def _csv_places(path: Path, width: int, rows: Sequence[int]) -> Iterator[tuple[i
             position += 1
             if position in wanted:
                 yield position, table.line()
-            if position >= last and not wanted - set(range(position + 1)) and len(wanted) >= SHOWN_BAD_ROWS:
+            if position >= last and not misshapen:
                 return
 
 

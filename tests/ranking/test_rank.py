@@ -90,6 +90,23 @@ def test_chunks_do_not_matter_and_the_seed_does(small: Battles, monkeypatch: pyt
     assert np.abs(other.mass.mean - whole.mass.mean).max() > 1e-4
 
 
+def test_resamples_are_drawn_as_they_are_needed():
+    from nashjax.ranking import equilibria
+
+    drawn: list[int] = []
+
+    def draws():
+        for number in range(10):
+            drawn.append(number)
+            yield np.full((4, 2, 2), 0.5)
+
+    chunks = equilibria._in_chunks(draws(), 8)
+    assert next(chunks)[1] == 8
+    assert drawn == [0, 1]
+    assert sum(number for _, number in chunks) == 32
+    assert drawn == list(range(10))
+
+
 def test_the_path_is_that_of_solves_and_needs_no_resamples(small: Battles):
     found = rank(small, 0.05, bootstrap=0, path=(0.3, 0.02))
     P = small.counts().preferences()[np.ix_(*[in_order(found, small.items)] * 2)]
