@@ -28,6 +28,9 @@ from nashjax.solution import Solution, Status
 from nashjax.solve import Trajectory, solve, solve_path, trajectory
 
 if TYPE_CHECKING:
+    from nashjax import lm as lm
+    from nashjax import plotting as plotting
+    from nashjax import ranking as ranking
     from nashjax import stochastic as stochastic
 
 __version__ = "0.1.0"

@@ -171,7 +171,7 @@ def as_path_inputs(
     if validate and is_concrete(betas):
         values = np.asarray(betas)
         _check_numbers(values, tol, _dtype(_as_game(game)), beta_name="betas")
-        _check_all("betas", values[1:], values[1:] <= values[:-1], "betas that do not increase along the first axis")
+        check_all("betas", values[1:], values[1:] <= values[:-1], "betas that do not increase along the first axis")
     inputs = as_inputs(game, betas[0], reference, initial, tol, validate=validate)
     between = (1,) * (len(inputs.batch_shape) - (betas.ndim - 1))
     return inputs._replace(beta=jnp.asarray(betas, inputs.beta.dtype).reshape(len(betas), *between, *betas.shape[1:]))
@@ -195,13 +195,13 @@ def as_policy(name: str, policy: ArrayLike, game: Game, *, validate: bool = True
         check_policy(name, values)
         if name == "reference":  # in which a zero has a meaning
             tiny = float(jnp.finfo(dtype).tiny)
-            _check_all(name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}")
+            check_all(name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}")
     return jnp.asarray(policy, dtype)
 
 
 def check_policy(name: str, policy: np.ndarray) -> None:
     """Raise ValueError unless the last axis holds probabilities that sum to 1."""
-    _check_all(name, policy, np.isfinite(policy) & (policy >= 0), "probabilities >= 0")
+    check_all(name, policy, np.isfinite(policy) & (policy >= 0), "probabilities >= 0")
     sums = policy.sum(axis=-1)
     wrong = np.abs(sums - 1) > SUM_TOLERANCE
     if wrong.any():
@@ -278,13 +278,13 @@ def _check_numbers(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name:
     tiny, largest = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
     if is_concrete(beta):
         values = _as_numbers(beta, beta_name)
-        _check_all(beta_name, values, np.isfinite(values) & (values >= 0), "finite numbers >= 0")
+        check_all(beta_name, values, np.isfinite(values) & (values >= 0), "finite numbers >= 0")
         allowed = f"0 or, in {dtype}, {tiny:.3g} to {largest:.3g}"
-        _check_all(beta_name, values, (values == 0) | ((values >= tiny) & (values <= largest)), allowed)
+        check_all(beta_name, values, (values == 0) | ((values >= tiny) & (values <= largest)), allowed)
     if is_concrete(tol):
         values = _as_numbers(tol, "tol")
         allowed = f"numbers from 0 to, in {dtype}, {largest:.3g}"
-        _check_all("tol", values, (values >= 0) & (values <= largest), allowed)
+        check_all("tol", values, (values >= 0) & (values <= largest), allowed)
 
 
 def _as_numbers(x: ArrayLike, name: str) -> np.ndarray:
@@ -294,7 +294,8 @@ def _as_numbers(x: ArrayLike, name: str) -> np.ndarray:
         raise ValueError(f"{name}: is {x!r}; allowed are real numbers") from None
 
 
-def _check_all(name: str, values: np.ndarray, good: np.ndarray, allowed: str) -> None:
+def check_all(name: str, values: np.ndarray, good: np.ndarray, allowed: str) -> None:
+    """Raise ValueError, naming the first place where `good` is not true, what is there and what is allowed."""
     if not good.all():
         index = tuple(int(i) for i in np.argwhere(~good)[0])
         raise ValueError(f"{_place(name, index)} is {values[index]}; allowed are {allowed}")

@@ -27,7 +27,7 @@ except ImportError as error:
 
 from nashjax import simplex
 from nashjax.games import Game
-from nashjax.inputs import as_inputs, check_policy
+from nashjax.inputs import as_inputs, check_all, check_policy
 from nashjax.solve import Trajectory, solve
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
@@ -177,13 +177,15 @@ def preference_heatmap(
     n = len(P)
     if P.shape[1] != n:
         raise ValueError(f"preferences: has shape {list(P.shape)}; allowed are square matrices [n, n]")
-    _check("preferences", P, np.isnan(P) | ((P >= 0) & (P <= 1)), "numbers in [0, 1], or NaN for a pair never compared")
+    check_all(
+        "preferences", P, np.isnan(P) | ((P >= 0) & (P <= 1)), "numbers in [0, 1], or NaN for a pair never compared"
+    )
     names = _names("items", range(n) if items is None else items, n)
     place = np.arange(n) if order is None else _order(order, n)
     never = np.isnan(P)
     if comparisons is not None:
         counts = _array("comparisons", comparisons, (n, n))
-        _check("comparisons", counts, counts >= 0, "numbers >= 0")
+        check_all("comparisons", counts, counts >= 0, "numbers >= 0")
         never |= (counts == 0) & ~np.eye(n, dtype=bool)
     P, never, names = P[np.ix_(place, place)], never[np.ix_(place, place)], [names[i] for i in place]
 
@@ -232,7 +234,7 @@ def equilibrium_path(
       ValueError: an argument is not valid.
     """
     b = _array("betas", betas, ("num_betas",))
-    _check("betas", b, np.isfinite(b) & (b >= 0), "finite numbers >= 0")
+    check_all("betas", b, np.isfinite(b) & (b >= 0), "finite numbers >= 0")
     if not (b > 0).any() or len(np.unique(b)) < len(b):
         raise ValueError(f"betas: is {_short(b.tolist())}; allowed are different numbers, at least one of them > 0")
     p = _array("policies", policies, (len(b), "n"))
@@ -294,8 +296,8 @@ def ranking_intervals(
     v = _array("value", value, ("n",))
     lower, upper = _array("low", low, (len(v),)), _array("high", high, (len(v),))
     for name, x in (("value", v), ("low", lower), ("high", upper)):
-        _check(name, x, np.isfinite(x), "finite numbers")
-    _check("high", upper, upper >= lower, "numbers not below those of low")
+        check_all(name, x, np.isfinite(x), "finite numbers")
+    check_all("high", upper, upper >= lower, "numbers not below those of low")
     names = _names("items", items, len(v))
     shown = min(_at_least("top", top, 1), len(v))
 
@@ -392,12 +394,6 @@ def _array(name: str, x: ArrayLike, shape: tuple[int | str, ...]) -> np.ndarray:
         allowed = ", ".join(map(str, shape))
         raise ValueError(f"{name}: has shape {list(array.shape)}; allowed is [{allowed}], not empty")
     return array
-
-
-def _check(name: str, x: np.ndarray, good: np.ndarray, allowed: str) -> None:
-    if not good.all():
-        index = tuple(int(i) for i in np.argwhere(~good)[0])
-        raise ValueError(f"{name}{list(index)} is {x[index]}; allowed are {allowed}")
 
 
 def _names(name: str, items: Any, n: int) -> list[str]:

@@ -13,7 +13,7 @@ import typer
 from nashjax.commands import report
 from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, interruptible, number_option, put
 from nashjax.files import TIE_WORDS, BadInput, check_output
-from nashjax.files.errors import bad_input, quoted, visible
+from nashjax.files.errors import bad_input, quoted, shortened, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -250,8 +250,8 @@ def _resampling(ranking: Ranking) -> str:
 
 
 def _print_table(console: Console, ranking: Ranking, top: int) -> None:
-    headers = ["rank", "item", "mass", "payoff against\nthe mixture", "first", "win\nrate", "comparisons"]
-    headers.append("Bradley-\nTerry")
+    headers = ["rank", "item", "mass", "payoff against\nthe mixture", "first", "win\nrate"]
+    headers += ["comparisons", "Bradley-\nTerry"]
     shown = ranking.rows()[: top or None]
     rows = [
         [
@@ -284,7 +284,7 @@ def _sentences(ranking: Ranking) -> Iterator[str]:
     from nashjax.ranking.notes import disagreements
 
     structure = ranking.structure
-    names = [visible(name if len(name) <= 60 else f"{name[:60]}...") for name in ranking.items]
+    names = [shortened(name) for name in ranking.items]
     smith_set = _listed(structure.smith_set, names)
     yield (
         f"{structure.cyclic_triples} of {structure.triples} triples are cyclic; Smith set: {smith_set}; "
@@ -326,10 +326,10 @@ def _draw(path: Path, rankings: Mapping[str, Ranking]) -> None:
         value, low, high = ranking.payoff.value, ranking.payoff.low, ranking.payoff.high
         if not ranking.bootstrap:
             low = high = value
-        names = [visible(item if len(item) <= 40 else f"{item[:40]}...").replace("$", r"\$") for item in ranking.items]
+        names = [shortened(item, 40) for item in ranking.items]
         plotting.ranking_intervals(names, value, low, high, ax=panel)
         if name:
-            panel.set_title(visible(name).replace("$", r"\$"), fontsize=10)
+            panel.set_title(shortened(name).replace("$", r"\$"), fontsize=10)
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

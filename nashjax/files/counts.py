@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nashjax.files.errors import visible
+from nashjax.files.errors import shortened
 
 FEW_COMPARISONS = 10
 
@@ -48,7 +48,7 @@ def data_warnings(items: Sequence[str], comparisons: np.ndarray, ties: float) ->
     rare = np.flatnonzero(per_item < FEW_COMPARISONS)
     if rare.size:
         named = [
-            f"{visible(items[int(i)])} ({per_item[i]:.10g})" for i in rare[np.argsort(per_item[rare], kind="stable")]
+            f"{shortened(items[int(i)])} ({per_item[i]:.10g})" for i in rare[np.argsort(per_item[rare], kind="stable")]
         ]
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         warnings.append(

@@ -30,6 +30,11 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def shortened(name: str, limit: int = 60) -> str:
+    """A name to print: made visible, and cut to `limit` characters."""
+    return visible(name if len(name) <= limit else f"{name[:limit]}...")
+
+
 def number(text: str) -> float:
     """The number a text stands for; raises ValueError for anything else, such as Python's `1_000`."""
     if "_" in text:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nashjax.files.counts import data_warnings, percent
-from nashjax.files.errors import visible
+from nashjax.files.errors import shortened
 
 if TYPE_CHECKING:
     from nashjax.ranking.rank import Ranking
@@ -53,7 +53,7 @@ def _about_rows(ranking: Ranking) -> Iterator[str]:
 
 
 def _about_winners(ranking: Ranking) -> Iterator[str]:
-    structure, names = ranking.structure, [visible(_short(name)) for name in ranking.items]
+    structure, names = ranking.structure, [shortened(name) for name in ranking.items]
     if structure.condorcet_winner is not None:
         yield (
             f"{names[structure.condorcet_winner]} is a Condorcet winner: it wins more often than it loses against "
@@ -81,7 +81,7 @@ def _about_the_unseen(ranking: Ranking) -> Iterator[str]:
     if profits.size:
         shares = [percent(float(s)) for s in share[profits]]
         found = [
-            f"{visible(_short(ranking.items[i]))} (mass {mass[i]:.2g}, {unmet} of the others' mass unseen)"
+            f"{shortened(ranking.items[i])} (mass {mass[i]:.2g}, {unmet} of the others' mass unseen)"
             for i, unmet in zip(profits[:5], shares, strict=False)
         ]
         more = f" and {len(profits) - 5} more" if len(profits) > 5 else ""
@@ -92,7 +92,7 @@ def _about_the_unseen(ranking: Ranking) -> Iterator[str]:
 
 
 def _about_intervals(ranking: Ranking) -> Iterator[str]:
-    n, first, leader = len(ranking.items), ranking.first_share, visible(_short(ranking.items[0]))
+    n, first, leader = len(ranking.items), ranking.first_share, shortened(ranking.items[0])
     candidates = int((ranking.rank.low == 1).sum())
     everything = int(((ranking.rank.low == 1) & (ranking.rank.high == n)).sum())
     level = percent(ranking.resampling["level"])
@@ -104,7 +104,7 @@ def _about_intervals(ranking: Ranking) -> Iterator[str]:
         yield f"The rank intervals of {everything} of {n} items cover every rank: the data say nothing about these."
     units, cluster = ranking.resampling["units"], ranking.resampling["cluster"]
     if cluster is not None and units < FEW_CLUSTERS:
-        yield f"Only {units} clusters ({visible(cluster)}): intervals from so few are usually too short."
+        yield f"Only {units} clusters ({shortened(cluster)}): intervals from so few are usually too short."
     if ranking.structure.coverage < 1:
         yield (
             "The intervals take the 1/2 of pairs that were never compared for certain: in synthetic arenas with half "
@@ -117,7 +117,3 @@ def _about_intervals(ranking: Ranking) -> Iterator[str]:
         )
     if ranking.unconverged:
         yield f"{ranking.unconverged} of {ranking.bootstrap} resamples were not solved to their tolerance."
-
-
-def _short(name: str, limit: int = 60) -> str:
-    return name if len(name) <= limit else f"{name[:limit]}..."

@@ -40,9 +40,8 @@ class Estimate(NamedTuple):
         value, drawn = samples[0].astype(np.float64), samples[1:]
         if not len(drawn):
             return cls(value, *np.full((3, len(value)), np.nan))
-        method = (
-            "inverted_cdf" if samples.dtype.kind == "i" else "linear"
-        )  # the rank of an interval is one that occurred
+        # The end of an interval of ranks is a rank that occurred.
+        method = "inverted_cdf" if samples.dtype.kind == "i" else "linear"
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0, method=method)
         return cls(value, drawn.mean(axis=0), low, high)
 
@@ -159,8 +158,8 @@ def rank(
     """Rank items by the equilibrium of the game that their comparisons are, with bootstrap intervals.
 
     The equilibrium is the mixture of items that no other mixture is preferred over (spec 1); an item's *mass* is its
-    share in it, its *payoff* how often it is preferred over it (the Nash average). Both are fair under cycles, and do
-    not change when a copy of an item, or one that loses to all, joins or leaves at `beta = 0`. All resamples are
+    share in it, its *payoff* how often it is preferred over it (the Nash average). Both are fair under cycles. At
+    `beta = 0` an item that loses to all changes nothing, and a copy of an item only shares its mass. All resamples are
     solved together with the point estimate, in double precision, the latter to 1e-5 and better.
 
     The intervals are percentiles. In synthetic arenas (`benchmarks/intervals.py`) 95 % intervals of payoffs held the

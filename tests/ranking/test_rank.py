@@ -203,6 +203,21 @@ def test_the_plain_game_ranks_by_payoff_then_by_mass():
     assert found.unique_at_beta_0
 
 
+def test_copies_share_a_mass_and_losers_change_nothing():
+    cycle = np.array([[0, 8, 3], [2, 0, 6], [7, 4, 0]])
+    alone = rank(Battles.from_counts(list("abc"), cycle), 0.0, bootstrap=0)
+    more = np.zeros((5, 5))
+    more[:4, :4] = cycle[np.ix_([0, 1, 2, 0], [0, 1, 2, 0])]  # "d" is a copy of "a"
+    more[[0, 3], [3, 0]] = 5
+    more[:4, 4] = 10
+    joined = rank(Battles.from_counts(list("abcde"), more), 0.0, bootstrap=DRAWS)
+    before, after = (dict(zip(found.items, found.mass.value, strict=True)) for found in (alone, joined))
+    assert after["a"] + after["d"] == pytest.approx(before["a"], abs=1e-6)
+    assert [after["b"], after["c"], after["e"]] == pytest.approx([before["b"], before["c"], 0], abs=1e-6)
+    payoff = dict(zip(joined.items, joined.payoff.value, strict=True))
+    assert [payoff[name] for name in "abcd"] == pytest.approx([0.5] * 4, abs=1e-6)
+
+
 def test_warnings_say_what_is_wrong_with_the_data():
     wins = np.zeros((5, 5))
     wins[[0, 1, 2, 3, 2], [1, 0, 3, 2, 4]] = [3, 1, 2, 1, 1]
