@@ -1,1 +1,1 @@
-"""The commands of `nashjax`, a module each; `terminal.py` and `report.py` are what they share."""
+"""The commands of `nashjax`, a module each; `terminal.py`, `options.py` and `report.py` are what they share."""

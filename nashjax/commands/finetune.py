@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nashjax.commands.options import Seed
 from nashjax.commands.terminal import errors_in_one_line, number_option, put
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, quoted, unreadable, visible
@@ -76,9 +77,7 @@ def finetune(
         ),
     ] = 8,
     dtype: Annotated[str, typer.Option(metavar="float32|bfloat16", help="What is computed in.")] = "float32",
-    seed: Annotated[
-        int, typer.Option(parser=number_option(0, whole=True, high=2**32 - 1), metavar="INTEGER", help="Of the draws.")
-    ] = 0,
+    seed: Seed = 0,
     output: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to keep metrics, checkpoints and the weights.")
     ] = None,
@@ -215,9 +214,7 @@ def generate(
         float,
         typer.Option(parser=number_option(0, closed=False, high=1), metavar="NUMBER", help="Share to draw from."),
     ] = 1.0,
-    seed: Annotated[
-        int, typer.Option(parser=number_option(0, whole=True, high=2**32 - 1), metavar="INTEGER", help="Of the draws.")
-    ] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Answer prompts with the model that a run has learnt; one line of JSON for each answer."""
     with errors_in_one_line(), _library_errors():

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nashjax.commands import report
+from nashjax.commands.options import ItemA, ItemB, Prior, Seed, TieWords, Top, Winner
 from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, interruptible, number_option, put
-from nashjax.files import TIE_WORDS, BadInput, check_output
+from nashjax.files import BadInput, check_output
 from nashjax.files.errors import bad_input, quoted, shortened, visible
 
 if TYPE_CHECKING:
@@ -25,15 +26,17 @@ PLOTS = (".png", ".svg", ".pdf")
 _MOST_PANELS = 12
 _PATH = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0)
 
-_Number = number_option(0)
-_Count = number_option(0, whole=True)
-
 
 def rank(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The comparisons: see above.", show_default=False)],
-    beta: Annotated[float, typer.Option(parser=_Number, metavar="NUMBER", help="Regularisation, >= 0.")] = 0.01,
+    beta: Annotated[
+        float, typer.Option(parser=number_option(0), metavar="NUMBER", help="Regularisation, >= 0.")
+    ] = 0.01,
     bootstrap: Annotated[
-        int, typer.Option(parser=_Count, metavar="INTEGER", help="Resamples for the intervals; 0 for none.")
+        int,
+        typer.Option(
+            parser=number_option(0, whole=True), metavar="INTEGER", help="Resamples for the intervals; 0 for none."
+        ),
     ] = 1000,
     cluster: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Draw all comparisons of one judge, prompt, ... together.")
@@ -45,9 +48,7 @@ def rank(
         float,
         typer.Option(parser=number_option(0, closed=False, high=0.9999), metavar="NUMBER", help="Of the intervals."),
     ] = 0.95,
-    seed: Annotated[
-        int, typer.Option(parser=number_option(0, whole=True, high=2**32 - 1), metavar="INTEGER", help="Of the draws.")
-    ] = 0,
+    seed: Seed = 0,
     by: Annotated[str | None, typer.Option(metavar="COLUMN", help="A ranking for each value of this column.")] = None,
     where: Annotated[
         list[str] | None,
@@ -55,21 +56,14 @@ def rank(
     ] = None,
     weight: Annotated[str | None, typer.Option(metavar="COLUMN", help="What each row counts, >= 0; default 1.")] = None,
     ties: Annotated[str, typer.Option(metavar="half|drop", help="A tie is half a win for both, or nothing.")] = "half",
-    prior: Annotated[
-        float,
-        typer.Option(
-            parser=_Number,
-            metavar="NUMBER",
-            help="Imagined comparisons of each pair, half won by each: shrinks rare pairs to 1/2.",
-        ),
-    ] = 0.0,
+    prior: Prior = 0.0,
     path: Annotated[
         bool, typer.Option("--path", help=f"Also report the masses at beta = {', '.join(f'{b:g}' for b in _PATH)}.")
     ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first row that cannot be used, instead of leaving it out.")
     ] = False,
-    top: Annotated[int, typer.Option(parser=_Count, metavar="INTEGER", help="Rows to show; 0 shows all.")] = 15,
+    top: Top = 15,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE.json|csv|html", help="Also write the ranking to this file.", show_default=False),
@@ -81,13 +75,10 @@ def rank(
     form: Annotated[
         str | None, typer.Option("--format", metavar="|".join(FORMS), help="Form of FILE; default: recognised.")
     ] = None,
-    item_a: Annotated[str | None, typer.Option(help="Column of the first item, instead of model_a or item_a.")] = None,
-    item_b: Annotated[str | None, typer.Option(help="Column of the second item.")] = None,
-    winner: Annotated[str | None, typer.Option(help="Column of the winner in a file of battles.")] = None,
-    tie_word: Annotated[
-        list[str] | None,
-        typer.Option(metavar="WORD", help=f"A word for a tie besides {', '.join(TIE_WORDS)}; repeatable."),
-    ] = None,
+    item_a: ItemA = None,
+    item_b: ItemB = None,
+    winner: Winner = None,
+    tie_word: TieWords = None,
     comparisons_per_pair: Annotated[
         float | None,
         typer.Option(

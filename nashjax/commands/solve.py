@@ -14,10 +14,10 @@ import typer
 
 import nashjax as nj
 from nashjax.commands import report
+from nashjax.commands.options import ItemA, ItemB, Prior, TieWords, Top, Winner
 from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, interruptible, number_option, put
 from nashjax.files import (
     FORMATS,
-    TIE_WORDS,
     Answer,
     BadInput,
     Columns,
@@ -41,9 +41,6 @@ Tolerance = Annotated[
     float, typer.Option(parser=number_option(0, closed=False), metavar="NUMBER", help="Exploitability to reach, > 0.")
 ]
 Double = Annotated[bool, typer.Option("--x64", help="Compute in double precision.")]
-Top = Annotated[
-    int, typer.Option(parser=number_option(0, whole=True), metavar="INTEGER", help="Rows to show; 0 shows all.")
-]
 
 
 def solve(
@@ -65,14 +62,7 @@ def solve(
             "the numbers with commas between. 0 excludes an item."
         ),
     ] = None,
-    prior: Annotated[
-        float,
-        typer.Option(
-            parser=number_option(0),
-            metavar="NUMBER",
-            help="Imagined comparisons of each pair, half won by each: shrinks rare pairs to 1/2.",
-        ),
-    ] = 0.0,
+    prior: Prior = 0.0,
     top: Top = 10,
     output: Annotated[
         Path | None, typer.Option(help="Also write the answer to this .json, .csv or .npz file.", show_default=False)
@@ -81,13 +71,10 @@ def solve(
     form: Annotated[
         str | None, typer.Option("--format", metavar="|".join(FORMATS), help="Form of FILE; default: recognised.")
     ] = None,
-    item_a: Annotated[str | None, typer.Option(help="Column of the first item, instead of model_a or item_a.")] = None,
-    item_b: Annotated[str | None, typer.Option(help="Column of the second item.")] = None,
-    winner: Annotated[str | None, typer.Option(help="Column of the winner in a file of battles.")] = None,
-    tie_word: Annotated[
-        list[str] | None,
-        typer.Option(metavar="WORD", help=f"A word for a tie besides {', '.join(TIE_WORDS)}; repeatable."),
-    ] = None,
+    item_a: ItemA = None,
+    item_b: ItemB = None,
+    winner: Winner = None,
+    tie_word: TieWords = None,
 ) -> None:
     """Find the equilibrium of the game in FILE, with a certificate.
 

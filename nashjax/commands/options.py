@@ -1,0 +1,32 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nashjax.commands.terminal import number_option
+from nashjax.files import TIE_WORDS
+
+Top = Annotated[
+    int, typer.Option(parser=number_option(0, whole=True), metavar="INTEGER", help="Rows to show; 0 shows all.")
+]
+Seed = Annotated[
+    int, typer.Option(parser=number_option(0, whole=True, high=2**32 - 1), metavar="INTEGER", help="Of the draws.")
+]
+Prior = Annotated[
+    float,
+    typer.Option(
+        parser=number_option(0),
+        metavar="NUMBER",
+        help="Imagined comparisons of each pair, half won by each: shrinks rare pairs to 1/2.",
+    ),
+]
+ItemA = Annotated[str | None, typer.Option(help="Column of the first item, instead of model_a or item_a.")]
+ItemB = Annotated[str | None, typer.Option(help="Column of the second item.")]
+Winner = Annotated[str | None, typer.Option(help="Column of the winner in a file of battles.")]
+TieWords = Annotated[
+    list[str] | None,
+    typer.Option(metavar="WORD", help=f"A word for a tie besides {', '.join(TIE_WORDS)}; repeatable."),
+]
