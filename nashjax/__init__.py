@@ -1,12 +1,13 @@
 """Certified Nash equilibria of preference games, thousands at a time, on CPU, GPU and TPU.
 
-`solve` is the front door; `games` makes games, `metrics` judges policies. With extras: `stochastic` learns from sampled
-comparisons, `lm` fine-tunes language models, `ranking` ranks items from their battles, `plotting` draws.
+`solve` is the front door, `sweep` that for streams of games; `games` makes games, `metrics` judges policies. With
+extras: `stochastic` learns from sampled comparisons, `lm` fine-tunes language models, `ranking` ranks items from their
+battles, `plotting` draws.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from nashjax import games, metrics
+from nashjax import games, metrics, sweeps
 from nashjax.algorithms import (
     EGPO,
     AdaptiveNashMP,
@@ -26,6 +27,7 @@ from nashjax.games import Game, MatrixGame
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Solution, Status
 from nashjax.solve import Trajectory, solve, solve_path, trajectory
+from nashjax.sweeps import sweep
 
 if TYPE_CHECKING:
     from nashjax import lm as lm
@@ -59,6 +61,8 @@ __all__ = [
     "metrics",
     "solve",
     "solve_path",
+    "sweep",
+    "sweeps",
     "trajectory",
 ]
 

@@ -11,6 +11,7 @@ import nashjax as nj
 from nashjax.commands.finetune import finetune, generate
 from nashjax.commands.rank import rank
 from nashjax.commands.solve import demo, solve
+from nashjax.commands.sweep import sweep
 from nashjax.commands.terminal import fail
 from nashjax.files.errors import visible
 
@@ -53,5 +54,6 @@ def _common(
 app.command(epilog="Example: nashjax solve battles.csv --beta 0.01,0.1 --output result.json")(solve)
 app.command(epilog="Example: nashjax rank battles.csv --output ranking.html")(rank)
 app.command(epilog="Example: nashjax demo --games 4096 --actions 50 --beta 0.1 --kind cyclic")(demo)
+app.command(epilog="Example: nashjax sweep OUT --kind gaussian --num-actions 10 --num-games 1000000 --seed 0")(sweep)
 app.command(epilog="Example: nashjax finetune --output RUN")(finetune)
 app.command(epilog="Example: nashjax generate RUN --prompt 'Write a line about the sea.'")(generate)

@@ -43,6 +43,25 @@ def read_game_array(path: Path) -> tuple[list[str] | None, np.ndarray]:
         raise unreadable(path, error) from None
 
 
+def describe_game_archive(path: Path) -> tuple[tuple[int, ...], int]:
+    """Tell the shape `[..., n, n]` of the preferences in a `.npz` file and their CRC-32, reading its headers only.
+
+    Raises:
+      BadInput: as `read_game_array`, for what the headers show; or the file is no `.npz` file.
+    """
+    try:
+        with open(path, "rb") as stream:
+            if stream.read(2) != b"PK":
+                raise bad_input(path, "no zip archive", "are .npz files written by numpy.savez")
+            with _damage_reported(str(path)), zipfile.ZipFile(stream) as archive:
+                name, _ = _preferences_in(archive, path)
+                with archive.open(f"{name}.npy") as member:
+                    shape = _read_preferences_header(member, f"{path}, array {name}", path)
+                return shape, archive.getinfo(f"{name}.npy").CRC
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
 def read_vector_array(path: Path) -> np.ndarray:
     """Read numbers of any shape from a `.npy` file as float64; raises BadInput."""
     try:
@@ -57,14 +76,7 @@ def read_vector_array(path: Path) -> np.ndarray:
 
 def _read_npz(stream: IO[bytes], path: Path) -> tuple[list[str] | None, np.ndarray]:
     with _damage_reported(str(path)), zipfile.ZipFile(stream) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        games = [name for name in names if name != "items"]
-        if "preferences" in games:
-            name = "preferences"
-        elif len(games) == 1:
-            name = games[0]
-        else:
-            raise bad_input(path, f"arrays {listed(names)}" if names else "no array", "is one named 'preferences'")
+        name, names = _preferences_in(archive, path)
         with archive.open(f"{name}.npy") as member:
             preferences = _read_preferences(member, f"{path}, array {name}", path)
         if "items" not in names:
@@ -73,13 +85,30 @@ def _read_npz(stream: IO[bytes], path: Path) -> tuple[list[str] | None, np.ndarr
             return _read_items(member, f"{path}, array items", preferences.shape[-1]), preferences
 
 
+def _preferences_in(archive: zipfile.ZipFile, path: Path) -> tuple[str, list[str]]:
+    """The name of the array of preferences, and those of all arrays."""
+    names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    games = [name for name in names if name != "items"]
+    if "preferences" in games:
+        return "preferences", names
+    if len(games) == 1:
+        return games[0], names
+    raise bad_input(path, f"arrays {listed(names)}" if names else "no array", "is one named 'preferences'")
+
+
 def _read_preferences(stream: IO[bytes], where: str, path: Path) -> np.ndarray:
+    _read_preferences_header(stream, where, path)
+    return _read_data(stream, where).astype(np.float64, copy=False)
+
+
+def _read_preferences_header(stream: IO[bytes], where: str, path: Path) -> tuple[int, ...]:
+    """The shape of preferences that can be read into memory."""
     shape, dtype = _read_header(stream, where)
     _check_numeric(dtype, where)
     if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2 or math.prod(shape) == 0:
         raise bad_input(where, f"shape {list(shape)}", SHAPE_ALLOWED)
     check_game_memory(path, shape[-1], math.prod(shape[:-2]))
-    return _read_data(stream, where).astype(np.float64, copy=False)
+    return shape
 
 
 def _read_items(stream: IO[bytes], where: str, num_items: int) -> list[str]:

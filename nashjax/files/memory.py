@@ -24,8 +24,8 @@ def check_memory(where: object, found: str, needed: int) -> None:
     available = available_memory()
     if available is not None and needed > available:
         raise BadInput(
-            f"{visible(str(where))}: found {found}, which needs about {_size(needed)} of memory; "
-            f"available are {_size(available)}"
+            f"{visible(str(where))}: found {found}, which needs about {size(needed)} of memory; "
+            f"available are {size(available)}"
         )
 
 
@@ -55,5 +55,6 @@ def _number_in(path: Path) -> int | None:
         return None
 
 
-def _size(num_bytes: int) -> str:
+def size(num_bytes: int) -> str:
+    """So many bytes in words."""
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.3g} MB"

@@ -1,0 +1,89 @@
+"""`nashjax sweep`: a stream of games, solved into a directory; stopped at any moment, it goes on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import typer
+
+import nashjax as nj
+from nashjax.commands.options import Seed
+from nashjax.commands.solve import Double, Tolerance
+from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, number_option, put
+from nashjax.files import BadInput
+from nashjax.files.errors import bad_input, quoted, visible
+from nashjax.games.random import KINDS
+from nashjax.sweeps.sources import LARGEST_CHUNK, MOST_RANDOM_GAMES
+
+
+def sweep(
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT_DIR", help="Where the answers go.", show_default=False)],
+    folder: Annotated[
+        Path | None, typer.Option("--input", metavar="DIR", help="Solve the .npz files of this folder, sorted by name.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(metavar="KIND", help=f"Or draw games, default gaussian: {', '.join(KINDS)}.")
+    ] = None,
+    num_actions: Annotated[
+        int | None, typer.Option(parser=number_option(2, whole=True, high=2**15), metavar="INTEGER", help="Of each.")
+    ] = None,
+    num_games: Annotated[
+        int | None,
+        typer.Option(
+            parser=number_option(1, whole=True, high=MOST_RANDOM_GAMES), metavar="INTEGER", help="How many are drawn."
+        ),
+    ] = None,
+    seed: Seed | None = None,
+    beta: Annotated[
+        float, typer.Option(parser=number_option(0), metavar="NUMBER", help="Regularisation, >= 0.")
+    ] = 0.01,
+    tol: Tolerance = 1e-6,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(
+            parser=number_option(1, whole=True, high=LARGEST_CHUNK),
+            metavar="INTEGER",
+            help="Games solved together and written to one file; default 65536, fewer of more than 16 actions.",
+        ),
+    ] = None,
+    x64: Double = False,
+) -> None:
+    """Solve a stream of games into OUTPUT_DIR, chunk by chunk.
+
+    Stopped or killed at any moment and started again in the same way, it goes on and ends with the same files. The
+    Python documentation of nashjax.sweeps says what is in them; sha256sum -c *.sha256 checks them.
+
+    Exit code 0: all games solved; 1: some not to the tolerance; 2: an input cannot be used, or the disk is full.
+    """
+    with errors_in_one_line():
+        drawing = {"--kind": kind, "--num-actions": num_actions, "--num-games": num_games, "--seed": seed}
+        jax.config.update("jax_enable_x64", x64)
+        if folder is not None:
+            unused = [name for name, value in drawing.items() if value is not None]
+            if unused:
+                raise bad_input("--input", f"it and {', '.join(unused)}", "is one kind of source")
+            source = folder
+        else:
+            if num_actions is None or num_games is None:
+                raise BadInput("--input: is missing; give that, or --num-actions and --num-games of games to draw")
+            if kind is not None and kind not in KINDS:
+                raise bad_input("--kind", quoted(kind), f"are {', '.join(KINDS)}")
+            source = nj.sweeps.RandomGames(kind or "gaussian", num_actions, num_games, seed or 0)
+
+        def warn(sentence: str) -> None:
+            print(f"warning: {sentence}", file=sys.stderr)
+
+        try:
+            done = nj.sweep(source, output, beta=beta, tol=tol, chunk_size=chunk_size, notify=warn)
+        except BadInput:
+            raise
+        except ValueError as error:
+            raise BadInput(visible(str(error))) from None
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:  # such as a device with too little memory
+            raise BadInput(f"the solve failed: {visible(str(error) or 'not enough memory')}") from None
+        ends = ", ".join(f"{count} {name}" for name, count in done.statuses.items() if count)
+        put(f"{done.games} games: {ends}.\nWritten to {visible(str(output))}, {done.shards} shards.\n")
+        raise typer.Exit(0 if done.converged else NOT_CONVERGED)

@@ -1,0 +1,321 @@
+"""`sweep`: a stream of games, solved chunk by chunk, that goes on where it was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import nashjax
+from nashjax.files import BadInput
+from nashjax.files.errors import bad_input, visible
+from nashjax.games.matrix import first_fault
+from nashjax.inputs import as_inputs
+from nashjax.progress import progress_line
+from nashjax.solution import Solution, Status
+from nashjax.solve import solve
+from nashjax.sweeps import store
+from nashjax.sweeps.lock import locked
+from nashjax.sweeps.pipeline import pipeline
+from nashjax.sweeps.processes import agree
+from nashjax.sweeps.shards import Damaged, Shard, as_shard, read_shard, shard_name
+from nashjax.sweeps.sources import LARGEST_CHUNK, Chunk, Source, as_source, check_integer
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepSummary:
+    """What a finished sweep has found.
+
+    Attributes:
+      directory: where the answers are.
+      games: how many were solved.
+      shards: how many files hold the answers.
+      statuses: how many games ended with each `Status`, by its name.
+      redone: the shards that were found damaged and made anew, in this process and this call.
+    """
+
+    directory: Path
+    games: int
+    shards: int
+    statuses: dict[str, int]
+    redone: tuple[str, ...]
+
+    @property
+    def converged(self) -> bool:
+        """Whether all games have converged."""
+        return self.statuses[Status.CONVERGED.name] == self.games
+
+
+def sweep(
+    source: Any,
+    output: str | Path,
+    *,
+    beta: float,
+    tol: float = 1e-6,
+    chunk_size: int | None = None,
+    dtype: Any = None,
+    progress: bool = True,
+    notify: Callable[[str], Any] = warnings.warn,
+) -> SweepSummary:
+    """Solve a stream of games chunk by chunk into a directory, on all devices; a sweep that was stopped goes on.
+
+    Killed at any moment and called again with the same arguments it ends with the same files, bit by bit, each game
+    solved into one of them once. Shards that are damaged are made anew. `nashjax.sweeps` documents the directory;
+    `nashjax.sweeps.load` reads it, also while the sweep is at work.
+
+    In a run of several processes (`jax.distributed`) each calls this with the same arguments and a directory that
+    they share, and solves every so manieth chunk on its own devices.
+
+    Args:
+      source: the path of a folder of `.npz` files (in the order of their names, each as `nashjax solve` reads it), a
+        `nashjax.sweeps.RandomGames`, or an iterable of preferences `[n, n]` or `[games, n, n]` or a `MatrixGame` of
+        these. An iterable is drawn from its start again when a sweep goes on, and has to give the same games.
+      output: the directory, made if it is not there.
+      beta: regularisation, one number >= 0.
+      tol: exploitability to reach, one number >= 0.
+      chunk_size: games solved together, one shard; by default 65,536, or fewer of more than 16 actions. Consecutive
+        games of another size begin another chunk.
+      dtype: float32 or float64 (which needs `jax_enable_x64`); default that of jax.
+      progress: whether to draw a progress line, where the standard error is a terminal.
+      notify: called with a sentence for each damaged shard.
+
+    Returns:
+      A `SweepSummary`, in each process of all games.
+
+    Raises:
+      ValueError: an argument is not valid, before any compute. As `BadInput`: the directory belongs to another sweep
+        or to something else, another process is at work on it, a file or an item holds no game (it is named), the
+        games are not those of before, or the disk is full. What was solved until then stays.
+    """
+    stream = as_source(source)
+    if chunk_size is not None:
+        chunk_size = check_integer("chunk_size", chunk_size, 1, LARGEST_CHUNK)
+    kind = _check_dtype(dtype)
+    beta, tol = _check_number("beta", beta), _check_number("tol", tol)
+    as_inputs(np.full((2, 2), 0.5, kind), beta, tol=tol)  # within the limits of the dtype
+    settings = _settings(stream, beta, tol, chunk_size, kind)
+    run = _Run(stream, Path(output), beta, tol, chunk_size, kind, notify)
+    with run.claimed(settings):
+        problem = None
+        try:
+            run.look()
+            run.solve_all(progress)
+        except Exception as error:
+            problem = error
+        agree(problem)  # all shards are there
+        return run.finish()
+
+
+def _settings(stream: Source, beta: float, tol: float, chunk_size: int | None, dtype: np.dtype) -> dict[str, Any]:
+    """What the manifest holds: all that the bits of an answer depend on."""
+    device = jax.local_devices()[0]
+    return {
+        "source": stream.describe(),
+        "beta": beta,
+        "tol": tol,
+        "chunk_size": chunk_size,
+        "dtype": str(dtype),
+        "versions": {
+            "nashjax": nashjax.__version__,
+            "jax": jax.__version__,
+            "jaxlib": importlib.metadata.version("jaxlib"),
+        },
+        # Of one process: other programs, other rounding.
+        "devices": {"platform": device.platform, "kind": device.device_kind, "number": len(jax.local_devices())},
+    }
+
+
+@dataclasses.dataclass
+class _Run:
+    """One process at work on a sweep; the fields after `notify` are what it has found and done."""
+
+    source: Source
+    directory: Path
+    beta: float
+    tol: float
+    chunk_size: int | None
+    dtype: np.dtype
+    notify: Callable[[str], Any]
+    digests: dict[int, str] = dataclasses.field(default_factory=dict)
+    statuses: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(len(Status), np.int64))
+    redone: list[str] = dataclasses.field(default_factory=list)
+    num_chunks: int | None = None
+
+    @contextlib.contextmanager
+    def claimed(self, settings: dict[str, Any]) -> Iterator[None]:
+        """Hold the directory, as that of a sweep with these settings; the first process makes it, all others wait."""
+        first, several = jax.process_index() == 0, jax.process_count() > 1
+        with contextlib.ExitStack() as held:
+            for turn in (True, False):
+                problem = None
+                try:
+                    if turn == first:
+                        if first:
+                            store.check_directory(self.directory)
+                        held.enter_context(self._locked(shared=several, joins=not first))
+                        if first:
+                            store.claim(self.directory, settings)
+                        else:
+                            store.compare_manifest(self.directory, settings)
+                except BadInput as error:
+                    problem = error
+                agree(problem)
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, **how: bool) -> Iterator[None]:
+        with contextlib.ExitStack() as held:
+            with store.writing(self.directory, "the lock"):
+                held.enter_context(locked(self.directory, **how))
+            yield
+
+    def mine(self, number: int) -> bool:
+        """Whether a chunk is for this process to solve."""
+        return number % jax.process_count() == jax.process_index()
+
+    def look(self) -> None:
+        """See what is there already; damaged shards are removed, and told of."""
+        self.num_chunks = self.source.num_chunks(self.chunk_size)
+        for number, shard, fault in store.find_shards(self.directory, self.mine, self.num_chunks):
+            if shard is not None:
+                self._count(shard)
+                continue
+            self.redone.append(shard_name(number))
+            self.notify(f"{visible(str(self.directory))}: {shard_name(number)} is made anew: {fault}")
+            store.remove_shard(self.directory, number)
+
+    def _count(self, shard: Shard) -> None:
+        self.digests[shard.number] = shard.input_sha256
+        self.statuses += shard.statuses()
+
+    def solve_all(self, progress: bool) -> None:
+        """Solve what is missing, reading ahead and writing behind."""
+        before = int(self.statuses.sum())
+        start = time.perf_counter()
+        share = None if self.source.num_games is None else -(-self.source.num_games // jax.process_count())
+        with progress_line("sweep", share, before, shown=progress and jax.process_index() == 0) as show:
+
+            def report(shard: Shard) -> None:
+                self._count(shard)
+                done = int(self.statuses.sum())
+                speed = (done - before) / (time.perf_counter() - start)
+                show(done, f"{speed:,.0f} games/s, {done - self.statuses[Status.CONVERGED]} unconverged")
+
+            pipeline(self._missing(), self._solve, lambda shard: store.write_shard(self.directory, shard), report)
+
+    def _missing(self) -> Iterator[Chunk]:
+        """The chunks to solve; of the others it is checked that they are what they were, where they are drawn."""
+        known = self.num_chunks is not None
+        ended = None if known else store.read_summary(self.directory)
+        number = -1
+        for chunk in self.source.chunks(self.chunk_size, self.dtype, lambda k: self.mine(k) and k not in self.digests):
+            number = chunk.number
+            if ended is not None and number >= ended["shards"]:
+                raise BadInput(f"source: gives more than the {ended['games']} games of the finished sweep")
+            if number in self.digests:
+                self._check_same(chunk)
+            elif self.mine(number):
+                chunk.digest  # noqa: B018 (computed here, while another chunk is being solved)
+                yield chunk
+        if not known:
+            self.num_chunks = number + 1
+            if number < 0:
+                raise BadInput("source: gives no games")
+            if max(*store.shard_numbers(self.directory), -1 if ended is None else ended["shards"] - 1, -1) > number:
+                raise BadInput("source: has ended, with fewer games than this sweep has had from it before")
+
+    def _check_same(self, chunk: Chunk) -> None:
+        if chunk.digest != self.digests[chunk.number]:
+            last = chunk.first_game + len(chunk.games) - 1
+            raise BadInput(
+                f"source: games {chunk.first_game} to {last} are not those of which {shard_name(chunk.number)} was made; "
+                "allowed is a source that gives the same games again"
+            )
+
+    def _solve(self, chunk: Chunk) -> Shard:
+        try:
+            solution = solve_chunk(chunk.games, self.beta, self.tol)
+        except ValueError as error:
+            fault = first_fault(chunk.games)
+            if fault is None:
+                raise BadInput(f"{chunk.where(0)} and those after it: {visible(str(error))}") from None
+            where = f"{chunk.where(fault.index[0])}, entry {list(fault.index[1:])}"
+            raise bad_input(where, fault.found, f"is {fault.allowed}") from None
+        return as_shard(chunk.number, chunk.first_game, solution, chunk.digest)
+
+    def finish(self) -> SweepSummary:
+        """Count the games of all processes, and let the first one write it down."""
+        assert self.num_chunks is not None
+        problem = None
+        try:
+            for number in range(self.num_chunks):
+                if number not in self.digests:  # solved by another process
+                    self._count(read_shard(self.directory, number))
+            if jax.process_index() == 0 and store.read_summary(self.directory) != self._summary():
+                store.write_file(self.directory, store.SUMMARY, json.dumps(self._summary()).encode() + b"\n")
+        except Damaged as error:
+            problem = BadInput(f"{visible(str(self.directory))}: {error}")
+        except BadInput as error:
+            problem = error
+        agree(problem)
+        return SweepSummary(self.directory, **self._summary(), redone=tuple(self.redone))
+
+    def _summary(self) -> dict[str, Any]:
+        statuses = {status.name: int(self.statuses[status]) for status in Status}
+        return {"games": sum(statuses.values()), "shards": self.num_chunks, "statuses": statuses}
+
+
+def solve_chunk(games: np.ndarray, beta: float, tol: float) -> Solution:
+    """Solve games `[games, n, n]` on all devices of this process, with no word to other processes."""
+    devices = jax.local_devices()
+    if len(devices) == 1 and devices[0].platform == "cpu":
+        return jax.block_until_ready(solve(games, beta, tol=tol))
+    # The last game again, up to a power of two, so that few programs are compiled, and as many for every device.
+    count = 2 ** math.ceil(math.log2(len(games)))
+    count += -count % len(devices)
+    padded = np.concatenate([games, np.repeat(games[-1:], count - len(games), axis=0)])
+    mesh = jax.sharding.Mesh(np.array(devices), ("games",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("games"))
+    on_devices = jax.device_put(padded, sharding if len(devices) > 1 else devices[0])
+    solution = solve(on_devices, beta, tol=tol)
+    return jax.tree.map(lambda x: np.asarray(x)[: len(games)], solution)
+
+
+def _check_number(name: str, value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, (str, bool)) or np.ndim(value) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"{name}: is {value!r}; allowed is one finite number >= 0")
+    return number
+
+
+def _check_dtype(dtype: Any) -> np.dtype:
+    default = np.dtype(jnp.result_type(float))
+    with ThreadPoolExecutor(1) as thread:
+        if thread.submit(lambda: jnp.result_type(float)).result() != default:
+            raise ValueError(
+                "dtype: jax_enable_x64 is set for this thread alone; allowed is to set it for all, by jax.config.update"
+            )
+    try:
+        found = default if dtype is None else np.dtype(dtype)
+    except TypeError:
+        found = np.dtype(object)
+    if found not in (np.float32, np.float64):
+        raise ValueError(f"dtype: is {dtype!r}; allowed are float32 and float64")
+    if found == np.float64 and default != np.float64:
+        raise ValueError("dtype: is float64; allowed is that after jax.config.update('jax_enable_x64', True)")
+    return found

@@ -1,0 +1,361 @@
+"""Where the games of a sweep come from: a folder of files, seeds, or a Python iterable; cut into chunks."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nashjax.files.arrays import describe_game_archive, read_game_array
+from nashjax.files.errors import BadInput, bad_input, unreadable, visible
+from nashjax.games import MatrixGame
+from nashjax.games.matrix import as_real_array
+from nashjax.games.random import KINDS, random_game
+
+MOST_GAMES, MOST_ENTRIES = 2**16, 2**24
+"""Of a chunk, unless the caller says how many games: enough to keep a device busy, little to do again after a kill."""
+MOST_DRAWN, MOST_DRAWN_ENTRIES = 2**12, 2**19
+"""Of the random games that are drawn together. Drawn games depend on these numbers only, not on the chunks."""
+LARGEST_CHUNK, LARGEST_SEED, MOST_RANDOM_GAMES = 2**31 - 1, 2**32 - 1, 2**32
+
+K = TypeVar("K")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Games that are solved together and whose answers stand in one shard.
+
+    Attributes:
+      number: of the chunk, from 0 on.
+      first_game: the position of its first game among all.
+      games: preferences `[games, n, n]`, in the dtype of the sweep.
+      where: tells of a game of this chunk, by its position, where it came from.
+    """
+
+    number: int
+    first_game: int
+    games: np.ndarray
+    where: Callable[[int], str]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the games, in hexadecimal digits."""
+        found = hashlib.sha256(f"{self.games.dtype} {list(self.games.shape)}\n".encode())
+        found.update(np.ascontiguousarray(self.games).data)
+        return found.hexdigest()
+
+
+class Source(Protocol):
+    """A stream of games that is the same whenever it is read."""
+
+    @property
+    def num_games(self) -> int | None:
+        """How many games there are, None where only the end of the stream tells."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of it: JSON that is the same only for the same games."""
+        ...
+
+    def num_chunks(self, chunk_size: int | None) -> int | None:
+        """How many chunks there are, None where only the end of the stream tells."""
+        ...
+
+    def chunks(self, chunk_size: int | None, dtype: np.dtype, wanted: Callable[[int], bool]) -> Iterator[Chunk]:
+        """The chunks whose numbers are wanted, in order; others too, where leaving them out saves nothing."""
+        ...
+
+
+def as_source(source: Any) -> Source:
+    """The source that an argument of `sweep` stands for.
+
+    Raises:
+      ValueError: it stands for none; a folder that cannot be read is a BadInput.
+    """
+    if isinstance(source, (str, Path)):
+        return GameFolder(Path(source))
+    if isinstance(source, RandomGames):
+        return source
+    if isinstance(source, (MatrixGame, np.ndarray, jax.Array)):
+        return Iterated((source,))
+    if isinstance(source, Iterable) and not isinstance(source, (bytes, dict)):
+        return Iterated(source)
+    raise ValueError(
+        f"source: is {type(source).__name__}; allowed are the path of a folder, nashjax.sweeps.RandomGames and "
+        "iterables of preferences"
+    )
+
+
+def games_per_chunk(num_actions: int, chunk_size: int | None) -> int:
+    """How many games of so many actions a full chunk holds; a power of two unless the caller says another number."""
+    if chunk_size is not None:
+        return chunk_size
+    return _power_of_two(MOST_ENTRIES // num_actions**2, MOST_GAMES)
+
+
+def cut(items: Iterable[tuple[K, int, int]], chunk_size: int | None) -> Iterator[list[tuple[K, int, int]]]:
+    """Cut a stream of batches of games into chunks, games of one size in each; reads no further than it has to.
+
+    Args:
+      items: for each batch its key, its number of games and their number of actions.
+      chunk_size: as in `sweep`.
+
+    Yields:
+      For each chunk the pieces that it is made of: the key of a batch, and its games from a start up to a stop.
+    """
+    pieces: list[tuple[K, int, int]] = []
+    actions = room = 0
+    for key, count, n in items:
+        if n != actions:
+            if pieces:
+                yield pieces
+            pieces, actions, room = [], n, games_per_chunk(n, chunk_size)
+        start = 0
+        while start < count:
+            stop = min(count, start + room)
+            pieces.append((key, start, stop))
+            start, room = stop, room - (stop - start)
+            if room == 0:
+                yield pieces
+                pieces, room = [], games_per_chunk(n, chunk_size)
+    if pieces:
+        yield pieces
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomGames:
+    """Games drawn by `nashjax.games.random_game`; a game depends on its position and on these fields only.
+
+    Attributes:
+      kind: one of the table of `random_game`.
+      num_actions: of each game, >= 2.
+      num_games: how many, from 1 to 2^32.
+      seed: from 0 to 2^32 - 1.
+      scale: as in `random_game`.
+      rank: as in `random_game`.
+
+    Raises:
+      ValueError: a field is out of range.
+    """
+
+    kind: str
+    num_actions: int
+    num_games: int
+    seed: int = 0
+    scale: float = 1.0
+    rank: int = 2
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: is {self.kind!r}; allowed are {', '.join(KINDS)}")
+        limits = {
+            "num_actions": (2, 2**15),
+            "num_games": (1, MOST_RANDOM_GAMES),
+            "seed": (0, LARGEST_SEED),
+            "rank": (1, 2**15),
+        }
+        for name, (low, high) in limits.items():
+            # As plain numbers, which the manifest can hold.
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), low, high))
+        if not (isinstance(self.scale, (int, float)) and math.isfinite(self.scale) and self.scale >= 0):
+            raise ValueError(f"scale: is {self.scale!r}; allowed are finite numbers >= 0")
+        object.__setattr__(self, "scale", float(self.scale))
+
+    def games(self, first: int, count: int) -> np.ndarray:
+        """Draw games: the preferences `[count, n, n]` of those from position `first` on, in jax's default float type.
+
+        Raises:
+          ValueError: there are no such games.
+        """
+        if not (first >= 0 and count >= 1 and first + count <= self.num_games):
+            raise ValueError(f"games: {count} from {first} on; allowed are those from 0 to {self.num_games - 1}")
+        return self._gather(first, count, self._draw)
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        # Games drawn in double precision are others, not only more exact ones.
+        return {"from": "random_games", **dataclasses.asdict(self), "drawn_in": str(jnp.result_type(float))}
+
+    def num_chunks(self, chunk_size: int | None) -> int:
+        """How many chunks there are."""
+        return -(-self.num_games // games_per_chunk(self.num_actions, chunk_size))
+
+    def chunks(self, chunk_size: int | None, dtype: np.dtype, wanted: Callable[[int], bool]) -> Iterator[Chunk]:
+        """The chunks whose numbers are wanted."""
+        size = games_per_chunk(self.num_actions, chunk_size)
+        draw = functools.lru_cache(maxsize=1)(self._draw)  # small chunks share what is drawn together
+        for number in filter(wanted, range(self.num_chunks(chunk_size))):
+            first = number * size
+            games = self._gather(first, min(size, self.num_games - first), draw).astype(dtype, copy=False)
+            yield Chunk(number, first, games, lambda i, first=first: f"random game {first + i}")
+
+    def _gather(self, first: int, count: int, draw: Callable[[int], np.ndarray]) -> np.ndarray:
+        block = self._block
+        numbers = range(first // block, (first + count - 1) // block + 1)
+        parts = [draw(k)[max(first - k * block, 0) : first + count - k * block] for k in numbers]
+        return np.concatenate(parts)
+
+    @property
+    def _block(self) -> int:
+        return _power_of_two(MOST_DRAWN_ENTRIES // self.num_actions**2, MOST_DRAWN)
+
+    def _draw(self, number: int) -> np.ndarray:
+        """The block of games of this number; one program draws all of them, so that none depends on the chunks."""
+        start = np.uint32(number * self._block)
+        key = jax.random.key(self.seed)
+        return np.asarray(_draw_block(key, start, self.num_actions, self._block, self.kind, self.scale, self.rank))
+
+
+@functools.partial(jax.jit, static_argnames=("n", "count", "kind", "scale", "rank"))
+def _draw_block(key: jax.Array, start: jax.Array, n: int, count: int, kind: str, scale: float, rank: int) -> jax.Array:
+    """The games at the positions from `start` on, `[count, n, n]`, each with a key of its own."""
+
+    def draw(position: jax.Array) -> jax.Array:
+        return random_game(jax.random.fold_in(key, position), n, kind=kind, scale=scale, rank=rank).preferences
+
+    return jax.vmap(draw)(start + jnp.arange(count, dtype=jnp.uint32))
+
+
+class GameFolder:
+    """The `.npz` files of a folder in the order of their names, each read as `nashjax solve` reads it.
+
+    Raises:
+      BadInput: there is no such folder, no such file in it, or one whose headers show that it cannot be used.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        try:
+            names = sorted(name for name in os.listdir(folder) if name.lower().endswith(".npz"))
+        except NotADirectoryError:
+            raise bad_input(folder, "a file", "is a folder of .npz files") from None
+        except OSError as error:
+            raise unreadable(folder, error) from None
+        if not names:
+            raise bad_input(folder, "no .npz file", "is a folder of .npz files with games")
+        self._files = {name: self._look_at(name) for name in names}
+
+    @property
+    def num_games(self) -> int:
+        """How many games all files have together."""
+        return sum(games for _, _, games, _ in self._files.values())
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of it: of each file its bytes, the CRC-32 of its games, how many, and their size."""
+        return {"from": "folder", "files": {name: list(numbers) for name, numbers in self._files.items()}}
+
+    def num_chunks(self, chunk_size: int | None) -> int:
+        """How many chunks there are."""
+        return sum(1 for _ in self._plan(chunk_size))
+
+    def chunks(self, chunk_size: int | None, dtype: np.dtype, wanted: Callable[[int], bool]) -> Iterator[Chunk]:
+        """The chunks whose numbers are wanted; only their files are read."""
+        read = functools.lru_cache(maxsize=1)(self._read)  # a large file is many chunks
+        first = 0
+        for number, pieces in enumerate(self._plan(chunk_size)):
+            if wanted(number):
+                games = _join([read(name)[start:stop] for name, start, stop in pieces], dtype)
+                where = functools.partial(_where, [(self._folder / name, a, b) for name, a, b in pieces])
+                yield Chunk(number, first, games, where)
+            first += sum(stop - start for _, start, stop in pieces)
+
+    def _plan(self, chunk_size: int | None) -> Iterator[list[tuple[str, int, int]]]:
+        return cut(((name, games, n) for name, (_, _, games, n) in self._files.items()), chunk_size)
+
+    def _read(self, name: str) -> np.ndarray:
+        path = self._folder / name
+        if self._look_at(name) != self._files[name]:
+            raise BadInput(f"{visible(str(path))}: has changed since the sweep was started")
+        preferences = read_game_array(path)[1]
+        return preferences.reshape(-1, *preferences.shape[-2:])
+
+    def _look_at(self, name: str) -> tuple[int, int, int, int]:
+        """Of a file its bytes, the CRC-32 of its games, how many games, and the actions of each."""
+        path = self._folder / name
+        shape, crc = describe_game_archive(path)
+        return path.stat().st_size, crc, math.prod(shape[:-2]), shape[-1]
+
+
+class Iterated:
+    """Games that a Python iterable gives: preferences `[n, n]` or `[games, n, n]`, or a `MatrixGame` of these."""
+
+    num_games = None
+
+    def __init__(self, iterable: Iterable[Any]):
+        self._iterable = iterable
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of it; what it gave, only the shards tell."""
+        return {"from": "iterable"}
+
+    def num_chunks(self, chunk_size: int | None) -> None:
+        """Not known."""
+        return
+
+    def chunks(self, chunk_size: int | None, dtype: np.dtype, wanted: Callable[[int], bool]) -> Iterator[Chunk]:
+        """All chunks: the iterable has to be drawn anyway."""
+        del wanted
+        held: dict[int, np.ndarray] = {}
+
+        def draw() -> Iterator[tuple[int, int, int]]:
+            for number, item in enumerate(self._iterable):
+                held[number] = _as_games(item, f"source: item {number}").astype(dtype, copy=False)
+                yield number, len(held[number]), held[number].shape[-1]
+
+        first = 0
+        for number, pieces in enumerate(cut(draw(), chunk_size)):
+            games = _join([held[item][start:stop] for item, start, stop in pieces], dtype)
+            where = functools.partial(_where, [(f"source: item {item}", a, b) for item, a, b in pieces])
+            yield Chunk(number, first, games, where)
+            first += len(games)
+            for item in [item for item in held if item < pieces[-1][0]]:
+                del held[item]
+
+
+def check_integer(name: str, value: Any, low: int, high: int) -> int:
+    """The value as a Python integer; raises ValueError, naming it, unless it is one within the limits."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = low - 1
+    if isinstance(value, bool) or not low <= number <= high:
+        raise ValueError(f"{name}: is {value!r}; allowed are integers from {low} to {high}")
+    return number
+
+
+def _as_games(item: Any, name: str) -> np.ndarray:
+    """What an iterable gave as preferences `[games, n, n]`; values are not checked here."""
+    if isinstance(item, MatrixGame):
+        item = item.preferences
+    array = np.asarray(as_real_array(name, item))
+    if array.ndim not in (2, 3) or array.shape[-1] != array.shape[-2] or array.shape[-1] < 2 or not len(array):
+        raise ValueError(f"{name}: has shape {list(array.shape)}; allowed are [n, n] and [games, n, n], n >= 2")
+    return array.reshape(-1, *array.shape[-2:])
+
+
+def _join(parts: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
+    return np.concatenate([part.astype(dtype, copy=False) for part in parts])
+
+
+def _where(pieces: list[tuple[Any, int, int]], position: int) -> str:
+    """Where the game at this position of a chunk came from: `NAME, game I`."""
+    for name, start, stop in pieces:
+        if position < stop - start:
+            return f"{name}, game {start + position}"
+        position -= stop - start
+    raise IndexError(position)
+
+
+def _power_of_two(most: int, limit: int) -> int:
+    """The largest power of two that is at most `most` and `limit`, at least 1."""
+    return 2 ** int(math.log2(max(1, min(most, limit))))

@@ -1,0 +1,225 @@
+"""The directory of a sweep: what is in it, written so that a kill at any moment leaves nothing half done."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nashjax.files.errors import BadInput, bad_input, listed, shortened, unreadable, visible
+from nashjax.files.memory import size
+from nashjax.sweeps import lock
+from nashjax.sweeps.shards import (
+    CHECKSUM,
+    Damaged,
+    Shard,
+    checksum_line,
+    encode,
+    read_shard,
+    shard_name,
+    shard_number,
+)
+
+FORMAT = 1
+"""Of the directory, as its manifest says; raised where an older nashjax could not go on from it."""
+MANIFEST, SUMMARY = "manifest.json", "summary.json"
+_PARTIAL = ".partial"
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is used up",
+         errno.EFBIG: "the file is larger than files may be"}  # fmt: skip
+
+
+def claim(directory: Path, settings: dict[str, Any]) -> None:
+    """Make a directory that of a sweep with these settings, or see that it is; the caller holds its lock.
+
+    What a killed process left half written is removed.
+
+    Raises:
+      BadInput: the directory is that of another sweep, of something else, or cannot be written.
+    """
+    with writing(directory, MANIFEST):
+        for name in os.listdir(directory):
+            if _is_partial(name):
+                (directory / name).unlink()
+    if not (directory / MANIFEST).exists():
+        content = json.dumps({"format": FORMAT, **settings}, indent=1).encode() + b"\n"
+        write_file(directory, MANIFEST, content)
+    compare_manifest(directory, settings)
+
+
+def check_directory(directory: Path) -> None:
+    """Make the directory where there is none.
+
+    Raises:
+      BadInput: it cannot be made, or holds something else than a sweep.
+    """
+    with writing(directory, "the directory"):
+        if not directory.is_dir():
+            directory.mkdir()
+        names = set(os.listdir(directory))
+    foreign = [name for name in sorted(names) if name != lock.FILE and not _is_partial(name)]
+    if MANIFEST not in names and foreign:
+        raise bad_input(
+            directory, f"{listed(foreign, 3)} and no {MANIFEST}", "are empty directories and those of sweeps"
+        )
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a directory.
+
+    Raises:
+      BadInput: it is missing, damaged, or of a format that this version does not know.
+    """
+    path = directory / MANIFEST
+    manifest = _read_json(path)
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
+        raise bad_input(path, "no number 'format'", "are manifests of a sweep")
+    if manifest["format"] > FORMAT:
+        found = f"format {manifest['format']}, of a newer nashjax"
+        raise bad_input(path, found, f"is at most {FORMAT}; a newer nashjax can go on from it")
+    if manifest["format"] < 1:
+        raise bad_input(path, f"format {manifest['format']}", f"are 1 to {FORMAT}")
+    return manifest
+
+
+def compare_manifest(directory: Path, settings: dict[str, Any]) -> None:
+    """Raise BadInput, naming the first difference, unless the directory is that of a sweep with these settings."""
+    manifest = read_manifest(directory)
+    different = _first_difference("", manifest, json.loads(json.dumps({"format": FORMAT, **settings})))
+    if different is not None:
+        name, there, here = different
+        raise BadInput(
+            f"{visible(str(directory))}: holds a sweep with {visible(name)} = {_told(there)}, this one has "
+            f"{_told(here)}; allowed are the same settings, or another directory"
+        )
+
+
+def find_shards(
+    directory: Path, mine: Callable[[int], bool], num_chunks: int | None
+) -> Iterator[tuple[int, Shard | None, str]]:
+    """Look at all shards that are there, each checked against its checksum.
+
+    Args:
+      directory: that of a sweep.
+      mine: whether a number is to be looked at.
+      num_chunks: how many there can be, None where nobody knows.
+
+    Yields:
+      The number; the shard, or None where it is damaged; what is wrong with it.
+
+    Raises:
+      BadInput: there is one beyond the last.
+    """
+    for number in sorted(filter(mine, shard_numbers(directory))):
+        if num_chunks is not None and number >= num_chunks:
+            raise bad_input(directory, shard_name(number), f"are the shards up to {shard_name(num_chunks - 1)}")
+        try:
+            yield number, read_shard(directory, number), ""
+        except Damaged as error:
+            yield number, None, str(error)
+
+
+def shard_numbers(directory: Path) -> list[int]:
+    """The numbers of all files with the name of a shard; raises BadInput where the directory cannot be read."""
+    try:
+        names = os.listdir(directory)
+    except OSError as error:
+        raise unreadable(directory, error) from None
+    return sorted(number for number in map(shard_number, names) if number is not None)
+
+
+def remove_shard(directory: Path, number: int) -> None:
+    """Remove a shard and its checksum; raises BadInput where that cannot be done."""
+    with writing(directory, shard_name(number)):
+        (directory / shard_name(number)).unlink(missing_ok=True)
+        (directory / (shard_name(number) + CHECKSUM)).unlink(missing_ok=True)
+
+
+def write_shard(directory: Path, shard: Shard) -> None:
+    """Write a shard and, before it, its checksum: it counts once both are there.
+
+    Raises:
+      BadInput: the disk is full, or they cannot be written for another reason; nothing half written is left.
+    """
+    name, content = shard_name(shard.number), encode(shard)
+    write_file(directory, name + CHECKSUM, checksum_line(name, content))
+    write_file(directory, name, content)
+
+
+def write_file(directory: Path, name: str, content: bytes) -> None:
+    """Write a file that is there as a whole, also after the power fails, or not at all; raises BadInput."""
+    beside = directory / f".{name}-{secrets.token_hex(8)}{_PARTIAL}"
+    with writing(directory, name, len(content)):
+        try:
+            with open(beside, "xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(beside, directory / name)
+        finally:
+            beside.unlink(missing_ok=True)
+        # The name, too, has to be on the disk before anything is said to be done.
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_summary(directory: Path) -> dict[str, Any] | None:
+    """What the end of the sweep has written, None before; raises BadInput where it is damaged."""
+    path = directory / SUMMARY
+    if not path.exists():
+        return None
+    summary = _read_json(path)
+    if not isinstance(summary, dict) or any(type(summary.get(name)) is not int for name in ("games", "shards")):
+        raise bad_input(path, "no numbers 'games' and 'shards'", "are summaries of a sweep")
+    return summary
+
+
+def _is_partial(name: str) -> bool:
+    return name.startswith(".") and name.endswith(_PARTIAL)
+
+
+@contextlib.contextmanager
+def writing(directory: Path, name: str, num_bytes: int | None = None) -> Iterator[None]:
+    """Say in one line what could not be written, and what it takes to go on."""
+    try:
+        yield
+    except OSError as error:
+        where = visible(str(directory))
+        if error.errno not in _FULL:
+            raise BadInput(f"{where}: {name} cannot be written: {error.strerror or error}") from None
+        needed = "" if num_bytes is None else f", which needs {size(num_bytes)}"
+        raise BadInput(
+            f"{where}: {_FULL[error.errno]}: no room for {name}{needed}; what is there is whole and stays, and the "
+            "same call goes on from it once there is room"
+        ) from None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, RecursionError):
+        raise BadInput(f"{visible(str(path))}: is damaged: no JSON") from None
+
+
+def _first_difference(name: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
+    """Where two settings differ first, and what stands there; None where they do not."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in (*here, *(key for key in there if key not in here)):
+            different = _first_difference(f"{name}.{key}".lstrip("."), there.get(key, ...), here.get(key, ...))
+            if different is not None:
+                return different
+        return None
+    return None if there == here and type(there) is type(here) else (name, there, here)
+
+
+def _told(value: Any) -> str:
+    return "nothing there" if value is ... else shortened(json.dumps(value), 80)
