@@ -10,13 +10,12 @@ import jax
 import typer
 
 import nashjax as nj
-from nashjax.commands.options import Seed
 from nashjax.commands.solve import Double, Tolerance
 from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, number_option, put
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, quoted, visible
 from nashjax.games.random import KINDS
-from nashjax.sweeps.sources import LARGEST_CHUNK, MOST_RANDOM_GAMES
+from nashjax.sweeps.sources import LARGEST_CHUNK, LARGEST_SEED, MOST_RANDOM_GAMES
 
 
 def sweep(
@@ -36,7 +35,12 @@ def sweep(
             parser=number_option(1, whole=True, high=MOST_RANDOM_GAMES), metavar="INTEGER", help="How many are drawn."
         ),
     ] = None,
-    seed: Seed | None = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            parser=number_option(0, whole=True, high=LARGEST_SEED), metavar="INTEGER", help="Of the draws, default 0."
+        ),
+    ] = None,
     beta: Annotated[
         float, typer.Option(parser=number_option(0), metavar="NUMBER", help="Regularisation, >= 0.")
     ] = 0.01,

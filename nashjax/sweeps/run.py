@@ -240,7 +240,7 @@ class _Run:
         if chunk.digest != self.digests[chunk.number]:
             last = chunk.first_game + len(chunk.games) - 1
             raise BadInput(
-                f"source: games {chunk.first_game} to {last} are not those of which {shard_name(chunk.number)} was made; "
+                f"source: games {chunk.first_game} to {last} are not those of {shard_name(chunk.number)}; "
                 "allowed is a source that gives the same games again"
             )
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from nashjax.files.arrays import describe_game_archive, read_game_array
 from nashjax.files.errors import BadInput, bad_input, unreadable, visible
+from nashjax.files.memory import check_game_memory
 from nashjax.games import MatrixGame
 from nashjax.games.matrix import as_real_array
 from nashjax.games.random import KINDS, random_game
@@ -193,6 +194,7 @@ class RandomGames:
     def chunks(self, chunk_size: int | None, dtype: np.dtype, wanted: Callable[[int], bool]) -> Iterator[Chunk]:
         """The chunks whose numbers are wanted."""
         size = games_per_chunk(self.num_actions, chunk_size)
+        check_game_memory("source", self.num_actions, min(size, self.num_games))
         draw = functools.lru_cache(maxsize=1)(self._draw)  # small chunks share what is drawn together
         for number in filter(wanted, range(self.num_chunks(chunk_size))):
             first = number * size

@@ -1,0 +1,374 @@
+"""A sweep says what a solve says, in files that are the same bit by bit, and repairs them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from sweeps.runs import GAMES, SETTINGS, contents, start
+
+import nashjax as nj
+from nashjax.files import BadInput
+from nashjax.games.random import KINDS
+from nashjax.sweeps import store
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep that nothing has happened to."""
+    directory = tmp_path_factory.mktemp("sweep") / "out"
+    nj.sweep(GAMES, directory, **SETTINGS)
+    return directory
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def checksum(directory: Path, name: str) -> None:
+    digest = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+    (directory / f"{name}.sha256").write_text(f"{digest}  {name}\n")
+
+
+def test_the_answers_are_those_of_a_solve(finished: Path):
+    results = nj.sweeps.load(finished)
+    assert results.complete
+    assert len(results) == 30
+    shards = list(results)
+    assert [shard.first_game for shard in shards] == list(range(0, 600, 20))
+    games = GAMES.games(0, 600)
+    expected = nj.solve(games, SETTINGS["beta"], tol=SETTINGS["tol"])
+    for name in ("log_policy", "exploitability", "kl_bound", "queries", "steps", "status"):
+        found = np.concatenate([getattr(shard.solution, name) for shard in shards])
+        np.testing.assert_array_equal(found, np.asarray(getattr(expected, name)))
+    told = f"{games.dtype} [20, 3, 3]\n".encode() + games[20:40].tobytes()
+    assert shards[1].input_sha256 == hashlib.sha256(told).hexdigest()
+    assert json.loads((finished / "summary.json").read_text())["statuses"]["CONVERGED"] == 600
+
+
+def test_two_sweeps_are_the_same_bytes_and_sha256sum_says_so(finished: Path, tmp_path: Path):
+    summary = nj.sweep(GAMES, str(tmp_path / "again"), **SETTINGS)
+    assert (summary.games, summary.shards, summary.converged, summary.redone) == (600, 30, True, ())
+    assert contents(tmp_path / "again") == contents(finished)
+    names = sorted(path.name for path in finished.glob("*.sha256"))
+    done = subprocess.run(["sha256sum", "-c", *names], cwd=finished, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.count(": OK") == 30
+    with zipfile.ZipFile(finished / "shard-00000000.npz") as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_a_finished_sweep_is_not_solved_again(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("nashjax.sweeps.run.solve_chunk", None)
+    assert nj.sweep(GAMES, copy, **SETTINGS).games == 600
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_games_depend_on_seed_and_position_only(kind: str):
+    whole = nj.sweeps.RandomGames(kind, 5, 9000, seed=3)
+    games = whole.games(0, 9000)
+    np.testing.assert_array_equal(nj.sweeps.RandomGames(kind, 5, 4101, seed=3).games(4090, 11), games[4090:4101])
+    for size in (1, 7, 4096, 5000):
+        chunk = next(whole.chunks(size, np.dtype(np.float64), lambda number: number == 1))
+        np.testing.assert_array_equal(chunk.games, games[size : 2 * size])
+    key = jax.random.fold_in(jax.random.key(3), 4099)
+    np.testing.assert_allclose(nj.games.random_game(key, 5, kind=kind).preferences, games[4099], rtol=0, atol=1e-12)
+    assert (nj.sweeps.RandomGames(kind, 5, 9000, seed=4).games(0, 100) != games[:100]).any()
+
+
+def test_other_chunks_give_the_same_answers(finished: Path, tmp_path: Path):
+    nj.sweep(GAMES, tmp_path / "out", beta=SETTINGS["beta"], tol=SETTINGS["tol"])
+    (shard,) = nj.sweeps.load(tmp_path / "out")
+    for part in nj.sweeps.load(finished):
+        here = slice(part.first_game, part.first_game + 20)
+        np.testing.assert_allclose(np.exp(part.solution.log_policy), shard.solution.policy[here], rtol=0, atol=1e-9)
+
+
+def test_single_precision(tmp_path: Path):
+    nj.sweep(GAMES, tmp_path, **SETTINGS, dtype="float32")
+    assert next(iter(nj.sweeps.load(tmp_path))).solution.log_policy.dtype == np.float32
+
+
+def test_games_that_do_not_converge_are_counted(tmp_path: Path):
+    summary = nj.sweep(GAMES, tmp_path, beta=0.1, tol=0)
+    assert not summary.converged
+    assert summary.statuses["STALLED"] + summary.statuses["CONVERGED"] == 600
+
+
+def damage_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "does not agree": damage_a_bit,
+    "not agree": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "checksum": lambda path: path.write_bytes(b""),
+    "sha256 is missing": lambda path: path.with_name(path.name + ".sha256").unlink(),
+    "agree with its": lambda path: path.with_name(path.name + ".sha256").write_text("no checksum"),
+    "with its checksum": lambda path: shutil.copy(path.with_name("shard-00000009.npz"), path),
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGES)
+def test_damaged_shards_are_made_anew(reason: str, finished: Path, copy: Path):
+    for number in (3, 29):
+        DAMAGES[reason](copy / f"shard-{number:08d}.npz")
+    with pytest.raises(BadInput, match=r"shard-00000003\.npz: is damaged"):
+        list(nj.sweeps.load(copy))
+    notes: list[str] = []
+    summary = nj.sweep(GAMES, copy, **SETTINGS, notify=notes.append)
+    assert summary.redone == ("shard-00000003.npz", "shard-00000029.npz")
+    assert len(notes) == 2
+    assert f"{copy}: shard-00000003.npz is made anew: " in notes[0]
+    assert reason in notes[0]
+    assert contents(copy) == contents(finished)
+
+
+def test_missing_files_are_made_anew(finished: Path, copy: Path):
+    for name in ("shard-00000005.npz", "shard-00000007.npz", "shard-00000007.npz.sha256", "summary.json"):
+        (copy / name).unlink()
+    (copy / ".shard-00000005.npz-0123.partial").write_bytes(b"half")
+    assert not nj.sweeps.load(copy).complete
+    nj.sweep(GAMES, copy, **SETTINGS)
+    assert contents(copy) == contents(finished)
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch PICKLE_WAS_RUN",)
+
+
+def archive_of(**members: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return stream.getvalue()
+
+
+def pickled() -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.array([Evil()], object), allow_pickle=True)
+    return stream.getvalue()
+
+
+FIELDS = ("log_policy", "exploitability", "kl_bound", "queries", "steps", "status", "first_game", "input_sha256")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK",
+        pickle.dumps(Evil()),
+        archive_of(x=b"1"),
+        archive_of(**dict.fromkeys(FIELDS, pickled())),
+        archive_of(**dict.fromkeys(FIELDS, b"0" * 1_000_000)),
+    ],
+)
+def test_hostile_shards_with_good_checksums_are_made_anew(
+    content: bytes, finished: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(copy.parent)
+    (copy / "shard-00000003.npz").write_bytes(content)
+    checksum(copy, "shard-00000003.npz")
+    with pytest.warns(UserWarning, match=r"shard-00000003\.npz is made anew: it is none"):
+        nj.sweep(GAMES, copy, **SETTINGS)
+    assert contents(copy) == contents(finished)
+    assert not (copy.parent / "PICKLE_WAS_RUN").exists()
+
+
+def test_stored_pickles_are_not_read(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(copy.parent)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in FIELDS:
+            archive.writestr(f"{name}.npy", pickled())
+    (copy / "shard-00000003.npz").write_bytes(stream.getvalue())
+    checksum(copy, "shard-00000003.npz")
+    with pytest.raises(BadInput, match="is damaged: it is none: Object arrays cannot be loaded"):
+        list(nj.sweeps.load(copy))
+    assert not (copy.parent / "PICKLE_WAS_RUN").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"beta": 0.2}, r"holds a sweep with beta = 0\.1, this one has 0\.2; allowed are the same settings"),
+        ({"tol": 1e-6}, "with tol = 1e-05, this one has 1e-06"),
+        ({"chunk_size": 21}, "with chunk_size = 20, this one has 21"),
+        ({"dtype": "float32"}, 'with dtype = "float64", this one has "float32"'),
+        ({"source": nj.sweeps.RandomGames("uniform", 3, 600, seed=8)}, r"source\.seed = 7, this one has 8"),
+        ({"source": [np.full((3, 3), 0.5)]}, r'source\.from = "random_games", this one has "iterable"'),
+    ],
+)
+def test_other_settings_are_refused(change: dict[str, Any], message: str, finished: Path):
+    before = contents(finished)
+    with pytest.raises(BadInput, match=message):
+        nj.sweep(**{"source": GAMES, "output": finished, **SETTINGS, **change})
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda text: text.replace('"format": 1', '"format": 2'),
+            "found format 2, of a newer nashjax; allowed is at most",
+        ),
+        (lambda text: text.replace('"format": 1', '"format": "1"'), "found no number 'format'"),
+        (lambda text: text.replace('"format": 1', '"format": 0'), "found format 0"),
+        (lambda text: text[:50], "is damaged: no JSON"),
+        (lambda text: "[" * 100_000, "is damaged: no JSON"),
+        (lambda text: "[]", "found no number"),
+        (lambda text: text.replace('"jaxlib": "', '"jaxlib": "9'), "versions.jaxlib = "),
+        (lambda text: text.replace('"number": 1', '"number": 8'), "devices.number = 8, this one has 1"),
+        (lambda text: text.replace('"beta"', '"more": 1, "beta"'), "more = 1, this one has nothing there"),
+    ],
+)
+def test_manifests_that_cannot_be_gone_on_from(change: Any, message: str, copy: Path):
+    path = copy / "manifest.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(BadInput, match=message):
+        nj.sweep(GAMES, copy, **SETTINGS)
+
+
+def test_directories_that_are_something_else(tmp_path: Path, copy: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(BadInput, match=r"found 'thesis.tex' and no manifest.json; allowed are empty directories"):
+        nj.sweep(GAMES, tmp_path / "mine", **SETTINGS)
+    assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
+    with pytest.raises(BadInput, match="cannot be written"):
+        nj.sweep(GAMES, tmp_path / "mine" / "thesis.tex", **SETTINGS)
+    with pytest.raises(BadInput, match="cannot be written: No such file"):
+        nj.sweep(GAMES, tmp_path / "nowhere" / "out", **SETTINGS)
+    with pytest.raises(BadInput, match="there is no such file"):
+        nj.sweeps.load(tmp_path / "mine")
+    (copy / "shard-00000030.npz").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"found shard-00000030.npz; allowed are the shards up to shard-00000029.npz"):
+        nj.sweep(GAMES, copy, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"beta": -1}, "beta: is -1; allowed is one finite number >= 0"),
+        ({"beta": np.array([0.1, 0.2])}, "beta: is array"),
+        ({"beta": 1e-320}, "beta is 1e-320; allowed are 0 or, in float64"),
+        ({"tol": float("nan")}, "tol: is nan"),
+        ({"chunk_size": 0}, "chunk_size: is 0; allowed are integers from 1"),
+        ({"chunk_size": 1.5}, "chunk_size: is 1.5"),
+        ({"dtype": "int32"}, "dtype: is 'int32'; allowed are float32 and float64"),
+        ({"dtype": "text"}, "dtype: is 'text'"),
+        ({"source": 3}, "source: is int; allowed are the path of a folder"),
+        ({"source": []}, "source: gives no games"),
+    ],
+)
+def test_bad_arguments(change: dict[str, Any], message: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=message):
+        nj.sweep(**{"source": GAMES, "output": tmp_path / "out", **SETTINGS, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "normal"}, "kind: is 'normal'; allowed are gaussian"),
+        ({"num_actions": 1}, "num_actions: is 1"),
+        ({"num_games": True}, "num_games: is True"),
+        ({"seed": -1}, "seed: is -1; allowed are integers from 0 to 4294967295"),
+        ({"scale": float("inf")}, "scale: is inf"),
+    ],
+)
+def test_bad_random_games(change: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        nj.sweeps.RandomGames(**{"kind": "gaussian", "num_actions": 3, "num_games": 5, **change})
+
+
+def test_precision_of_one_thread_alone_is_refused(tmp_path: Path):
+    with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64 is set for this thread alone"):
+        nj.sweep(GAMES, tmp_path / "out", **SETTINGS)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_stops_it_and_nothing_is_lost(
+    number: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls: list[int] = []
+    sync = os.fsync
+
+    def full_after_a_while(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 21:
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    directory = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_after_a_while)
+        with pytest.raises(
+            BadInput, match=rf"{directory}: the .* (full|used up): no room for shard.*needs .* MB; what"
+        ):
+            nj.sweep(GAMES, directory, **SETTINGS)
+    there = contents(directory)
+    assert not [name for name in there if name.endswith(".partial")]
+    assert 1 <= len(nj.sweeps.load(directory)) < 10
+    assert there.items() <= contents(finished).items()
+    nj.sweep(GAMES, directory, **SETTINGS)
+    assert contents(directory) == contents(finished)
+
+
+def test_the_second_process_is_refused_and_told_who_is_first(copy: Path):
+    holder = start(
+        "import sys, pathlib; from nashjax.sweeps.lock import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()",
+        copy,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BadInput, match=rf"found a sweep at work in it \(host .*, process {holder.pid}, since 2"):
+            nj.sweep(GAMES, copy, **SETTINGS)
+    finally:
+        holder.kill()  # -9: the kernel lets go
+        holder.communicate()
+    assert nj.sweep(GAMES, copy, **SETTINGS).games == 600
+
+
+def test_shared_locks_keep_later_runs_out(tmp_path: Path):
+    from nashjax.sweeps.lock import locked
+
+    with locked(tmp_path, shared=True):
+        with locked(tmp_path, joins=True), pytest.raises(BadInput, match="at work"), locked(tmp_path):
+            pass
+        with pytest.raises(BadInput, match="at work"), locked(tmp_path):
+            pass
+    with locked(tmp_path), pytest.raises(BadInput, match="at work"), locked(tmp_path, joins=True):
+        pass
+
+
+def test_files_are_there_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store.write_file(tmp_path, "a", b"old")
+
+    def fail(*paths: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(BadInput, match="a cannot be written: Permission denied"):
+        store.write_file(tmp_path, "a", b"new")
+    assert contents(tmp_path) == {"a": b"old"}
