@@ -1,8 +1,8 @@
 """Whether a sweep that is killed again and again ends with the bytes of one that is not.
 
-Run `python -m benchmarks.sweep_kills` in the project's folder (some minutes, 150 MB of disk). A million games are solved
-twice, by the command line in processes of their own: once in peace, once killed (-9) ten times, each time after a
-number of shards and a pause that are drawn; every second kill waits until a file is being written. Then all files are
+Run `python -m benchmarks.sweep_kills` in the project's folder (some minutes, 150 MB of disk). A million games are
+solved twice, by the command line in processes of their own: once in peace, once killed (-9) ten times, each time after
+a number of shards and a pause that are drawn; every second kill waits until a file is being written. Then all files are
 compared bit by bit. Writes `sweep_kills.json` into the folder `--output`, by default benchmarks/results.
 """
 
@@ -51,8 +51,8 @@ def shards(directory: Path) -> int:
     return sum(1 for _ in directory.glob("shard-*.npz"))
 
 
-def partial(directory: Path) -> bool:
-    return any(directory.glob(".*.partial"))
+def half_written(directory: Path) -> set[str]:
+    return {path.name for path in directory.glob(".*.partial")}
 
 
 def wait(process: subprocess.Popen[bytes], reached: Any) -> bool:
@@ -69,6 +69,7 @@ def run_killed(directory: Path, options: argparse.Namespace) -> tuple[int, int]:
     """Start the sweep until it has been killed so many times, and then to its end: kills, kills in a write."""
     moments, kills, in_a_write = random.Random(options.seed), 0, 0
     while kills < options.kills:
+        before = half_written(directory)
         process = subprocess.Popen(command(directory, options), stdout=subprocess.DEVNULL)
         left = options.games // options.chunk - shards(directory)
         # So spread that all kills come before the end.
@@ -78,12 +79,14 @@ def run_killed(directory: Path, options: argparse.Namespace) -> tuple[int, int]:
         )
         time.sleep(moments.random() * 0.05)
         if alive and kills % 2:
-            wait(process, lambda: partial(directory))
+            of_kind = ".npz-" if kills % 4 == 3 else ".sha256-"  # a shard itself, or its checksum
+            wait(process, lambda before=before, kind=of_kind: any(kind in x for x in half_written(directory) - before))
         process.send_signal(signal.SIGKILL)
         if process.wait() != -signal.SIGKILL:
             raise RuntimeError("the sweep has ended before all kills; fewer kills, more games or smaller chunks")
-        kills, in_a_write = kills + 1, in_a_write + partial(directory)
-        print(f"kill {kills}: {shards(directory)} shards, in a write: {partial(directory)}", flush=True)
+        new = half_written(directory) - before
+        kills, in_a_write = kills + 1, in_a_write + bool(new)
+        print(f"kill {kills}: {shards(directory)} shards, half written: {sorted(new)}", flush=True)
     subprocess.run(command(directory, options), check=True)
     return kills, in_a_write
 

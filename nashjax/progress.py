@@ -9,20 +9,21 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def progress_line(
-    name: str, total: int | None, done: int = 0, *, shown: bool = True
+    name: str, total: int | None, done: int = 0, *, shown: bool = True, asked: bool = False
 ) -> Iterator[Callable[[int, str], None]]:
-    """Draw a bar on the standard error while the context lasts, if that is a terminal; else nothing at all.
+    """Draw a bar while the context lasts: on the standard error, if that is a terminal, and gone at the end.
 
     Args:
       name: what stands beside the bar at first.
       total: how much there is to do; None where nobody knows.
       done: how much of it was done before.
-      shown: False draws nothing on a terminal either.
+      shown: False draws nothing at all.
+      asked: the caller has asked for it: it is drawn on the standard output, wherever that leads, and stays.
 
     Yields:
       A function of how much is done by now and of the text beside the bar. Threads may call it.
     """
-    if not (shown and sys.stderr is not None and sys.stderr.isatty()):
+    if not shown or not (asked or (sys.stderr is not None and sys.stderr.isatty())):
         yield lambda done, text: None
         return
     from rich.console import Console
@@ -30,6 +31,6 @@ def progress_line(
 
     # Markup is off: a text may hold brackets.
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=not asked), transient=not asked) as bar:
         task = bar.add_task(name, total=total, completed=done)
         yield lambda done, text: bar.update(task, completed=done, description=text)

@@ -37,6 +37,12 @@ def test_the_example_of_comparisons_runs(tmp_path: Path):
     assert max(abs(p - 0.2) for p in policy) < 0.03  # by symmetry the equilibrium is uniform
 
 
+def test_the_example_of_sweeps_runs(tmp_path: Path):
+    code = blocks("py")[0]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.startswith("0 (1000, 5) ")
+
+
 def test_the_continuous_integration_runs_the_second_command():
     install, test = (command.strip() for command in blocks("sh")[:2])
     assert install.endswith("&& nashjax demo")
