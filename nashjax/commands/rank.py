@@ -15,6 +15,7 @@ from nashjax.commands.options import ItemA, ItemB, Prior, Seed, TieWords, Top, W
 from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, interruptible, number_option, put
 from nashjax.files import BadInput, check_output
 from nashjax.files.errors import bad_input, quoted, shortened, visible
+from nashjax.progress import progress_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -191,11 +192,11 @@ def _rank_all(parts: Mapping[str, Battles], bootstrap: int, options: dict[str, A
 
     jax.config.update("jax_enable_x64", True)
     found = {}
-    with _progress_bar(len(parts) * bootstrap) as show:
+    with progress_line("resamples", len(parts) * bootstrap or None) as show:
         for number, (name, part) in enumerate(parts.items()):
 
             def progress(done: int, before: int = number * bootstrap) -> None:
-                show(before + done)
+                show(before + done, "resamples")
 
             try:
                 found[name] = interruptible(lambda part=part, progress=progress: _one(ranking, part, progress, options))
@@ -335,16 +336,3 @@ def _extra_named() -> Iterator[None]:
         yield
     except ImportError as error:
         raise BadInput(visible(str(error))) from None
-
-
-@contextlib.contextmanager
-def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the terminal's standard error, if that is one; gives the function that moves it on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("resamples", total=total or None)
-        yield lambda done: bar.update(task, completed=done)

@@ -22,6 +22,7 @@ from nashjax.lm.methods import DEFAULT, make_method
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.records import Rate, Record, RecordFile, Totals
 from nashjax.lm.sharding import check_mesh, to_all_processes, to_mesh
+from nashjax.progress import progress_line
 from nashjax.solve import LARGEST_INT
 from nashjax.stochastic.arguments import at_least, positive
 from nashjax.stochastic.checkpoint import Checkpoints, describe
@@ -380,21 +381,14 @@ def _checked(
 @contextmanager
 def _progress_bar(shown: bool, total: int, done: int) -> Iterator[Callable[[int, Totals, list[Record]], None]]:
     """A bar on the terminal; gives the function that moves it on."""
-    if not shown:
-        yield lambda done, totals, records: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with progress_line("fine-tuning", total, done, shown=shown, asked=True) as show:
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task("fine-tuning", total=total, completed=done)
-
-        def show(done: int, totals: Totals, records: list[Record]) -> None:
+        def show_step(done: int, totals: Totals, records: list[Record]) -> None:
             parts = []
             if totals.steps:
                 parts.append(f"KL {totals.kl / totals.steps:.2f}, {totals.tokens / totals.seconds:.0f} tokens/s")
             if records and records[-1].reference_win_rate is not None:
                 parts.insert(0, f"win rate {records[-1].reference_win_rate.mean:.2f}")
-            bar.update(task, completed=done, description=", ".join(parts) or "fine-tuning")
+            show(done, ", ".join(parts) or "fine-tuning")
 
-        yield show
+        yield show_step

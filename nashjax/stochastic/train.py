@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from nashjax.progress import progress_line
 from nashjax.stochastic.arguments import number
 from nashjax.stochastic.checkpoint import Checkpoints
 from nashjax.stochastic.methods import LearnerState, Method, StochasticNashMP
@@ -230,19 +232,13 @@ def _oracle_failures(oracle: Any) -> Iterator[None]:
 
 @contextmanager
 def _progress_bar(shown: bool, total: int, done: int) -> Iterator[Callable[[Record], None]]:
-    """A bar on the terminal; gives the function that moves it on."""
-    if not shown:
-        yield lambda record: None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    """A bar on the terminal; gives the function that moves it on by a record."""
+    numbers = itertools.count(done + 1)
+    with progress_line("training", total, done, shown=shown, asked=True) as show:
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-    with Progress(*columns, TimeRemainingColumn()) as bar:
-        task = bar.add_task("training", total=total, completed=done)
-
-        def show(record: Record) -> None:
+        def show_record(record: Record) -> None:
             known = record.exploitability
             text = f"win rate {record.win_rate.mean():.3f}" if known is None else f"exploitability {known.mean():.2e}"
-            bar.update(task, advance=1, description=f"{record.comparisons} comparisons, {text}")
+            show(next(numbers), f"{record.comparisons} comparisons, {text}")
 
-        yield show
+        yield show_record
