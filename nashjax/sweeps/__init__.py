@@ -12,7 +12,8 @@
 
 Each file is written under another name (`.NAME-RANDOM.partial`), brought to the disk and then renamed, the checksum before
 its shard. What a kill leaves of such files is removed by the next call. The manifest and the shards are the whole state.
-Files that say nothing but text and numbers: no pickle is ever read.
+No pickle is ever written or read. What the manifest does not know is the model of a processor: on another one the last
+digits of answers can differ.
 """  # noqa: E501 (a table cell cannot be broken)
 
 from nashjax.sweeps.reading import SweepResults, load

@@ -99,16 +99,14 @@ def sweep(
         or to something else, another process is at work on it, a file or an item holds no game (it is named), the
         games are not those of before, or the disk is full. What was solved until then stays.
     """
-    stream = as_source(source)
-    if chunk_size is not None:
-        chunk_size = check_integer("chunk_size", chunk_size, 1, LARGEST_CHUNK)
-    kind = _check_dtype(dtype)
-    beta, tol = _check_number("beta", beta), _check_number("tol", tol)
-    as_inputs(np.full((2, 2), 0.5, kind), beta, tol=tol)  # within the limits of the dtype
-    settings = _settings(stream, beta, tol, chunk_size, kind)
-    run = _Run(stream, Path(output), beta, tol, chunk_size, kind, notify)
-    with run.claimed(settings):
-        problem = None
+    problem = run = None
+    try:
+        run = _Run.of(source, Path(output), beta, tol, chunk_size, dtype, notify)
+    except Exception as error:
+        problem = error
+    agree(problem)
+    assert run is not None
+    with run.claimed():
         try:
             run.look()
             run.solve_all(progress)
@@ -116,25 +114,6 @@ def sweep(
             problem = error
         agree(problem)  # all shards are there
         return run.finish()
-
-
-def _settings(stream: Source, beta: float, tol: float, chunk_size: int | None, dtype: np.dtype) -> dict[str, Any]:
-    """What the manifest holds: all that the bits of an answer depend on."""
-    device = jax.local_devices()[0]
-    return {
-        "source": stream.describe(),
-        "beta": beta,
-        "tol": tol,
-        "chunk_size": chunk_size,
-        "dtype": str(dtype),
-        "versions": {
-            "nashjax": nashjax.__version__,
-            "jax": jax.__version__,
-            "jaxlib": importlib.metadata.version("jaxlib"),
-        },
-        # Of one process: other programs, other rounding.
-        "devices": {"platform": device.platform, "kind": device.device_kind, "number": len(jax.local_devices())},
-    }
 
 
 @dataclasses.dataclass
@@ -153,9 +132,48 @@ class _Run:
     redone: list[str] = dataclasses.field(default_factory=list)
     num_chunks: int | None = None
 
+    @classmethod
+    def of(
+        cls,
+        source: Any,
+        directory: Path,
+        beta: Any,
+        tol: Any,
+        chunk_size: Any,
+        dtype: Any,
+        notify: Callable[[str], Any],
+    ) -> _Run:
+        """A run with the arguments of `sweep`, which are checked here."""
+        stream = as_source(source)
+        if chunk_size is not None:
+            chunk_size = check_integer("chunk_size", chunk_size, 1, LARGEST_CHUNK)
+        kind = _check_dtype(dtype)
+        beta, tol = _check_number("beta", beta), _check_number("tol", tol)
+        as_inputs(np.full((2, 2), 0.5, kind), beta, tol=tol)  # within the limits of the dtype
+        return cls(stream, directory, beta, tol, chunk_size, kind, notify)
+
+    def settings(self) -> dict[str, Any]:
+        """What the manifest holds: what the bits of the answers depend on."""
+        device = jax.local_devices()[0]
+        return {
+            "source": self.source.describe(),
+            "beta": self.beta,
+            "tol": self.tol,
+            "chunk_size": self.chunk_size,
+            "dtype": str(self.dtype),
+            "versions": {
+                "nashjax": nashjax.__version__,
+                "jax": jax.__version__,
+                "jaxlib": importlib.metadata.version("jaxlib"),
+            },
+            # Of one process: other programs, other rounding.
+            "devices": {"platform": device.platform, "kind": device.device_kind, "number": len(jax.local_devices())},
+        }
+
     @contextlib.contextmanager
-    def claimed(self, settings: dict[str, Any]) -> Iterator[None]:
-        """Hold the directory, as that of a sweep with these settings; the first process makes it, all others wait."""
+    def claimed(self) -> Iterator[None]:
+        """Hold the directory, as that of this sweep; the first process makes it, all others wait."""
+        settings = self.settings()
         first, several = jax.process_index() == 0, jax.process_count() > 1
         with contextlib.ExitStack() as held:
             for turn in (True, False):
@@ -247,6 +265,8 @@ class _Run:
     def _solve(self, chunk: Chunk) -> Shard:
         try:
             solution = solve_chunk(chunk.games, self.beta, self.tol)
+            if (np.asarray(solution.status) == Status.INVALID).any():
+                raise ValueError("not all are preference games")
         except ValueError as error:
             fault = first_fault(chunk.games)
             if fault is None:

@@ -284,6 +284,8 @@ class GameFolder:
     def _look_at(self, name: str) -> tuple[int, int, int, int]:
         """Of a file its bytes, the CRC-32 of its games, how many games, and the actions of each."""
         path = self._folder / name
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise bad_input(path, "no regular file", "are .npz files")  # reading a pipe would wait for ever
         shape, crc = describe_game_archive(path)
         return path.stat().st_size, crc, math.prod(shape[:-2]), shape[-1]
 

@@ -129,6 +129,8 @@ def store_bomb(path: Path) -> None:
         (lambda path: np.savez(path, a=games(0, 1), b=games(0, 1)), "is one named 'preferences'"),
         (lambda path: (path.unlink(), path.mkdir()), "a directory"),
         (lambda path: (path.unlink(), path.symlink_to("nowhere")), "there is no such file"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "no regular file"),
+        (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "no regular file"),
     ],
 )
 def test_files_that_cannot_be_used_are_named(spoil: Any, message: str, folder: Path, tmp_path: Path):
