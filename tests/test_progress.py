@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nashjax.lm.train import _progress_bar as fine_tuning
 from nashjax.lm.train import Totals
+from nashjax.lm.train import _progress_bar as fine_tuning
 from nashjax.progress import progress_line
 
 
