@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from nashjax import simplex
 from nashjax.games import Game, MatrixGame
-from nashjax.games.matrix import as_floating, as_real_array, check_square, first_fault
+from nashjax.games.matrix import as_floating, as_real_array, check_square
 from nashjax.problem import RegularizedGame
 
 SUM_TOLERANCE = 1e-6
@@ -316,8 +316,8 @@ def check_game(game: Game) -> None:
         if bool(_all_valid(game)):
             return
         valid = np.asarray(game.is_valid())  # pyright: ignore[reportAttributeAccessIssue]
-    fault = first_fault(np.asarray(game.preferences)) if isinstance(game, MatrixGame) else None
+        fault = game.fault() if hasattr(game, "fault") else None  # pyright: ignore[reportAttributeAccessIssue]
     if fault is not None:
-        raise ValueError(f"game: preferences{list(fault.index)} is {fault.found}; allowed is {fault.allowed}")
+        raise ValueError(f"game: {fault}")
     bad = [int(i) for i in np.argwhere(~valid)[0]]
     raise ValueError(f"game{bad} is not a preference game; allowed is P + P^T = 1, P in [0, 1]")
