@@ -96,8 +96,8 @@ class EmbeddingGame:
         # A sum of none, linear in the weights, that varies over a mesh as they and the features do (`shard_map`).
         none = 0 * x[(0,) * x.ndim] * skew[(0,) * skew.ndim] * v[(0,) * v.ndim]
         start = jnp.broadcast_to(none, (count * tile, *batch))
-        pairs = tuple(jnp.asarray(index, jnp.int32) for index in np.triu_indices(count))
-        total, _ = jax.lax.scan(add_pair, start, pairs)
+        first, second = (jnp.asarray(index, jnp.int32) for index in np.triu_indices(count))
+        total, _ = jax.lax.scan(add_pair, start, (first, second))
         return jnp.sum(weights, axis=0) / 2 + total[:n]
 
     def is_valid(self) -> jax.Array:
