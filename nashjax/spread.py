@@ -88,11 +88,16 @@ def place(inputs: Inputs, where: Layout) -> Inputs:
     leaves, structure = jax.tree.flatten(inputs)
     return jax.tree.unflatten(
         structure,
-        [
-            jax.device_put(leaf, NamedSharding(where.mesh, spec))
-            for leaf, spec in zip(leaves, _specs(inputs, where), strict=True)
-        ],
+        [put(leaf, NamedSharding(where.mesh, spec)) for leaf, spec in zip(leaves, _specs(inputs, where), strict=True)],
     )
+
+
+def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Bring an array to its devices; of one that each process has whole, every device is sent its own part."""
+    if sharding.is_fully_addressable or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)  # `device_put` would compare it with that of all other processes, NaN for NaN
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def solve_spread(solve: Callable[[Inputs, Any], T], inputs: Inputs, others: Any, where: Layout) -> T:
