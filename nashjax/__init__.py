@@ -1,13 +1,13 @@
 """Certified Nash equilibria of preference games, thousands at a time, on CPU, GPU and TPU.
 
-`solve` is the front door, `sweep` that for streams of games; `games` makes games, `metrics` judges policies. With
-extras: `stochastic` learns from sampled comparisons, `lm` fine-tunes language models, `ranking` ranks items from their
-battles, `plotting` draws.
+`solve` is the front door, `sweep` that for streams of games; `games` makes games, `metrics` judges policies,
+`distributed` spreads games over devices. With extras: `stochastic` learns from sampled comparisons, `lm` fine-tunes
+language models, `ranking` ranks items from their battles, `plotting` draws.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from nashjax import games, metrics, sweeps
+from nashjax import distributed, games, metrics, sweeps
 from nashjax.algorithms import (
     EGPO,
     AdaptiveNashMP,
@@ -57,6 +57,7 @@ __all__ = [
     "Solution",
     "Status",
     "Trajectory",
+    "distributed",
     "games",
     "metrics",
     "solve",

@@ -18,14 +18,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from nashjax import plain
 from nashjax.algorithms import AdaptiveNashMP, InteriorPoint, Newton
 from nashjax.blocks import map_blocks, update_some
 from nashjax.driver import STALL_LEVEL, Outcome, judge, keep_better, restart, resume, run
-from nashjax.inputs import Inputs, is_concrete
+from nashjax.inputs import Inputs, is_concrete, to_host
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Status
 
@@ -67,7 +66,7 @@ def beta_kinds(beta: ArrayLike, dtype: jnp.dtype) -> BetaKinds:
     """The kinds among these values in a dtype, every kind where they are traced."""
     if not is_concrete(beta):
         return BetaKinds()
-    values = np.asarray(beta).astype(dtype)
+    values = to_host(beta).astype(dtype)
     zero, small = values == 0, (values > 0) & (values < SMALL_BETA)
     return BetaKinds(regular=bool((~zero & ~small).any()), small=bool(small.any()), zero=bool(zero.any()))
 

@@ -14,9 +14,10 @@ from jax.typing import ArrayLike
 
 from nashjax import simplex
 from nashjax.games import Game, MatrixGame
-from nashjax.games.matrix import as_floating, as_real_array, check_square, first_fault
+from nashjax.games.matrix import as_floating, as_real_array, check_square
 from nashjax.problem import RegularizedGame
 
+NOT_A_GAME = "is not a preference game; allowed is P + P^T = 1, P in [0, 1]"
 SUM_TOLERANCE = 1e-6
 """How far the probabilities of a reference or initial policy may be from summing to 1."""
 
@@ -43,7 +44,7 @@ class Inputs(NamedTuple):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The shape that all batch shapes broadcast to."""
-        return np.broadcast_shapes(*_batch_shapes(self).values())
+        return np.broadcast_shapes(*batch_shapes(self).values())
 
     def prepare(self) -> tuple[RegularizedGame, jax.Array, jax.Array]:
         """Turn the games actions first and judge them; traceable.
@@ -86,7 +87,7 @@ class Inputs(NamedTuple):
 
     def _select(self, select: Callable[[Any], Any], index: Any) -> Inputs:
         """Select the games at `index` from every leaf, with `select` where each game has an entry of its own."""
-        shapes, batch = _batch_shapes(self), self.batch_shape or (1,)
+        shapes, batch = batch_shapes(self), self.batch_shape or (1,)
         xp: Any = np if isinstance(index, np.ndarray) else jnp
 
         def from_leaf(leaf: Any, own: tuple[int, ...]) -> Any:
@@ -139,7 +140,7 @@ def as_inputs(
         initial=None if initial is None else as_policy("initial", initial, game, validate=validate),
         tol=cast(tol, dtype),
     )
-    shapes = _batch_shapes(inputs)
+    shapes = batch_shapes(inputs)
     try:
         np.broadcast_shapes(*shapes.values())
     except ValueError:
@@ -169,7 +170,7 @@ def as_path_inputs(
     if betas.ndim == 0 or betas.shape[0] == 0:
         raise ValueError(f"betas: has shape {list(betas.shape)}; allowed is [num_betas, ...], at least one")
     if validate and is_concrete(betas):
-        values = np.asarray(betas)
+        values = to_host(betas)
         _check_numbers(values, tol, _dtype(_as_game(game)), beta_name="betas")
         check_all("betas", values[1:], values[1:] <= values[:-1], "betas that do not increase along the first axis")
     inputs = as_inputs(game, betas[0], reference, initial, tol, validate=validate)
@@ -208,7 +209,7 @@ def check_policy(name: str, policy: np.ndarray) -> None:
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         found = "is all zero" if sums[index] == 0 else f"sums to {sums[index]}"
         raise ValueError(
-            f"{_place(name, index)} {found}; allowed are probabilities that sum to 1 within {SUM_TOLERANCE:g}"
+            f"{place_name(name, index)} {found}; allowed are probabilities that sum to 1 within {SUM_TOLERANCE:g}"
         )
 
 
@@ -242,7 +243,9 @@ def _dtype(game: Game) -> jnp.dtype:
     return jnp.result_type(jnp.float32, *floating) if floating else jnp.result_type(float)
 
 
-def _batch_shapes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
+def batch_shapes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
+    """The batch shape of each argument."""
+
     def before_actions(policy: jax.Array | None) -> tuple[int, ...]:
         return () if policy is None else policy.shape[:-1]
 
@@ -269,6 +272,15 @@ def _is_policy(policy: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(policy) & (policy >= 0), axis=-1) & sums_to_one
 
 
+def to_host(array: Any) -> np.ndarray:
+    """The values of an array, also where it lies in the memories of several processes; each of them has to call."""
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        from jax.experimental import multihost_utils  # slow to import, and seldom needed
+
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
+
+
 def is_concrete(x: object) -> bool:
     """Whether no part of a pytree is traced."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x))
@@ -289,7 +301,7 @@ def _check_numbers(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name:
 
 def _as_numbers(x: ArrayLike, name: str) -> np.ndarray:
     try:
-        return np.asarray(x, np.float64)
+        return np.asarray(to_host(x), np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name}: is {x!r}; allowed are real numbers") from None
 
@@ -298,10 +310,11 @@ def check_all(name: str, values: np.ndarray, good: np.ndarray, allowed: str) -> 
     """Raise ValueError, naming the first place where `good` is not true, what is there and what is allowed."""
     if not good.all():
         index = tuple(int(i) for i in np.argwhere(~good)[0])
-        raise ValueError(f"{_place(name, index)} is {values[index]}; allowed are {allowed}")
+        raise ValueError(f"{place_name(name, index)} is {values[index]}; allowed are {allowed}")
 
 
-def _place(name: str, index: tuple[int, ...]) -> str:
+def place_name(name: str, index: tuple[int, ...]) -> str:
+    """The name of an argument and where in it."""
     return name + (str(list(index)) if index else "")
 
 
@@ -315,9 +328,6 @@ def check_game(game: Game) -> None:
     with jax.ensure_compile_time_eval():  # a concrete game can also stand inside a trace
         if bool(_all_valid(game)):
             return
-        valid = np.asarray(game.is_valid())  # pyright: ignore[reportAttributeAccessIssue]
-    fault = first_fault(np.asarray(game.preferences)) if isinstance(game, MatrixGame) else None
-    if fault is not None:
-        raise ValueError(f"game: preferences{list(fault.index)} is {fault.found}; allowed is {fault.allowed}")
-    bad = [int(i) for i in np.argwhere(~valid)[0]]
-    raise ValueError(f"game{bad} is not a preference game; allowed is P + P^T = 1, P in [0, 1]")
+        bad = tuple(int(i) for i in np.argwhere(~np.asarray(game.is_valid()))[0])  # pyright: ignore
+        fault = game.fault() if hasattr(game, "fault") else None  # pyright: ignore[reportAttributeAccessIssue]
+    raise ValueError(f"game: {fault}" if fault else f"{place_name('game', bad)} {NOT_A_GAME}")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.sparse.linalg import gmres
 
 from nashjax.games import Game
 from nashjax.games.matrix import times
 
 MOST_ELIMINATED = 16
 """Up to this many actions many systems are solved side by side; a call of LAPACK for each would take longer."""
+KRYLOV_DIMENSION = 32
+"""Vectors that GMRES keeps, for games without a matrix."""
+MOST_RESTARTS = 500
+"""Of GMRES, which needs about `|weight S A S|` queries for each digit: some ten at beta 0.1, some thousands at 1e-3."""
+RESIDUAL = {"float64": 1e-12, "float32": 1e-6}
+"""What GMRES goes to, relative to the right-hand side."""
+LARGEST_RESIDUAL = 1e-3
+"""A solution by GMRES whose residual is larger than this is not one: NaN."""
 
 
 def margins(game: Game) -> jax.Array:
@@ -22,7 +32,7 @@ def margins(game: Game) -> jax.Array:
       TypeError: the game has no `dense()`.
     """
     if not hasattr(game, "dense"):
-        raise TypeError(f"{type(game).__name__} has no dense(), which Newton's method and derivatives need")
+        raise TypeError(f"{type(game).__name__} has no dense(), which interior points and plain equilibria need")
     return game.dense() - 0.5  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -45,6 +55,56 @@ def projected_skew_system(game: Game, root: jax.Array, image: jax.Array, weight:
     K = q[..., :, None] * margins(game) * q[..., None, :]
     K = K + q[..., :, None] * Kq[..., None, :] - Kq[..., :, None] * q[..., None, :]
     return jnp.eye(q.shape[-1], dtype=q.dtype) - jnp.asarray(weight)[..., None, None] * K
+
+
+def solve_projected(game: Game, root: jax.Array, image: jax.Array, weight: jax.Array, rhs: jax.Array) -> jax.Array:
+    """Solve the system of `projected_skew_system` for `[n, *batch]`: by its matrix, or by queries if there is none."""
+    if hasattr(game, "dense"):
+        return factorise(projected_skew_system(game, root, image, weight))(rhs)
+    return _solve_by_queries(game, root, weight, rhs)
+
+
+def _solve_by_queries(game: Game, root: jax.Array, weight: jax.Array, rhs: jax.Array) -> jax.Array:
+    """By GMRES, a query for each of its steps; NaN where the residual stays above `LARGEST_RESIDUAL`.
+
+    All games of a batch share one Krylov space, in which each right-hand side is a unit vector: what is a residual of
+    all is one of each.
+    """
+    # A game that is not valid is NaN throughout, which would spread over that space.
+    playing = jnp.isfinite(jnp.sum(root, axis=0))
+    q = jnp.where(playing, root, 0)
+
+    def project(z: jax.Array) -> jax.Array:
+        return z - q * jnp.sum(q * z, axis=0)
+
+    def multiply(z: jax.Array, sign: float = 1.0) -> jax.Array:
+        v = q * project(z)
+        margins = game.payoffs(v) - jnp.sum(v, axis=0) / 2
+        return z - sign * weight * project(q * jnp.where(playing, margins, 0))
+
+    def find(sign: float, b: jax.Array) -> jax.Array:
+        size = jnp.sqrt(jnp.sum(b**2, axis=0))
+        known = jnp.isfinite(size)
+        b = jnp.where(known & (size > 0), b / jnp.where(size > 0, size, 1), 0)
+        found, _ = gmres(
+            functools.partial(multiply, sign=sign),
+            b,
+            tol=RESIDUAL[b.dtype.name] / math.sqrt(max(math.prod(b.shape[1:]), 1)),
+            restart=min(KRYLOV_DIMENSION, b.size),
+            maxiter=MOST_RESTARTS,
+            solve_method="incremental",
+        )
+        residual = jnp.sqrt(jnp.sum((multiply(found, sign) - b) ** 2, axis=0))
+        return jnp.where(known & (residual <= LARGEST_RESIDUAL), found * size, jnp.nan)
+
+    solved = jax.lax.custom_linear_solve(
+        multiply,
+        jnp.where(playing, rhs, 0),
+        solve=lambda _, b: find(1.0, b),
+        transpose_solve=lambda _, b: find(-1.0, b),  # the matrix is `I` less a skew-symmetric one
+    )
+    # A factor, not a choice: in reverse mode what is not chosen would get a derivative of 0.
+    return solved * jnp.where(playing, 1, jnp.nan)
 
 
 def on_support(game: Game, support: jax.Array) -> jax.Array:

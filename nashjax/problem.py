@@ -125,16 +125,13 @@ class RegularizedGame:
           weight: `[]` or `[*batch]`: `s / (1 + eta)` for a proximal step, `1 / beta` for the game itself.
 
         Returns:
-          `S z`, `[n, *batch]`, to first order the change of `p`; it sums to 0.
-
-        Raises:
-          TypeError: the game has no `dense()`.
+          `S z`, `[n, *batch]`, to first order the change of `p`; it sums to 0. Of a game without `dense()` it is found
+          by queries (GMRES), and NaN where that does not succeed.
         """
         root = jnp.exp(log_policy / 2)
         rhs = root * jnp.where(root > 0, residual, 0)
         rhs = rhs - root * jnp.sum(root * rhs, axis=0)
-        system = linear.projected_skew_system(self.game, root, root * (payoffs - 0.5), weight)
-        return root * linear.factorise(system)(rhs)
+        return root * linear.solve_projected(self.game, root, root * (payoffs - 0.5), weight, rhs)
 
     @property
     def _excluded(self) -> jax.Array:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from nashjax import cores
+from nashjax import cores, spread
 from nashjax.algorithms import Algorithm
 from nashjax.blocks import default_block_size, map_blocks
 from nashjax.driver import Outcome, run
@@ -45,8 +45,10 @@ def solve(
 
     The batch shapes of all arguments broadcast as in numpy: one game with 256 betas is one matrix, not 256 copies.
     Works under `jit`, `vmap` and `grad`. Outside of these, arrays in the memory of a processor are solved on all of its
-    cores, and the call returns when all is done. Rounding hides exploitabilities below about `eps^2 (1/beta + 8 beta)`
-    (eps at `beta = 0`); a `tol` below that, or up to four times it, can end as `Status.STALLED`.
+    cores; games that are spread over a mesh (`nashjax.distributed`) are solved where they lie, each device going
+    through its own without waiting for others; and the call returns when all is done. Rounding hides exploitabilities
+    below about `eps^2 (1/beta + 8 beta)` (eps at `beta = 0`); a `tol` below that, or up to four times it, can end as
+    `Status.STALLED`.
 
     At `beta = 0` the answer is a plain Nash equilibrium (a maximal lottery). Of several, the default finds the one of
     least divergence from the reference, in the limit of `beta -> 0`, if the game offers its matrix: that of
@@ -85,12 +87,23 @@ def solve(
         _check_integer("max_queries", max_queries, 1)
     if block_size is not None:
         _check_integer("block_size", block_size, 1)
-    if not (cores.can_share(game, beta, reference, initial, tol, algorithm, max_queries)):
-        inputs = as_inputs(game, beta, reference, initial, tol, validate=validate)
-        return _solve(inputs, algorithm, max_queries, block_size, beta_kinds(beta, inputs.beta.dtype))
-    # The matrices are read where they lie, and checked in passing, while they are in the cache.
-    inputs = as_inputs(game, beta, reference, initial, tol, validate=validate, in_place=True)
-    solution = _solve_on_cores(inputs, algorithm, max_queries, block_size, beta_kinds(beta, inputs.beta.dtype))
+    arguments = (game, beta, reference, initial, tol)
+    on_cores = cores.can_share(*arguments, algorithm, max_queries)
+    is_spread = not on_cores and spread.is_spread(*arguments)
+    # Then the matrices are read where they lie, and checked in passing, while they are in the cache.
+    in_place = on_cores or is_spread
+    inputs = as_inputs(*arguments, validate=validate, in_place=in_place)
+    betas = beta_kinds(beta, inputs.beta.dtype)
+    if not in_place:
+        return _solve(inputs, algorithm, max_queries, block_size, betas)
+    if is_spread:
+        where = spread.layout(inputs)
+        inputs = spread.place(inputs, where)
+        solution = _solve_spread(inputs, algorithm, max_queries, block_size, betas, where=where)
+        if validate:
+            spread.check_statuses(inputs.game, solution.status)
+        return jax.block_until_ready(solution)
+    solution = _solve_on_cores(inputs, algorithm, max_queries, block_size, betas)
     status = np.asarray(jax.block_until_ready(solution).status)
     if validate and (status.size == 0 or (status == Status.INVALID).any()):
         check_game(inputs.game)
@@ -233,6 +246,23 @@ def _solve_on_cores(
     return cores.solve_parts(
         lambda part: _solve_alone(part, algorithm, max_queries, block_size, betas), inputs, size, starts
     )
+
+
+@functools.partial(jax.jit, static_argnames=("block_size", "betas", "where"))
+def _solve_spread(
+    inputs: Inputs,
+    algorithm: Algorithm[Any] | None,
+    max_queries: jax.Array,
+    block_size: int | None,
+    betas: BetaKinds,
+    where: spread.Layout,
+) -> Solution:
+    """As `_solve`, for games that lie on several devices; has no derivatives."""
+
+    def solve_own(inputs: Inputs, others: tuple[Algorithm[Any] | None, jax.Array]) -> Solution:
+        return _solve_games(inputs, *others, block_size, betas)
+
+    return spread.solve_spread(solve_own, inputs, (_in_dtype(algorithm, inputs.beta.dtype), max_queries), where)
 
 
 def _solve_games(

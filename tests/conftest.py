@@ -6,7 +6,7 @@ from pathlib import Path
 # Two test processes whose linear algebra each starts a thread on every core get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Most of the time of the tests is compilation: less of it is spent on making programs fast that run once.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import jax
 import pytest

@@ -1,8 +1,5 @@
 import dataclasses
 import functools
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts import run_script
 
 import nashjax as nj
 from nashjax import cores
@@ -146,15 +144,6 @@ def test_games_that_no_beta_asks_for_are_checked_and_bytes_may_come_in_any_order
     P[2, 1] = np.nan
     with pytest.raises(ValueError, match=r"game: preferences\[2, 1\] is nan"):
         nj.solve(P, np.zeros(0))
-
-
-def run_script(script: str, seconds: float) -> str:
-    """Run a script in a process of its own; what it prints."""
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=seconds, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 def test_solves_in_several_threads_at_a_time_end():

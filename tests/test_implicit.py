@@ -119,5 +119,8 @@ def test_a_game_without_a_matrix_says_what_is_missing():
     u = jnp.array([0.1, -0.2, 0.3, 0.0])
     dense = jax.vmap(Rank1(u).payoffs, 1, 1)(jnp.eye(4))
     np.testing.assert_allclose(nj.solve(Rank1(u), 0.1).policy, nj.solve(dense, 0.1).policy, atol=1e-9)
+    found = jax.grad(lambda u: nj.solve(Rank1(u), 0.1, tol=1e-14).policy[0])(u)
+    expected = jax.grad(lambda u: nj.solve(jax.vmap(Rank1(u).payoffs, 1, 1)(jnp.eye(4)), 0.1, tol=1e-14).policy[0])(u)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
     with pytest.raises(TypeError, match=r"Rank1 has no dense\(\)"):
-        jax.grad(lambda u: nj.solve(Rank1(u), 0.1).policy[0])(u)
+        nj.solve(Rank1(u), 0.0, algorithm=nj.InteriorPoint())

@@ -55,9 +55,10 @@ class Newton:
     After a move `s` grows, so that the method turns by itself from first order (small `s`) to Newton's on the game
     (`s -> inf`); when the inner steps do not converge it shrinks. Needs no continuation in beta and no good start.
 
-    The game must offer its matrix, `dense()`. In float64 this reaches an exploitability of 1e-14 at every beta
-    tried (1e-6 to 1); two more undamped steps (`polish`, made by `solve`) then make the logarithms of tiny
-    probabilities accurate too, which no small exploitability alone does.
+    A game without a matrix, `dense()`, is asked further queries by each linear solve (GMRES; `queries` does not count
+    them), about `1 / beta` of them several times over: worth it for tight tolerances only. In float64 this reaches an
+    exploitability of 1e-14 at every beta tried (1e-6 to 1); two more undamped steps (`polish`, made by `solve`) then
+    make the logarithms of tiny probabilities accurate too, which no small exploitability alone does.
 
     Attributes:
       first_step: `s` of the first step, > 0.

@@ -16,8 +16,9 @@ class Game(Protocol):
 
     Optional: `prepared()`, a form of the game in which `P + P^T = 1` holds but for rounding, and a flag
     `[*batch_shape]` that tells which games are preference games at all, taken once before a solve; `is_valid()`, that
-    flag alone, for errors that name the game; `dense()`, the matrix `[*batch_shape, n, n]`, which Newton's method and
-    derivatives need.
+    flag alone, for errors that name the game, and `fault()`, a sentence that names the entry; `dense()`, the matrix
+    `[*batch_shape, n, n]`, which solves at or near `beta = 0` need. Without it Newton's method and derivatives ask
+    further queries instead, and `payoffs` has to be one that jax can transpose in `weights`.
     """
 
     @property

@@ -109,6 +109,11 @@ class MatrixGame:
         """Tell which games are preference games, bool `[*batch_shape]`; `first_fault` says what is wrong."""
         return self._is_close_to(self.symmetrized().preferences)
 
+    def fault(self) -> str | None:
+        """What is wrong with the first bad entry, in words; None if nothing."""
+        fault = first_fault(np.asarray(self.preferences))
+        return fault and f"preferences{list(fault.index)} is {fault.found}; allowed is {fault.allowed}"
+
     def _is_close_to(self, symmetrized: jax.Array) -> jax.Array:
         P = self.preferences
         in_range = (P >= 0) & (P <= 1)  # false for NaN

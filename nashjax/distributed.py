@@ -1,0 +1,152 @@
+"""Games on many devices and in many processes, by jax's own runtime (`jax.distributed`, meshes).
+
+`nashjax.solve` takes what these functions return as it takes any other games: each device solves those that lie on it.
+In a run of several processes all of them make the same calls in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nashjax.games import MatrixGame
+from nashjax.inputs import to_host
+from nashjax.spread import put
+
+T = TypeVar("T")
+
+GAMES = "games"
+"""The axis of the mesh of `games_mesh`."""
+
+
+def initialize(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    heartbeat_timeout: int = 100,
+    **options: Any,
+) -> None:
+    """Join the run of several processes, before anything else is computed; the first call in each of them.
+
+    A thin `jax.distributed.initialize`: under SLURM, on TPU pods and where Open MPI or Kubernetes starts the processes,
+    jax finds all arguments by itself. On processors the processes exchange data by gloo.
+
+    Args:
+      coordinator_address: `host:port` of the process 0.
+      num_processes: how many there are.
+      process_id: the number of this one, from 0.
+      heartbeat_timeout: seconds without a sign of life of one process after which all others end with an error.
+      **options: further ones of `jax.distributed.initialize`.
+
+    Raises:
+      RuntimeError: something has been computed before, or the others cannot be reached.
+      ValueError: arguments are missing that jax does not find by itself.
+    """
+    jax.distributed.initialize(
+        coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=heartbeat_timeout, **options
+    )
+
+
+def games_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of one axis, "games", over these devices; by default all devices of all processes."""
+    chosen = jax.devices() if devices is None else list(devices)
+    return Mesh(np.array(chosen), (GAMES,))
+
+
+def shard(games: T, mesh: Mesh | None = None) -> T:
+    """Spread a batch over a mesh: each device gets as many games, in order.
+
+    Args:
+      games: a game, an array, or any pytree of arrays that lead with the batch axis, of size 1 where they are shared.
+        Every process passes the whole batch.
+      mesh: of one axis; default `games_mesh()`.
+
+    Raises:
+      ValueError: the mesh has more axes than one, or the games do not divide over its devices.
+    """
+    mesh, axis = _one_axis(mesh)
+
+    def shard_leaf(leaf: Any) -> jax.Array:
+        _check_axis("games", leaf, mesh.size, "games", shared=True)
+        return put(leaf, NamedSharding(mesh, PartitionSpec() if leaf.shape[0] == 1 else PartitionSpec(axis)))
+
+    return jax.tree.map(shard_leaf, games)
+
+
+def shard_local(games: T, mesh: Mesh | None = None) -> T:
+    """Spread a batch of which each process has loaded its own part: the parts in the order of the processes.
+
+    Args:
+      games: as in `shard`, but only the games of this process; every process as many.
+      mesh: as in `shard`.
+
+    Raises:
+      ValueError: as `shard`, or the processes have different numbers of games.
+    """
+    mesh, axis = _one_axis(mesh)
+    devices = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
+    sizes = np.array([math.prod(np.shape(leaf)[:1]) for leaf in jax.tree.leaves(games)])
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        all_sizes = np.asarray(multihost_utils.process_allgather(sizes))
+        if (all_sizes != all_sizes[0]).any():
+            raise ValueError(f"games: the processes have {all_sizes[:, 0].tolist()} games; allowed are equal numbers")
+
+    def join(leaf: Any) -> jax.Array:
+        _check_axis("games", leaf, devices, "games of a process")
+        local = np.asarray(leaf)
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(axis)), local)
+
+    return jax.tree.map(join, games)
+
+
+def shard_rows(game: MatrixGame | Any, mesh: Mesh | None = None) -> MatrixGame:
+    """Spread the matrix of one game that is too large for one device: each device gets as many rows, in order.
+
+    A solve then asks all devices in each query, which exchange the `n` payoffs once, and all else they do alike. It is
+    by first-order methods alone: near `beta = 0` it can end as `Status.MAX_QUERIES`.
+
+    Args:
+      game: a `MatrixGame` or preferences `[n, n]`; from a numpy array each device is sent its rows only.
+      mesh: of one axis; default `games_mesh()`.
+
+    Raises:
+      ValueError: the mesh has more axes than one, or the rows do not divide over its devices. Actions that the
+        reference excludes can fill a game up.
+    """
+    mesh, axis = _one_axis(mesh)
+    preferences = game.preferences if isinstance(game, MatrixGame) else game
+    _check_axis("game", preferences, mesh.size, "rows")
+    return MatrixGame(put(preferences, NamedSharding(mesh, PartitionSpec(axis))))
+
+
+def gather(results: T) -> T:
+    """Bring a pytree, such as a `Solution`, to every process: the same with whole numpy arrays."""
+    return jax.tree.map(to_host, results)
+
+
+def _one_axis(mesh: Mesh | None) -> tuple[Mesh, str]:
+    mesh = games_mesh() if mesh is None else mesh
+    if len(mesh.axis_names) != 1:
+        raise ValueError(
+            f"mesh: has the axes {dict(mesh.shape)}; allowed is one axis, as of games_mesh(); "
+            "with jax.device_put batch axes and rows can be cut along axes of their own"
+        )
+    return mesh, mesh.axis_names[0]
+
+
+def _check_axis(name: str, leaf: Any, devices: int, what: str, *, shared: bool = False) -> None:
+    shape = np.shape(leaf)
+    if not shape:
+        raise ValueError(f"{name}: holds a number without a batch axis; allowed are arrays that lead with one")
+    if shape[0] % devices and not (shared and shape[0] == 1):
+        raise ValueError(
+            f"{name}: {shape[0]} {what} do not divide over {devices} devices; allowed are multiples of {devices}"
+        )

@@ -1,0 +1,139 @@
+"""Games of very many actions with features: the matrix is computed tile by tile in each query and never stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nashjax.games.faults import check_factor, describe_not_finite
+from nashjax.games.matrix import SYMMETRY_TOLERANCE
+from nashjax.pytree import register_dataclass
+
+TILE = {"cpu": 512}
+"""Rows and columns of a tile: what the cache of a core holds (benchmarks/large.py)."""
+LARGE_TILE = 2048
+"""Of accelerators."""
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EmbeddingGame:
+    """Preference games `P[i, j] = sigmoid(x_i^T S x_j)` of actions with features (spec 1).
+
+    General preference models are of this form, and with `S` of blocks `[[0, 1], [-1, 0]]` every skew-symmetric matrix
+    of logits of rank at most `d` is. A query computes the tiles of the matrix above its diagonal, each once for both of
+    its halves (`P^T = 1 - P`); it needs memory for the features and a tile, and its derivatives need no more.
+
+    Attributes:
+      features: `x`, `[*batch, n, d]`, float, `n >= 2`, `d >= 1`.
+      skew: `S`, `[*batch, d, d]`, of as many axes; batch axes of size 1 are shared. `S + S^T = 0` to 1e-6 of its
+        largest entry; used is `(S - S^T)/2`.
+
+    Raises:
+      ValueError: the shapes do not belong together.
+    """
+
+    features: jax.Array
+    skew: jax.Array
+
+    def __post_init__(self):
+        if not check_factor("features", self.features, "[*batch, n, d]") or not check_factor(
+            "skew", self.skew, "[*batch, d, d]", least=1
+        ):
+            return
+        d = self.features.shape[-1]
+        if self.skew.ndim != self.features.ndim or self.skew.shape[-2:] != (d, d):
+            allowed = [*(1,) * (self.features.ndim - 2), d, d]
+            raise ValueError(
+                f"skew: has shape {list(self.skew.shape)}; allowed beside features {list(self.features.shape)} is "
+                f"{allowed}, or with their batch axes"
+            )
+
+    @property
+    def num_actions(self) -> int:
+        """The number `n` of actions of each game."""
+        return self.features.shape[-2]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch axes; `()` for one game."""
+        return np.broadcast_shapes(self.features.shape[:-2], self.skew.shape[:-2])
+
+    def payoffs(self, weights: jax.Array) -> jax.Array:
+        """Answer one preference query `P v`; see `Game.payoffs`."""
+        n = self.num_actions
+        count = math.ceil(n / TILE.get(jax.default_backend(), LARGE_TILE))
+        tile = math.ceil(n / count)
+        # An action without features is even with all others: its margins, of probability 0, are 0.
+        x = _pad(self.features, count * tile - n, -2)
+        v = _pad(weights, count * tile - n, 0)
+        skew = (self.skew - jnp.swapaxes(self.skew, -1, -2)) / 2
+        y = _product("...id,...de->...ie", x, skew)
+
+        # In reverse mode a tile is computed again: those of all pairs would be the matrix.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def answer(i: jax.Array, j: jax.Array, x: jax.Array, y: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+            """What the actions of tile `i` win from those of `j`, and the other way round."""
+            logits = _product("...id,...jd->...ij", _slice(y, i, tile, -2), _slice(x, j, tile, -2))
+            margins = jnp.tanh(logits / 2) / 2
+            won = _product("...ij,j...->i...", margins, _slice(v, j, tile, 0))
+            lost = _product("...ij,i...->j...", margins, _slice(v, i, tile, 0))
+            return won, jnp.where(i == j, 0, -lost)
+
+        def add_pair(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+            i, j = pair
+            won, lost = answer(i, j, x, y, v)
+            for part, k in ((won, i), (lost, j)):
+                total = jax.lax.dynamic_update_slice_in_dim(total, _slice(total, k, tile, 0) + part, k * tile, 0)
+            return total, None
+
+        batch = np.broadcast_shapes(self.batch_shape, weights.shape[1:])
+        # A sum of none, linear in the weights, that varies over a mesh as they and the features do (`shard_map`).
+        none = 0 * x[(0,) * x.ndim] * skew[(0,) * skew.ndim] * v[(0,) * v.ndim]
+        start = jnp.broadcast_to(none, (count * tile, *batch))
+        first, second = (jnp.asarray(index, jnp.int32) for index in np.triu_indices(count))
+        total, _ = jax.lax.scan(add_pair, start, (first, second))
+        return jnp.sum(weights, axis=0) / 2 + total[:n]
+
+    def is_valid(self) -> jax.Array:
+        """Tell which games have finite features and a skew-symmetric `S`, bool `[*batch_shape]`."""
+        finite = jnp.all(jnp.isfinite(self.features), axis=(-2, -1))
+        return finite & jnp.all(jnp.isfinite(self.skew) & (self._excess() <= self._allowed()), axis=(-2, -1))
+
+    def fault(self) -> str | None:
+        """What is wrong with the first bad entry, in words; None if nothing."""
+        found = describe_not_finite("features", self.features) or describe_not_finite("skew", self.skew)
+        excess = np.asarray(self._excess())
+        if found or (excess <= self._allowed()).all():
+            return found
+        i = tuple(int(k) for k in np.unravel_index(np.argmax(excess), excess.shape))
+        j = (*i[:-2], i[-1], i[-2])
+        return (
+            f"skew{list(i)} is {self.skew[i]} and skew{list(j)} is {self.skew[j]}; "
+            "allowed are skew-symmetric matrices, S[i, j] = -S[j, i]"
+        )
+
+    def _excess(self) -> jax.Array:
+        return jnp.abs(self.skew + jnp.swapaxes(self.skew, -1, -2))
+
+    def _allowed(self) -> jax.Array:
+        return SYMMETRY_TOLERANCE * jnp.max(jnp.abs(self.skew), axis=(-2, -1), keepdims=True)
+
+
+def _product(subscripts: str, *arrays: jax.Array) -> jax.Array:
+    return jnp.einsum(subscripts, *arrays, precision=jax.lax.Precision.HIGHEST)
+
+
+def _pad(array: jax.Array, amount: int, axis: int) -> jax.Array:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, amount)
+    return jnp.pad(array, widths) if amount else array
+
+
+def _slice(array: jax.Array, index: jax.Array, size: int, axis: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(array, index * size, size, axis)

@@ -1,0 +1,73 @@
+"""Games of very many actions whose preferences are of low rank: no matrix is ever made."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nashjax.games.faults import check_factor, describe_not_finite
+from nashjax.pytree import register_dataclass
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LowRankGame:
+    """Preference games `P = 1/2 + L R^T - R L^T` given by two factors (spec 1); a query costs `O(n r)`.
+
+    Whether every entry of `P` lies in [0, 1] cannot be found in `O(n r)`, so it is not looked for: with factors that
+    are too large the "game" is one of skew-symmetric payoffs `P - 1/2`, which has an equilibrium and a certificate too,
+    in the units of those payoffs, but its entries are not probabilities.
+
+    Attributes:
+      left: `L`, `[*batch, n, r]`, float, `n >= 2`, `r >= 1`.
+      right: `R`, of as many axes; batch axes of size 1 are shared.
+
+    Raises:
+      ValueError: the shapes do not belong together.
+    """
+
+    left: jax.Array
+    right: jax.Array
+
+    def __post_init__(self):
+        if not check_factor("left", self.left, "[*batch, n, r]") or not check_factor(
+            "right", self.right, "[*batch, n, r]"
+        ):
+            return
+        if self.left.ndim != self.right.ndim or self.left.shape[-2:] != self.right.shape[-2:]:
+            raise ValueError(
+                f"right: has shape {list(self.right.shape)}; allowed is that of left, {list(self.left.shape)}, "
+                "but for batch axes of size 1"
+            )
+
+    @property
+    def num_actions(self) -> int:
+        """The number `n` of actions of each game."""
+        return self.left.shape[-2]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch axes; `()` for one game."""
+        return np.broadcast_shapes(self.left.shape[:-2], self.right.shape[:-2])
+
+    def payoffs(self, weights: jax.Array) -> jax.Array:
+        """Answer one preference query `P v`; see `Game.payoffs`."""
+        left_sums, right_sums = (_product("...ir,i...->r...", factor, weights) for factor in (self.left, self.right))
+        margins = _product("...ir,r...->i...", self.left, right_sums)
+        return jnp.sum(weights, axis=0) / 2 + margins - _product("...ir,r...->i...", self.right, left_sums)
+
+    def is_valid(self) -> jax.Array:
+        """Tell which games have finite factors, bool `[*batch_shape]`."""
+        finite = [jnp.all(jnp.isfinite(factor), axis=(-2, -1)) for factor in (self.left, self.right)]
+        return jnp.logical_and(*finite)
+
+    def fault(self) -> str | None:
+        """What is wrong with the first bad factor, in words; None if nothing."""
+        return describe_not_finite("left", self.left) or describe_not_finite("right", self.right)
+
+
+def _product(subscripts: str, *arrays: jax.Array) -> jax.Array:
+    return jnp.einsum(subscripts, *arrays, precision=jax.lax.Precision.HIGHEST)

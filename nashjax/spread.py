@@ -1,0 +1,226 @@
+"""Games that lie on several devices: each device solves its own, or all of them one whose matrix they share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nashjax.games import Game, MatrixGame
+from nashjax.games.matrix import SYMMETRY_TOLERANCE
+from nashjax.inputs import NOT_A_GAME, Inputs, batch_shapes, is_concrete, place_name, to_host
+from nashjax.pytree import register_dataclass
+from nashjax.solution import Status
+
+T = TypeVar("T")
+Axes = tuple[str, ...]
+"""Names of the axes of a mesh that one axis of an array is cut along; `()` where it is whole on every device."""
+
+
+class Layout(NamedTuple):
+    """Where games lie.
+
+    Attributes:
+      mesh: the devices.
+      batch: along which axes of the mesh each batch axis is cut.
+      rows: along which ones the rows of the matrices are.
+    """
+
+    mesh: Mesh
+    batch: tuple[Axes, ...]
+    rows: Axes
+
+
+def is_spread(*arguments: Any) -> bool:
+    """Whether arrays among the arguments are cut over several devices, outside of a trace."""
+    if not is_concrete(arguments) or isinstance(jax.lax.neg(np.float32(0)), Tracer):
+        return False
+    return any(_is_cut(leaf) for leaf in jax.tree.leaves(arguments))
+
+
+def layout(inputs: Inputs) -> Layout:
+    """Find how the batch is cut over a mesh, and the rows of matrices.
+
+    Raises:
+      ValueError: arrays lie on different meshes, or are cut along an axis that is neither of the batch nor of rows.
+    """
+    shapes, batch = batch_shapes(inputs), inputs.batch_shape
+    mesh: Mesh | None = None
+    cuts: list[Axes] = [()] * len(batch)
+    rows: Axes = ()
+    for name in inputs._fields:
+        own = len(shapes[name])
+        for leaf in jax.tree.leaves(getattr(inputs, name)):
+            if not _is_cut(leaf):
+                continue
+            if mesh is not None and leaf.sharding.mesh != mesh:
+                raise ValueError(
+                    f"{name}: lies on the mesh {leaf.sharding.mesh}; allowed is that of the others, {mesh}"
+                )
+            mesh = leaf.sharding.mesh
+            cut = _cuts(leaf)
+            for axis in range(own):
+                place = len(batch) - own + axis
+                cuts[place] = cuts[place] or cut[axis]
+            if name == "game" and any(cut[own:]):
+                if not isinstance(inputs.game, MatrixGame) or any(cut[own + 1 :]):
+                    raise ValueError(
+                        f"game: an array {list(leaf.shape)} is cut over devices as {leaf.sharding.spec}; "
+                        "allowed are batch axes and, of a MatrixGame, its rows"
+                    )
+                rows = cut[own]
+    assert mesh is not None
+    used = [axis for cut in (*cuts, rows) for axis in cut]
+    if len(set(used)) < len(used):
+        raise ValueError(f"game: axes of the mesh cut two axes of the games, {used}; allowed is one each")
+    return Layout(mesh, tuple(cuts), rows)
+
+
+def place(inputs: Inputs, where: Layout) -> Inputs:
+    """Bring every array to where its games lie."""
+    leaves, structure = jax.tree.flatten(inputs)
+    return jax.tree.unflatten(
+        structure,
+        [put(leaf, NamedSharding(where.mesh, spec)) for leaf, spec in zip(leaves, _specs(inputs, where), strict=True)],
+    )
+
+
+def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Bring an array to its devices; of one that each process has whole, every device is sent its own part."""
+    if sharding.is_fully_addressable or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)  # `device_put` would compare it with that of all other processes, NaN for NaN
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def solve_spread(solve: Callable[[Inputs, Any], T], inputs: Inputs, others: Any, where: Layout) -> T:
+    """Let each device solve the games that lie on it, with no communication but for the rows of one game.
+
+    Args:
+      solve: from games and what else it needs to a pytree whose leaves lead with the batch axes.
+      inputs: the games, where `place` has brought them.
+      others: a pytree of numbers that every device gets.
+      where: the layout of the games.
+    """
+    leaves, structure = jax.tree.flatten(inputs)
+
+    def solve_own(leaves: list[jax.Array], others: Any) -> T:
+        own = jax.tree.unflatten(structure, leaves)
+        if where.rows:
+            own = own._replace(game=RowsOfGame(own.game.preferences, where.rows))
+        return solve(own, others)
+
+    return jax.shard_map(
+        solve_own,
+        mesh=where.mesh,
+        in_specs=(_specs(inputs, where), PartitionSpec()),
+        out_specs=PartitionSpec(*where.batch),
+        check_vma=False,  # a loop that asks a game of many devices carries what is the same on all of them
+    )(leaves, others)
+
+
+def check_statuses(game: Game, status: jax.Array) -> None:
+    """Raise ValueError, naming the first of the games whose status is INVALID; all processes call it together."""
+    if status.size and not bool(jnp.any(status == Status.INVALID)):
+        return
+    found = np.argwhere(to_host(status) == Status.INVALID)
+    if not len(found):
+        return
+    bad = tuple(int(i) for i in found[0][status.ndim - len(game.batch_shape) :])
+
+    def of_bad_game(leaf: jax.Array) -> np.ndarray | None:
+        """Its part of an array; None where that is not, or not whole, on this process."""
+        at = tuple(0 if size == 1 else i for i, size in zip(bad, leaf.shape, strict=False))
+        if leaf.is_fully_addressable:
+            return np.asarray(leaf[at] if not _is_cut(leaf) else np.asarray(leaf)[at])
+        for shard in leaf.addressable_shards:
+            ranges = [range(*cut.indices(size)) for cut, size in zip(shard.index, leaf.shape, strict=True)]
+            here = all(i in own for i, own in zip(at, ranges, strict=False))
+            whole = all(len(own) == size for own, size in zip(ranges[len(at) :], leaf.shape[len(at) :], strict=True))
+            if here and whole:
+                return np.asarray(shard.data)[tuple(i - own.start for i, own in zip(at, ranges, strict=False))]
+        return None
+
+    own = jax.tree.map(of_bad_game, game)
+    seen = len(jax.tree.leaves(own)) == len(jax.tree.leaves(game)) and hasattr(own, "fault")
+    fault = own.fault() if seen else None
+    raise ValueError(f"{place_name('game', bad)}: {fault}" if fault else f"{place_name('game', bad)} {NOT_A_GAME}")
+
+
+def _specs(inputs: Inputs, where: Layout) -> list[PartitionSpec]:
+    """How each array of the games is cut."""
+    shapes, batch = batch_shapes(inputs), inputs.batch_shape
+
+    def spec(name: str, leaf: jax.Array) -> PartitionSpec:
+        first = len(batch) - len(shapes[name])
+        own = leaf.shape[: len(shapes[name])]
+        cuts = [where.batch[first + axis] if size == batch[first + axis] else () for axis, size in enumerate(own)]
+        if name == "game" and where.rows and leaf.ndim == len(own) + 2:
+            cuts.append(where.rows)
+        return PartitionSpec(*cuts)
+
+    return [spec(name, leaf) for name in inputs._fields for leaf in jax.tree.leaves(getattr(inputs, name))]
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowsOfGame:
+    """The rows of matrix games that lie on this device, inside of `shard_map`; all else is the same on every device.
+
+    Attributes:
+      preferences: `[*batch, n / devices, n]`, otherwise as in `MatrixGame`.
+      axes: of the mesh, along which the rows are cut.
+    """
+
+    preferences: jax.Array
+    axes: Axes = dataclasses.field(metadata={"static": True})
+
+    @property
+    def num_actions(self) -> int:
+        """The number `n` of actions of each game."""
+        return self.preferences.shape[-1]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch axes; `()` for one game."""
+        return self.preferences.shape[:-2]
+
+    def payoffs(self, weights: jax.Array) -> jax.Array:
+        """Answer one preference query `P v`: each device its rows, then one exchange of `n` numbers."""
+        own = jnp.einsum("...ij,j...->i...", self.preferences, weights, precision=jax.lax.Precision.HIGHEST)
+        return jax.lax.all_gather(own, self.axes, axis=0, tiled=True)
+
+    def prepared(self) -> tuple[RowsOfGame, jax.Array]:
+        """The game `1/2 + (P - P^T)/2` and which games are preference games at all; the matrix is exchanged once."""
+        P = self.preferences
+        exact = 0.5 + (P - self._transposed()) / 2
+        good = (P >= 0) & (P <= 1) & (jnp.abs(P - exact) <= SYMMETRY_TOLERANCE / 2)
+        valid = jax.lax.pmin(jnp.all(good, axis=(-2, -1)).astype(jnp.int32), self.axes) == 1
+        return dataclasses.replace(self, preferences=exact), valid
+
+    def _transposed(self) -> jax.Array:
+        """The rows of `P^T` that belong to this device."""
+        own, n = self.preferences.shape[-2:]
+        tiles = self.preferences.reshape(*self.batch_shape, own, n // own, own)
+        exchanged = jax.lax.all_to_all(jnp.moveaxis(tiles, -2, 0), self.axes, split_axis=0, concat_axis=0)
+        # From [device, *batch, its rows, my columns] to [*batch, my columns, all rows].
+        return jnp.moveaxis(exchanged, (0, -2), (-2, -1)).reshape(*self.batch_shape, own, n)
+
+
+def _is_cut(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and any(_cuts(leaf))
+
+
+def _cuts(leaf: Any) -> list[Axes]:
+    """Along which axes of its mesh each axis of an array is cut into more than one piece."""
+    mesh, spec = leaf.sharding.mesh, leaf.sharding.spec
+    names = [() if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in spec]
+    names += [()] * (leaf.ndim - len(names))
+    return [axes if math.prod(mesh.shape[axis] for axis in axes) > 1 else () for axes in names]

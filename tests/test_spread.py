@@ -1,0 +1,146 @@
+"""Games on many devices: simulated ones, in processes of their own."""
+
+from scripts import run_script
+
+DEVICES = """
+    import os
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    import sys
+    import jax, jax.numpy as jnp, numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec as P
+    import nashjax as nj
+    from nashjax import spread
+    jax.config.update("jax_enable_x64", True)
+    assert jax.device_count() == 8
+
+    def collectives(game, beta, algorithm=None):
+        module = sys.modules["nashjax.solve"]
+        inputs = module.as_inputs(game, beta, in_place=True)
+        where = spread.layout(inputs)
+        kinds = module.beta_kinds(beta, inputs.beta.dtype)
+        lowered = module._solve_spread.lower(spread.place(inputs, where), algorithm, 1000, None, kinds, where=where)
+        text = lowered.compile().as_text()
+        names = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+        return {name: text.count(f" {name}(") + text.count(f" {name}-start(") for name in names}
+
+    first_order = nj.AdaptiveNashMP()  # quick to compile
+
+    def close(found, expected, tolerance=1e-8):
+        assert (found.status == expected.status).all()
+        assert np.abs(found.policy - np.asarray(expected.policy)).max() < tolerance
+        assert np.isfinite(found.exploitability).all()
+
+    def same_spread(game, beta, whole_game, whole_beta):
+        found = nj.solve(game, beta, tol=1e-12, algorithm=first_order)
+        close(found, nj.solve(whole_game, whole_beta, tol=1e-12, algorithm=first_order), 1e-5)
+"""
+
+
+def on_devices(script: str) -> None:
+    assert run_script(DEVICES + script + "\n    print('done')", 300) == "done\n"
+
+
+def test_a_batch_is_solved_where_it_lies_without_communication():
+    on_devices("""
+    games = nj.games.random_game(jax.random.key(0), 6, (32,))
+    beta = jnp.geomspace(1e-4, 1, 32).at[3].set(0)
+    spread_games = nj.distributed.shard(games)
+    found = nj.solve(spread_games, beta, tol=1e-12)
+    close(found, nj.solve(games, beta, tol=1e-12), 1e-5)
+    mesh = spread_games.preferences.sharding.mesh
+    for leaf in jax.tree.leaves(found):
+        assert leaf.sharding.is_equivalent_to(NamedSharding(mesh, P("games")), leaf.ndim), leaf.sharding
+    assert not any(collectives(spread_games, beta).values())
+    """)
+
+
+def test_what_is_shared_is_not_copied_and_what_is_spread_decides():
+    """One game with spread betas; a grid of games and betas over a mesh of two axes; games without a matrix."""
+    on_devices("""
+    game = nj.games.random_game(jax.random.key(0), 5)
+    betas = jnp.geomspace(0.01, 1, 16)
+    same_spread(game, nj.distributed.shard(betas), game, betas)
+
+    mesh = jax.make_mesh((4, 2), ("a", "b"))
+    games = nj.games.random_game(jax.random.key(1), 5, (8,))
+    grid = jnp.array([0.05, 0.5])[:, None]
+    reference = jax.random.dirichlet(jax.random.key(2), jnp.ones(5), (2, 1))
+    found = nj.solve(
+        jax.device_put(games, NamedSharding(mesh, P("a"))), jax.device_put(grid, NamedSharding(mesh, P("b"))),
+        reference=jax.device_put(reference, jax.devices()[0]), tol=1e-12, algorithm=first_order,
+    )
+    assert found.status.sharding.spec == P("b", "a"), found.status.sharding
+    close(found, nj.solve(games, grid, reference=reference, tol=1e-12, algorithm=first_order), 1e-5)
+
+    x = jax.random.normal(jax.random.key(3), (8, 30, 4))
+    skew = jnp.array([[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 2], [0, 0, -2, 0]])[None]
+    embedded = nj.games.EmbeddingGame(x, skew)
+    same_spread(nj.distributed.shard(embedded), 0.1, embedded, 0.1)
+    """)
+
+
+def test_the_rows_of_one_game_over_many_devices():
+    on_devices("""
+    game = nj.games.random_game(jax.random.key(0), 64)
+    rows = nj.distributed.shard_rows(game)
+    assert rows.preferences.addressable_shards[0].data.shape == (8, 64)
+    found = nj.solve(rows, 0.05, tol=1e-12, algorithm=first_order)
+    close(found, nj.solve(game, 0.05, tol=1e-12, algorithm=first_order), 1e-5)
+    # One exchange a query: the first, and the two of a step. The matrix is transposed once, validity is known to all.
+    counts = collectives(rows, 0.05, first_order)
+    assert counts["all-gather"] == 3 and counts["all-to-all"] <= 1 and counts["all-reduce"] <= 1, counts
+
+    mesh = jax.make_mesh((2, 4), ("games", "rows"))
+    games = nj.games.random_game(jax.random.key(1), 16, (4,))
+    both = jax.device_put(games, NamedSharding(mesh, P("games", "rows")))
+    same_spread(both, 0.05, games, 0.05)
+    """)
+
+
+def test_inside_of_shard_map_it_has_derivatives():
+    on_devices("""
+    mesh = jax.make_mesh((8,), ("games",), axis_types=(jax.sharding.AxisType.Auto,))
+    games = nj.games.random_game(jax.random.key(0), 5, (16,)).preferences
+    value = jnp.arange(5.0)
+
+    def own(P):
+        return nj.solve(P, 0.1, tol=1e-14).policy @ value
+
+    mapped = jax.shard_map(own, mesh=mesh, in_specs=P("games"), out_specs=P("games"))
+    found = jax.jit(jax.grad(lambda x: mapped(x).sum()))(nj.distributed.shard(games, mesh))
+    expected = jax.grad(lambda x: own(x).sum())(games)
+    assert np.abs(found - expected).max() < 1e-8
+    """)
+
+
+def test_faults_are_named():
+    on_devices("""
+    def refused(call, *words):
+        try:
+            call()
+        except ValueError as error:
+            assert all(word in str(error) for word in words), error
+        else:
+            raise AssertionError(words)
+
+    games = nj.games.random_game(jax.random.key(0), 16, (8,))
+    bad = np.array(games.preferences)
+    bad[5, 1, 2] = np.nan
+    refused(lambda: nj.solve(nj.distributed.shard(bad), 0.1), "game[5]: preferences[1, 2] is nan")
+    mesh = jax.make_mesh((2, 4), ("a", "b"))
+    rows = jax.device_put(bad, NamedSharding(mesh, P("a", "b")))
+    refused(lambda: nj.solve(rows, 0.1), "game[5]: preferences[1, 2] is nan")
+    unchecked = nj.solve(nj.distributed.shard(bad), 0.1, validate=False, algorithm=first_order)
+    assert unchecked.status.tolist() == [0] * 5 + [int(nj.Status.INVALID)] + [0] * 2
+    beta = nj.distributed.shard(jnp.array([0.1] * 7 + [-1.0]))
+    refused(lambda: nj.solve(games, beta), "beta[7] is -1.0")
+    columns = jax.device_put(games, NamedSharding(mesh, P(None, None, "b")))
+    refused(lambda: nj.solve(columns, 0.1), "cut over devices", "allowed are batch axes and, of a MatrixGame, its rows")
+    other = jax.device_put(jnp.ones(8), NamedSharding(jax.make_mesh((8,), ("z",)), P("z")))
+    spread_games = nj.distributed.shard(games)
+    refused(lambda: nj.solve(spread_games, other), "beta: lies on the mesh", "allowed is that of the others")
+    refused(lambda: nj.distributed.shard(bad[:6]), "games: 6 games do not divide over 8 devices")
+    refused(lambda: nj.distributed.shard(games, mesh), "mesh: has the axes", "allowed is one axis")
+    refused(lambda: nj.distributed.shard(jnp.float32(0.1)), "a number without a batch axis")
+    refused(lambda: nj.distributed.shard_rows(bad[0][:12, :12]), "game: 12 rows do not divide over 8 devices")
+    """)
