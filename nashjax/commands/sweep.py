@@ -54,11 +54,29 @@ def sweep(
         ),
     ] = None,
     x64: Double = False,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed", help="Share the work with the other processes of a SLURM job, a TPU pod or the like."
+        ),
+    ] = False,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Or of processes started by hand: where the first one listens."),
+    ] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(parser=number_option(1, whole=True), metavar="INTEGER", help="How many these are.")
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option(parser=number_option(0, whole=True), metavar="INTEGER", help="Which this one is.")
+    ] = None,
 ) -> None:
     """Solve a stream of games into OUTPUT_DIR, chunk by chunk.
 
     Stopped or killed at any moment and started again in the same way, it goes on and ends with the same files. The
     Python documentation of nashjax.sweeps says what is in them; sha256sum -c *.sha256 checks them.
+
+    Several processes that share OUTPUT_DIR share the work: each solves chunks of its own on its own devices.
 
     Exit code 0: all games solved; 1: some not to the tolerance; 2: an input cannot be used, or the disk is full.
     """
@@ -77,6 +95,13 @@ def sweep(
                 raise bad_input("--kind", quoted(kind), f"are {', '.join(KINDS)}")
             source = nj.sweeps.RandomGames(kind or "gaussian", num_actions, num_games, seed or 0)
 
+        by_hand = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
+        missing = [name for name, value in by_hand.items() if value is None]
+        if distributed or len(missing) < len(by_hand):
+            if missing and not distributed:
+                raise BadInput(f"{missing[0]}: is missing; allowed are all of {', '.join(by_hand)}, or --distributed")
+            _join(coordinator, num_processes, process_id)
+
         def warn(sentence: str) -> None:
             print(f"warning: {sentence}", file=sys.stderr)
 
@@ -91,3 +116,10 @@ def sweep(
         ends = ", ".join(f"{count} {name}" for name, count in done.statuses.items() if count)
         put(f"{done.games} games: {ends}.\nWritten to {visible(str(output))}, {done.shards} shards.\n")
         raise typer.Exit(0 if done.converged else NOT_CONVERGED)
+
+
+def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    try:
+        nj.distributed.initialize(coordinator, num_processes, process_id)
+    except (ValueError, RuntimeError) as error:
+        raise BadInput(f"--distributed: cannot join the other processes: {visible(str(error))}") from None

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import nashjax
-from nashjax.distributed import games_mesh, shard
+from nashjax import distributed
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, visible
 from nashjax.games.matrix import first_fault
@@ -307,7 +307,7 @@ def solve_chunk(games: np.ndarray, beta: float, tol: float) -> Solution:
     count = 2 ** math.ceil(math.log2(len(games)))
     count += -count % len(devices)
     padded = np.concatenate([games, np.repeat(games[-1:], count - len(games), axis=0)])
-    solution = solve(shard(padded, games_mesh(devices)), beta, tol=tol)
+    solution = solve(distributed.shard(padded, distributed.games_mesh(devices)), beta, tol=tol)
     return jax.tree.map(lambda x: np.asarray(x)[: len(games)], solution)
 
 
