@@ -85,6 +85,18 @@ def test_a_game_of_low_rank_logits_is_an_embedding_game():
     np.testing.assert_allclose(nj.games.EmbeddingGame(features, skew).payoffs(jnp.eye(n)), P, atol=1e-12)
 
 
+def test_sums_over_very_many_actions_are_not_rounded_away():
+    """In float32 a sum over 300,000 actions is as exact as one over a few."""
+    rng = np.random.default_rng(0)
+    left, right = rng.uniform(0, 1, (2, 300_000, 3)) / np.sqrt(6)
+    policy = rng.dirichlet(np.ones(300_000))
+    game = nj.games.LowRankGame(jnp.asarray(left, jnp.float32), jnp.asarray(right, jnp.float32))
+    found = np.asarray(game.payoffs(jnp.asarray(policy, jnp.float32)), np.float64)
+    exact = left @ (right.T @ policy) - right @ (left.T @ policy)
+    margins = found - found.mean()  # a constant added to payoffs changes nothing
+    assert np.abs(margins - (exact - exact.mean())).max() < 5e-7
+
+
 def of_factors(make, factors):
     first, second = factors
     if make is low_rank_game:

@@ -11,6 +11,10 @@ import numpy as np
 from nashjax.games.faults import check_factor, describe_not_finite
 from nashjax.pytree import register_dataclass
 
+CHUNK = 4096
+"""Actions summed one after the other."""
+SUMS = "...ir,i...->r..."
+
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +59,7 @@ class LowRankGame:
 
     def payoffs(self, weights: jax.Array) -> jax.Array:
         """Answer one preference query `P v`; see `Game.payoffs`."""
-        left_sums, right_sums = (_product("...ir,i...->r...", factor, weights) for factor in (self.left, self.right))
+        left_sums, right_sums = _sums(self.left, weights), _sums(self.right, weights)
         margins = _product("...ir,r...->i...", self.left, right_sums)
         return jnp.sum(weights, axis=0) / 2 + margins - _product("...ir,r...->i...", self.right, left_sums)
 
@@ -67,6 +71,22 @@ class LowRankGame:
     def fault(self) -> str | None:
         """What is wrong with the first bad factor, in words; None if nothing."""
         return describe_not_finite("left", self.left) or describe_not_finite("right", self.right)
+
+
+def _sums(factor: jax.Array, weights: jax.Array) -> jax.Array:
+    """The sums of `factor[i] * weights[i]` over all actions, `[r, *batch]`.
+
+    Sums of sums of `CHUNK` terms: the rounding of a million additions one after the other would show in float32, as an
+    exploitability wrong by 3e-7 at beta 0.01.
+    """
+    whole = factor.shape[-2] // CHUNK
+
+    def add(total: jax.Array, k: jax.Array) -> tuple[jax.Array, None]:
+        rows = jax.lax.dynamic_slice_in_dim(factor, k * CHUNK, CHUNK, -2)
+        return total + _product(SUMS, rows, jax.lax.dynamic_slice_in_dim(weights, k * CHUNK, CHUNK, 0)), None
+
+    rest = _product(SUMS, factor[..., whole * CHUNK :, :], weights[whole * CHUNK :])
+    return jax.lax.scan(add, rest, jnp.arange(whole))[0] if whole else rest
 
 
 def _product(subscripts: str, *arrays: jax.Array) -> jax.Array:
