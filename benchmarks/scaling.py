@@ -96,7 +96,7 @@ def measure(study: str, processes: int, devices: int, process: int, port: int) -
         where = spread.layout(inputs)
         kinds = beta_kinds(0.01, inputs.beta.dtype)
         lowered = _solve_spread.lower(spread.place(inputs, where), None, 100_000, None, kinds, where=where)
-        row |= count_collectives(lowered.compile().as_text())
+        row |= count_collectives(str(lowered.compile().as_text()))
     return row
 
 
@@ -110,7 +110,7 @@ def run_case(study: str, processes: int, devices: int) -> dict[str, Any]:
         case = json.dumps([study, processes, devices, process, port])
         command = [sys.executable, "-m", "benchmarks.scaling", "--case", case]
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-    ended = [each.communicate()[0] for each in started]
+    ended = [str(each.communicate()[0]) for each in started]
     if any(each.returncode for each in started):
         raise RuntimeError(f"{study} on {processes} x {devices} devices failed")
     return json.loads(ended[0].splitlines()[-1])

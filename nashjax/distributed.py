@@ -18,6 +18,8 @@ from nashjax.games import MatrixGame
 from nashjax.inputs import to_host
 from nashjax.spread import put
 
+__all__ = ["games_mesh", "gather", "initialize", "shard", "shard_local", "shard_rows"]
+
 T = TypeVar("T")
 
 GAMES = "games"
@@ -128,7 +130,7 @@ def shard_rows(game: MatrixGame | Any, mesh: Mesh | None = None) -> MatrixGame:
 
 
 def gather(results: T) -> T:
-    """Bring a pytree, such as a `Solution`, to every process: the same with whole numpy arrays."""
+    """Bring `results`, a pytree such as a `Solution`, to every process: the same with whole numpy arrays."""
     return jax.tree.map(to_host, results)
 
 

@@ -18,6 +18,18 @@ from nashjax.games import Game
 from nashjax.games.matrix import as_floating
 from nashjax.inputs import Inputs, as_inputs, as_policy, check_policy
 
+__all__ = [
+    "Uniqueness",
+    "best_response",
+    "entropy",
+    "exploitability",
+    "kl_bound",
+    "kl_divergence",
+    "l1_bound",
+    "span",
+    "uniqueness",
+]
+
 
 def best_response(
     game: Game | ArrayLike, policy: ArrayLike, beta: ArrayLike, reference: ArrayLike | None = None
@@ -45,12 +57,21 @@ def exploitability(
 ) -> jax.Array:
     """What the best response gains over a policy, `E_b(p)` (spec 2).
 
-    At `beta = 0` that is `max_i (P p)_i - 1/2` over the actions that the reference allows. Arguments and errors as in
-    `best_response`.
+    At `beta = 0` that is `max_i (P p)_i - 1/2` over the actions that the reference allows.
+
+    Args:
+      game: as in `best_response`, as are the others and the errors.
+      policy: probabilities `[*batch, n]`.
+      beta: regularisation `[*batch]`, >= 0.
+      reference: probabilities `[*batch, n]`, default uniform; a zero excludes the action.
 
     Returns:
       `[*batch]`, in units of preference, >= 0, and 0 at the equilibrium; inf at `beta > 0` for a policy that plays
       an excluded action.
+
+    >>> import nashjax as nj
+    >>> float(nj.metrics.exploitability([[0.5, 0.75], [0.25, 0.5]], [0.5, 0.5], beta=0.0))
+    0.125
     """
     inputs = as_inputs(game, beta, reference)
     return _exploitability(inputs, as_policy("policy", policy, inputs.game))
@@ -100,7 +121,12 @@ def kl_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
 
 
 def l1_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
-    """Certified bound on `||p - p*||_1 <= sqrt(2 KL(p||p*))`, at most 2 (spec 2); `[*batch]`."""
+    """Certified bound on `||p - p*||_1 <= sqrt(2 KL(p||p*))`, at most 2 (spec 2); `[*batch]`.
+
+    Args:
+      exploitability: `E_b(p)`, `[*batch]`, in units of preference.
+      beta: regularisation `[*batch]`, >= 0.
+    """
     return problem.l1_bound(*_with_floor(exploitability, beta))
 
 
@@ -114,7 +140,7 @@ def kl_divergence(policy: ArrayLike, other: ArrayLike) -> jax.Array:
 
 
 def span(log_policy: ArrayLike, other: ArrayLike) -> jax.Array:
-    """Span semi-norm of the difference of two arrays of log-probabilities, `[*batch, n]` to `[*batch]` (spec 2).
+    """Span semi-norm of `log_policy - other`, log-probabilities `[*batch, n]`; `[*batch]`, in nats (spec 2).
 
     Takes logarithms because only they tell tiny probabilities apart. Actions that either excludes do not count.
     """
@@ -123,7 +149,7 @@ def span(log_policy: ArrayLike, other: ArrayLike) -> jax.Array:
 
 
 def entropy(policy: ArrayLike) -> jax.Array:
-    """Shannon entropy in nats, `[*batch, n]` to `[*batch]`; its exponential is the effective number of actions.
+    """Shannon entropy of a `policy` in nats, `[*batch, n]` to `[*batch]`; its exponential counts effective actions.
 
     Raises:
       ValueError: the argument does not hold probabilities that sum to 1.

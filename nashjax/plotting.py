@@ -4,6 +4,8 @@ Each function draws on the axes `ax`, or on those of a new figure, and returns t
 and not by colour alone, and shades by lightness, so that pictures can be read in black and white. Nothing is shown, and
 no setting of matplotlib is changed: `ax.figure.savefig(...)` writes a picture to a file. Legends stand to the right of
 lines, so figures of one's own need `layout="constrained"`.
+
+One file, though long: five pictures that share their colours, dashes and checks, and one place to look for them.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ MOST_NUMBERS = 12
 """Up to this many items the numbers stand in the cells of a heat map."""
 MOST_TICKS = 40
 """No more items than these are named along an axis."""
+__all__ = ["convergence", "equilibrium_path", "preference_heatmap", "ranking_intervals", "simplex_dynamics"]
+
 MEASURES = {"exploitability": "exploitability", "kl": "KL(p*‖p), nats"}
 
 

@@ -81,6 +81,11 @@ def solve(
 
     Raises:
       ValueError: an argument is not valid; the message names it, the first bad index and what is allowed.
+
+    >>> import nashjax as nj
+    >>> solution = nj.solve([[0.5, 0.9, 0.2], [0.1, 0.5, 0.8], [0.8, 0.2, 0.5]], beta=0.05)
+    >>> [round(float(p), 3) for p in solution.policy], bool(solution.converged)
+    ([0.316, 0.289, 0.395], True)
     """
     _check_algorithm(algorithm)
     if not isinstance(max_queries, Tracer):

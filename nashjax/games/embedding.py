@@ -36,6 +36,11 @@ class EmbeddingGame:
 
     Raises:
       ValueError: the shapes do not belong together.
+
+    >>> circle = jnp.array([[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]])  # rock, paper, scissors
+    >>> game = EmbeddingGame(circle, jnp.array([[0.0, 2.0], [-2.0, 0.0]]))
+    >>> [round(float(payoff), 2) for payoff in game.payoffs(jnp.array([1.0, 0.0, 0.0]))]  # against rock
+    [0.5, 0.15, 0.85]
     """
 
     features: jax.Array

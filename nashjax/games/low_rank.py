@@ -31,6 +31,10 @@ class LowRankGame:
 
     Raises:
       ValueError: the shapes do not belong together.
+
+    >>> game = LowRankGame(jnp.array([[0.5], [0.25]]), jnp.array([[0.0], [1.0]]))
+    >>> game.payoffs(jnp.eye(2)).tolist()
+    [[0.5, 1.0], [0.0, 0.5]]
     """
 
     left: jax.Array

@@ -52,6 +52,10 @@ class MatrixGame:
         Raises:
           ValueError: `payoffs` is not square, not finite, not skew-symmetric (to 1e-6 of the largest entry), or
             exceeds `bound`; the worst entry is named.
+
+        >>> game = MatrixGame.from_payoffs([[0.0, 2.0], [-2.0, 0.0]], bound=4.0)
+        >>> game.preferences.tolist()
+        [[0.5, 0.75], [0.25, 0.5]]
         """
         payoffs = as_floating(as_real_array("payoffs", payoffs))
         check_square(payoffs.shape, "payoffs")

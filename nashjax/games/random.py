@@ -46,6 +46,10 @@ def random_game(
 
     Raises:
       ValueError: an argument is out of range or the kind is not known.
+
+    >>> games = random_game(jax.random.key(0), num_actions=3, batch_shape=(2,), kind="cyclic")
+    >>> games.preferences.sum(axis=-1).tolist()  # each beats one and loses to one
+    [[1.5, 1.5, 1.5], [1.5, 1.5, 1.5]]
     """  # noqa: E501 (a table cell cannot be broken)
     if not isinstance(num_actions, int) or num_actions < 2:
         raise ValueError(f"num_actions: is {num_actions!r}; allowed are integers >= 2")

@@ -180,7 +180,12 @@ def rotate(x: jax.Array, rotation: jax.Array) -> jax.Array:
 
 
 class Llama(nnx.Module):
-    """The decoder: embedding, blocks, norm, output layer. The blocks' weights are stacked, `[layers, ...]`."""
+    """The decoder: embedding, blocks, norm, output layer. The blocks' weights are stacked, `[layers, ...]`.
+
+    Args:
+      config: the architecture.
+      rngs: what the first weights are drawn with.
+    """
 
     def __init__(self, config: LlamaConfig, rngs: nnx.Rngs):
         initial = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)

@@ -17,7 +17,13 @@ from nashjax.stochastic.policies import Params
 
 
 def tiny_policy(*, seed: int = 0, context_length: int = 256, lora_rank: int = 0) -> LanguagePolicy:
-    """A llama of 2 blocks on bytes, with random weights: nothing to download, and nothing it could say."""
+    """A llama of 2 blocks on bytes, with random weights: nothing to download, and nothing it could say.
+
+    Args:
+      seed: of the weights.
+      context_length: most tokens of a prompt and its answer together.
+      lora_rank: of the adapters; 0 trains all weights.
+    """
     tokenizer = ByteTokenizer()
     config = LlamaConfig(tokenizer.vocabulary_size, context_length=context_length, lora_rank=lora_rank)
     decoder, params = LlamaDecoder.split(Llama(config, nnx.Rngs(seed)))

@@ -13,7 +13,7 @@ from nashjax.stochastic.policies import Params
 
 
 def save_weights(path: str | Path, params: Params) -> None:
-    """Write the weights of a policy as `.npz`, an array for each of its leaves; there as a whole or not at all."""
+    """Write the weights `params` of a policy to `path` as `.npz`, an array a leaf; there as a whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".new")
@@ -23,7 +23,7 @@ def save_weights(path: str | Path, params: Params) -> None:
 
 
 def load_weights(path: str | Path, like: Params) -> Params:
-    """Read weights for a policy whose first weights are `like`.
+    """Read weights from `path` for a policy whose first weights are `like`.
 
     Raises:
       CheckpointError: the file cannot be read, or is of another model; the first difference is named.

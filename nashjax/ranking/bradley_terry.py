@@ -16,6 +16,9 @@ def bradley_terry(counts: Counts) -> np.ndarray:
     A tie is half a win for both. Fitted by the package choix (iterative Luce spectral ranking), with a tiny prior that
     keeps the scores finite where an item has won or lost all of its comparisons, or is connected with no other.
 
+    Args:
+      counts: who was compared with whom how often, and with what result.
+
     Returns:
       Scores `[n]`, float64.
 

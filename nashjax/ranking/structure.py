@@ -68,7 +68,7 @@ class Structure(NamedTuple):
 
 
 def find_structure(counts: Counts) -> Structure:
-    """The structure of comparisons; `n^3` steps."""
+    """The structure of the comparisons in `counts`; `n^3` steps."""
     n = len(counts.lead)
     beats = counts.lead > 0
     compared = counts.comparisons > 0

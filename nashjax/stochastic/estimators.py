@@ -108,12 +108,17 @@ def leave_one_out(values: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def ipo_loss(compared: Comparisons, beta: jax.Array | float) -> jax.Array:
-    """Online IPO, `mean((h - (w - 1/2)/beta)^2)`, `h = log(p/r)(y) - log(p/r)(y')` (spec 6)."""
+    """Online IPO, `mean((h - (w - 1/2)/beta)^2)` of what was `compared`, `h = log(p/r)(y) - log(p/r)(y')` (spec 6)."""
     return jnp.mean((_margin(compared) - (compared.outcome - 0.5) / beta) ** 2)
 
 
 def dpo_loss(compared: Comparisons, scale: jax.Array | float) -> jax.Array:
-    """Online DPO, `mean(-w log sigmoid(b h) - (1 - w) log sigmoid(-b h))`, `b = scale` (spec 6)."""
+    """Online DPO, `mean(-w log sigmoid(b h) - (1 - w) log sigmoid(-b h))`, `b = scale` (spec 6).
+
+    Args:
+      compared: the comparisons; `h` is their margin, as in `ipo_loss`.
+      scale: of the margins, > 0.
+    """
     logit = scale * _margin(compared)
     w = compared.outcome
     return -jnp.mean(w * jax.nn.log_sigmoid(logit) + (1 - w) * jax.nn.log_sigmoid(-logit))

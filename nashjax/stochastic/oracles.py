@@ -131,7 +131,10 @@ class ProbabilityOracle(_MatrixOracle):
 
 @jax.tree_util.register_pytree_node_class
 class BernoulliOracle(_MatrixOracle):
-    """Answers 0 or 1, drawn with the probability of the game: one vote. Made as a `ProbabilityOracle` is."""
+    """Answers 0 or 1, drawn with the probability of the game: one vote.
+
+    Made, of a `game` and whether it is `contextual`, as a `ProbabilityOracle` is.
+    """
 
     def compare(self, key: jax.Array, context: jax.Array, action: jax.Array, opponent: jax.Array) -> jax.Array:
         """A vote on each pair; see `PreferenceOracle.compare`."""

@@ -20,7 +20,14 @@ FEW_SAMPLES = 64
 
 
 class Asked(NamedTuple):
-    """Questions and their answers, `[contexts, samples]` each."""
+    """Questions and their answers, `[contexts, samples]` each; a pytree.
+
+    Attributes:
+      context: where it was asked, int32.
+      action: which action was compared, int32.
+      opponent: with which one, int32.
+      outcome: the answer, in [0, 1]: 1 where the action is preferred.
+    """
 
     context: jax.Array
     action: jax.Array

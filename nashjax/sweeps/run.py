@@ -99,6 +99,11 @@ def sweep(
       ValueError: an argument is not valid, before any compute. As `BadInput`: the directory belongs to another sweep
         or to something else, another process is at work on it, a file or an item holds no game (it is named), the
         games are not those of before, or the disk is full. What was solved until then stays.
+
+    >>> import nashjax as nj
+    >>> games = nj.sweeps.RandomGames("gaussian", num_actions=3, num_games=100, seed=0)
+    >>> nj.sweep(games, "answers", beta=0.1, progress=False).statuses["CONVERGED"]
+    100
     """
     problem = run = None
     try:

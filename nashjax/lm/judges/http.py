@@ -1,4 +1,8 @@
-"""A language model as a judge, behind an OpenAI-compatible endpoint: asked in both orders, again after failures."""
+"""A language model as a judge, behind an OpenAI-compatible endpoint: asked in both orders, again after failures.
+
+One file, though long: the request, its retries and the reading of the answer share limits and a secret that no other
+module is to see.
+"""
 
 from __future__ import annotations
 

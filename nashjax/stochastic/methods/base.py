@@ -19,12 +19,12 @@ T = TypeVar("T")
 
 
 def linear_decay(progress: jax.Array) -> jax.Array:
-    """From 1 at the start of a run to 0 at its end."""
+    """From 1 at the start of a run, `progress` 0, to 0 at its end, `progress` 1."""
     return 1 - progress
 
 
 def no_decay(progress: jax.Array) -> jax.Array:
-    """1 throughout."""
+    """1 at all `progress`."""
     return jnp.ones_like(progress)
 
 
