@@ -7,7 +7,6 @@ Run `python -m benchmarks.blocks` in the project's folder (minutes on 2 cores). 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 
 import nashjax as nj
-from benchmarks.record import RESULTS, write_results
+from benchmarks.record import RESULTS, read_rows, write_results
 
 ABOUT = (
     "Microseconds for a game of AdaptiveNashMP, float32, `gaussian` games, tol 1e-6, median of 3 compiled runs. "
@@ -76,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.table:
         print("written to", write_results("blocks", ABOUT, study(), options.output))
-    print(table(json.loads((options.output / "blocks.json").read_text(encoding="utf-8"))["rows"]))
+    print(table(read_rows("blocks", options.output)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ folder `--output`, by default benchmarks/results.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 
 import nashjax as nj
-from benchmarks.record import RESULTS, write_results
+from benchmarks.record import RESULTS, read_rows, write_results
 
 ABOUT = (
     "Microseconds for a game, median of 3 runs after compilation, of AdaptiveNashMP alone (at most 20,000 queries), of "
@@ -86,7 +85,7 @@ def main() -> None:
         actions = [int(n) for n in options.actions.split(",")]
         rows = [row(n, dtype, tol, beta) for n in actions for dtype, tol in SETTINGS for beta in BETAS]
         print("written to", write_results("default", ABOUT, rows, options.output))
-    print(table(json.loads((options.output / "default.json").read_text(encoding="utf-8"))["rows"]))
+    print(table(read_rows("default", options.output)))
 
 
 if __name__ == "__main__":

@@ -39,3 +39,8 @@ def write_results(study: str, about: str, rows: list[dict[str, Any]], folder: Pa
         encoding="utf-8",
     )
     return path
+
+
+def read_rows(study: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The rows of `STUDY.json`."""
+    return json.loads((folder / f"{study}.json").read_text(encoding="utf-8"))["rows"]

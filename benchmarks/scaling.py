@@ -118,7 +118,7 @@ def run_case(study: str, processes: int, devices: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure every case."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case is not None:
