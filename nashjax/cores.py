@@ -21,6 +21,11 @@ from jax.core import Tracer
 from nashjax.inputs import Inputs, is_concrete
 from nashjax.solution import Solution
 
+try:
+    from jax.extend.core import get_opaque_trace_state
+except ImportError:  # as in jax 0.7
+    get_opaque_trace_state = None
+
 T = TypeVar("T")
 
 MOST_BLOCKS = 64
@@ -38,7 +43,7 @@ def can_share(*arguments: Any) -> bool:
     """
     if jax.default_backend() != "cpu" or not is_concrete(arguments):
         return False
-    if isinstance(jax.lax.neg(np.float32(0)), Tracer):  # even constants become part of a trace that is being made
+    if _makes_constants_part_of_a_trace():
         return False
     config: Any = jax.config
     device = config.jax_default_device or jax.local_devices()[0]
@@ -47,6 +52,22 @@ def can_share(*arguments: Any) -> bool:
         leaf.is_fully_addressable and leaf.devices() == {device} and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
         for leaf in arrays
     )
+
+
+_leaves_constants_alone: list[Any] = []
+"""The last state of jax's tracing of which that is known."""
+
+
+def _makes_constants_part_of_a_trace() -> bool:
+    """Whether what is computed here, even of constants, becomes part of a trace that is being made."""
+    # Computing something tells, but takes long for a question of every call. A state is a trace: what is known stays.
+    state = get_opaque_trace_state() if get_opaque_trace_state else None
+    if state is not None and state in _leaves_constants_alone:
+        return False
+    if isinstance(jax.lax.neg(np.float32(0)), Tracer):
+        return True
+    _leaves_constants_alone[:] = [state]
+    return False
 
 
 def parts(num_games: int, block_size: int) -> tuple[int, Sequence[int]]:

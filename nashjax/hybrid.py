@@ -67,6 +67,10 @@ def beta_kinds(beta: ArrayLike, dtype: jnp.dtype) -> BetaKinds:
     """The kinds among these values in a dtype, every kind where they are traced."""
     if not is_concrete(beta):
         return BetaKinds()
+    if isinstance(beta, (int, float)):  # without arrays, which take longer
+        value = dtype.type(beta)
+        zero, small = bool(value == 0), bool(0 < value < SMALL_BETA)
+        return BetaKinds(regular=not (zero or small), small=small, zero=zero)
     values = np.asarray(beta).astype(dtype)
     zero, small = values == 0, (values > 0) & (values < SMALL_BETA)
     return BetaKinds(regular=bool((~zero & ~small).any()), small=bool(small.any()), zero=bool(zero.any()))

@@ -92,7 +92,7 @@ def solve(
     inputs = as_inputs(game, beta, reference, initial, tol, validate=validate, in_place=True)
     solution = _solve_on_cores(inputs, algorithm, max_queries, block_size, beta_kinds(beta, inputs.beta.dtype))
     status = np.asarray(jax.block_until_ready(solution).status)
-    if validate and (status.size == 0 or (status == Status.INVALID).any()):
+    if validate and (status.size == 0 or (status == Status.INVALID.value).any()):
         check_game(inputs.game)
     return solution
 
