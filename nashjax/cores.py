@@ -32,8 +32,10 @@ MOST_BLOCKS = 64
 """The blocks of the largest part; larger ones would be further programs to compile, with little left to gain."""
 CALL = 0.5
 """What one more part costs, in blocks: the call of its program, and a chunk of unfinished games that is not full."""
-ALONE = {"xla_cpu_multi_thread_eigen": False}
-"""Compiler options for a program beside which others run: products of matrices keep to one core."""
+WIDE = {"xla_cpu_prefer_vector_width": 512}
+"""Compiler options for a processor: vectors as wide as it has them, where XLA would halve them. Saves a sixth."""
+ALONE = WIDE | {"xla_cpu_multi_thread_eigen": False}
+"""The same for a program beside which others run: products of matrices keep to one core."""
 
 
 def can_share(*arguments: Any) -> bool:

@@ -109,10 +109,14 @@ def run_hybrid(inputs: Inputs, max_queries: jax.Array | int, betas: BetaKinds, b
     first = map_blocks(first_order, inputs, block_size)
     if not solves:
         return first
-    entries = 2**15 if jax.default_backend() == "cpu" else 2**27  # of the systems solved side by side
-    return update_some(
-        finish, inputs, first, first.status == Status.MAX_QUERIES, chunk_size=min(max(entries // n**2, 1), block_size)
-    )
+    # Systems solved side by side. On a processor few, as few games are left, which would wait for empty places; only
+    # where a tolerance is tight they are many.
+    if jax.default_backend() == "cpu":
+        entries, most = 2**15, max(block_size // (2 if inputs.beta.dtype == jnp.float64 else 4), 1)
+    else:
+        entries, most = 2**27, block_size
+    chunk_size = min(max(entries // n**2, 1), most)
+    return update_some(finish, inputs, first, first.status == Status.MAX_QUERIES, chunk_size)
 
 
 def _finish(
