@@ -6,11 +6,13 @@ cores work, and whatever the size of the batch, only programs for a power of two
 
 from __future__ import annotations
 
+import collections
+import functools
 import math
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import jax
@@ -117,29 +119,59 @@ def solve_parts(solve: Callable[[Inputs], Solution], inputs: Inputs, size: int, 
         return structure
 
     structure = on_all_cores(solve_part, starts)[0]
-    return jax.tree.unflatten(structure, [jax.device_put(x.reshape(*batch, *x.shape[1:])) for x in wholes])
+    return jax.tree.unflatten(structure, [jnp.asarray(x.reshape(*batch, *x.shape[1:])) for x in wholes])
 
 
 def on_all_cores(function: Callable[[int], T], arguments: Sequence[int]) -> list[T]:
-    """Call a function with each argument, in as many threads as this process may use cores."""
-    cores = num_cores()
-    if cores == 1 or len(arguments) == 1:
-        return [function(argument) for argument in arguments]
+    """Call a function with each argument, in this thread and in others, as many as this process may use cores."""
+    results: list[Any] = [None] * len(arguments)
+    waiting = collections.deque(enumerate(arguments))
+    caller = _settings()
 
-    def settings() -> tuple[Any, ...]:
-        config: Any = jax.config
-        return config.jax_enable_x64, config.jax_default_device
-
-    with ThreadPoolExecutor(min(cores, len(arguments))) as threads:
-        # What a caller has set for its own thread alone, with `jax.enable_x64(True):`, other threads do not see.
-        if threads.submit(settings).result() != settings():
-            return [function(argument) for argument in arguments]
-        started = [threads.submit(function, argument) for argument in arguments]
+    def work() -> None:
         try:
-            return [future.result() for future in started]
+            while waiting:
+                try:
+                    place, argument = waiting.popleft()
+                except IndexError:  # another thread was quicker
+                    return
+                results[place] = function(argument)
         except BaseException:  # an interrupt, too, ends what has not begun
-            threads.shutdown(wait=True, cancel_futures=True)
+            waiting.clear()
             raise
+
+    def help_caller() -> None:
+        # What a caller has set for its own thread alone, with `jax.enable_x64(True):`, other threads do not see.
+        if _settings() == caller:
+            work()
+
+    helpers: list[Future[None]] = []
+    try:
+        for _ in range(min(num_cores(), len(arguments)) - 1):
+            helpers.append(_threads().submit(help_caller))
+        work()
+    finally:
+        waiting.clear()
+        wait([helper for helper in helpers if not helper.cancel()])
+    for helper in helpers:
+        if not helper.cancelled():
+            helper.result()
+    return results
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """The threads that help a caller: kept, as to start one takes as long as to solve a few games."""
+    return ThreadPoolExecutor(os.cpu_count(), "nashjax")
+
+
+if hasattr(os, "register_at_fork"):  # a process that is forked off does not get them
+    os.register_at_fork(after_in_child=_threads.cache_clear)
+
+
+def _settings() -> tuple[Any, ...]:
+    config: Any = jax.config
+    return config.jax_enable_x64, config.jax_default_device
 
 
 def num_cores() -> int:
