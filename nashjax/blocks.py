@@ -87,5 +87,5 @@ def default_block_size(inputs: Inputs) -> int:
     if math.prod(tuple(inputs.game.batch_shape)) <= 1:
         return 2 ** max(int(math.log2(2**15 / n)), 6)
     bytes_of_a_game = n**2 * inputs.beta.dtype.itemsize
-    most = 512 if n < 8 else 64  # more games wait longer for the last of them
+    most = 512 if n < 8 else 128 if n < 16 else 64  # more games wait longer for the last of them
     return 2 ** max(int(math.log2(min(2**21 / bytes_of_a_game, most))), 1)

@@ -66,6 +66,10 @@ def beta_kinds(beta: ArrayLike, dtype: jnp.dtype) -> BetaKinds:
     """The kinds among these values in a dtype, every kind where they are traced."""
     if not is_concrete(beta):
         return BetaKinds()
+    if isinstance(beta, (int, float)):  # without arrays, which take longer
+        value = dtype.type(beta)
+        zero, small = bool(value == 0), bool(0 < value < SMALL_BETA)
+        return BetaKinds(regular=not (zero or small), small=small, zero=zero)
     values = to_host(beta).astype(dtype)
     zero, small = values == 0, (values > 0) & (values < SMALL_BETA)
     return BetaKinds(regular=bool((~zero & ~small).any()), small=bool(small.any()), zero=bool(zero.any()))
@@ -104,10 +108,14 @@ def run_hybrid(inputs: Inputs, max_queries: jax.Array | int, betas: BetaKinds, b
     first = map_blocks(first_order, inputs, block_size)
     if not solves:
         return first
-    entries = 2**15 if jax.default_backend() == "cpu" else 2**27  # of the systems solved side by side
-    return update_some(
-        finish, inputs, first, first.status == Status.MAX_QUERIES, chunk_size=min(max(entries // n**2, 1), block_size)
-    )
+    # Systems solved side by side. On a processor few, as few games are left, which would wait for empty places; only
+    # where a tolerance is tight they are many.
+    if jax.default_backend() == "cpu":
+        entries, most = 2**15, max(block_size // (2 if inputs.beta.dtype == jnp.float64 else 4), 1)
+    else:
+        entries, most = 2**27, block_size
+    chunk_size = min(max(entries // n**2, 1), most)
+    return update_some(finish, inputs, first, first.status == Status.MAX_QUERIES, chunk_size)
 
 
 def _finish(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,9 @@ from nashjax.problem import RegularizedGame
 NOT_A_GAME = "is not a preference game; allowed is P + P^T = 1, P in [0, 1]"
 SUM_TOLERANCE = 1e-6
 """How far the probabilities of a reference or initial policy may be from summing to 1."""
+
+DTYPES = (np.dtype("float32"), np.dtype("float64"))
+"""Those of a solve."""
 
 
 class Inputs(NamedTuple):
@@ -44,7 +48,7 @@ class Inputs(NamedTuple):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The shape that all batch shapes broadcast to."""
-        return np.broadcast_shapes(*batch_shapes(self).values())
+        return _broadcast(batch_shapes(self).values())
 
     def prepare(self) -> tuple[RegularizedGame, jax.Array, jax.Array]:
         """Turn the games actions first and judge them; traceable.
@@ -142,7 +146,7 @@ def as_inputs(
     )
     shapes = batch_shapes(inputs)
     try:
-        np.broadcast_shapes(*shapes.values())
+        _broadcast(shapes.values())
     except ValueError:
         found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items() if shape)
         raise ValueError(f"batch shapes do not broadcast: {found}; allowed are shapes that numpy broadcasts") from None
@@ -233,6 +237,8 @@ def _cast_in_place(x: ArrayLike, dtype: jnp.dtype) -> jax.Array:
 
 def _dtype(game: Game) -> jnp.dtype:
     """Float32 or float64, whatever smaller types the game is made of."""
+    if isinstance(game, MatrixGame) and game.payoff_scale is None and game.preferences.dtype in DTYPES:
+        return game.preferences.dtype  # nearly always, and known at once
     try:
         dtypes = [jnp.result_type(x) for x in jax.tree.leaves(game)]
         floating = [jnp.dtype(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]  # weak ones count, too
@@ -256,6 +262,11 @@ def batch_shapes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
         "initial": before_actions(inputs.initial),
         "tol": inputs.tol.shape,
     }
+
+
+def _broadcast(shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    different = {shape for shape in shapes if shape}  # nearly always one at most, and then numpy takes longer
+    return np.broadcast_shapes(*different) if len(different) > 1 else next(iter(different), ())
 
 
 def _log_policy(policy: jax.Array, excluded: jax.Array, batch: tuple[int, ...]) -> jax.Array:
@@ -287,16 +298,26 @@ def is_concrete(x: object) -> bool:
 
 
 def _check_numbers(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name: str = "beta") -> None:
-    tiny, largest = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
-    if is_concrete(beta):
+    tiny, largest = _range(dtype)
+    if not _is_number_from(beta, tiny, largest) and is_concrete(beta):
         values = _as_numbers(beta, beta_name)
         check_all(beta_name, values, np.isfinite(values) & (values >= 0), "finite numbers >= 0")
         allowed = f"0 or, in {dtype}, {tiny:.3g} to {largest:.3g}"
         check_all(beta_name, values, (values == 0) | ((values >= tiny) & (values <= largest)), allowed)
-    if is_concrete(tol):
+    if not _is_number_from(tol, 0, largest) and is_concrete(tol):
         values = _as_numbers(tol, "tol")
         allowed = f"numbers from 0 to, in {dtype}, {largest:.3g}"
         check_all("tol", values, (values >= 0) & (values <= largest), allowed)
+
+
+@functools.cache
+def _range(dtype: jnp.dtype) -> tuple[float, float]:
+    return float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
+
+
+def _is_number_from(x: object, low: float, high: float) -> bool:
+    """Whether this is a number of Python in a range: known at once, where arrays take longer to look at."""
+    return isinstance(x, (int, float)) and low <= x <= high
 
 
 def _as_numbers(x: ArrayLike, name: str) -> np.ndarray:

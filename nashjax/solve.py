@@ -110,7 +110,7 @@ def solve(
         return jax.block_until_ready(solution)
     solution = _solve_on_cores(inputs, algorithm, max_queries, block_size, betas)
     status = np.asarray(jax.block_until_ready(solution).status)
-    if validate and (status.size == 0 or (status == Status.INVALID).any()):
+    if validate and (status.size == 0 or (status == Status.INVALID.value).any()):
         check_game(inputs.game)
     return solution
 
@@ -234,6 +234,7 @@ def _solve_and_differentiate(
 
 _compile = functools.partial(jax.jit, _solve_and_differentiate, static_argnames=("block_size", "betas"))
 _solve = _compile()
+_solve_in_memory = _compile(compiler_options=cores.WIDE)
 _solve_alone = _compile(compiler_options=cores.ALONE)
 
 
@@ -247,7 +248,7 @@ def _solve_on_cores(
     """As `_solve`, for arrays in the memory of a processor: in parts of few sizes, on all of its cores."""
     size, starts = cores.parts(math.prod(inputs.batch_shape), block_size or default_block_size(inputs))
     if len(starts) == 1:
-        return _solve(inputs, algorithm, max_queries, block_size, betas)
+        return _solve_in_memory(inputs, algorithm, max_queries, block_size, betas)
     return cores.solve_parts(
         lambda part: _solve_alone(part, algorithm, max_queries, block_size, betas), inputs, size, starts
     )

@@ -1,5 +1,7 @@
 import dataclasses
 import functools
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,48 @@ def test_a_bad_game_in_a_large_batch_is_named():
     solution = nj.solve(P, 0.1, validate=False)
     assert solution.status[13, 7] == nj.Status.INVALID
     assert (solution.status == nj.Status.INVALID).sum() == 1
+
+
+def test_what_ends_one_part_ends_the_call_and_what_has_not_begun():
+    for error in (KeyboardInterrupt, ValueError):
+        begun = []
+
+        def part(start: int, begun: list[int] = begun, error: type[BaseException] = error) -> None:
+            begun.append(start)
+            time.sleep(0.02)
+            if start == 1:
+                raise error
+
+        with pytest.raises(error):
+            cores.on_all_cores(part, range(1000))
+        assert len(begun) < 100
+        ended = len(begun)
+        time.sleep(0.05)
+        assert len(begun) == ended
+
+
+def test_parts_may_call_for_parts():
+    def outer(start: int) -> list[int]:
+        return cores.on_all_cores(lambda inner: start + inner, range(4))
+
+    assert cores.on_all_cores(outer, range(50)) == [[start + inner for inner in range(4)] for start in range(50)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs an operating system that forks")
+def test_a_process_that_is_forked_off_has_threads_of_its_own():
+    script = """
+        import os, time
+        from nashjax import cores
+        def names(_):
+            time.sleep(0.01)
+            return os.getpid()
+        cores.on_all_cores(names, range(8))
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if set(cores.on_all_cores(names, range(8))) == {os.getpid()} else 1)
+        print(os.waitpid(child, 0)[1])
+    """
+    assert run_script(script, 60) == "0\n"
 
 
 def test_settings_of_one_thread_reach_all_of_its_games():
