@@ -349,6 +349,7 @@ def check_game(game: Game) -> None:
     with jax.ensure_compile_time_eval():  # a concrete game can also stand inside a trace
         if bool(_all_valid(game)):
             return
-        bad = tuple(int(i) for i in np.argwhere(~np.asarray(game.is_valid()))[0])  # pyright: ignore
-        fault = game.fault() if hasattr(game, "fault") else None  # pyright: ignore[reportAttributeAccessIssue]
+        bad = tuple(int(i) for i in np.argwhere(~to_host(game.is_valid()))[0])  # pyright: ignore
+        here = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(game))
+        fault = game.fault() if here and hasattr(game, "fault") else None  # pyright: ignore
     raise ValueError(f"game: {fault}" if fault else f"{place_name('game', bad)} {NOT_A_GAME}")

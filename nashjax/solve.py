@@ -149,7 +149,15 @@ def solve_path(
     if not isinstance(max_queries, Tracer):
         _check_integer("max_queries", max_queries, 1)
     inputs = as_path_inputs(game, betas, reference, initial, tol, validate=validate)
-    return _solve_path(inputs, algorithm, max_queries, beta_kinds(betas, inputs.beta.dtype))
+    kinds = beta_kinds(betas, inputs.beta.dtype)
+    if not spread.is_spread(game, betas, reference, initial, tol):
+        return _solve_path(inputs, algorithm, max_queries, kinds)
+    where = spread.layout(inputs)
+    if where.batch[0]:
+        raise ValueError(
+            f"betas: the axis of the path is cut along {where.batch[0]} of the mesh; allowed is a whole one"
+        )
+    return jax.block_until_ready(_solve_path_spread(spread.place(inputs, where), algorithm, max_queries, kinds, where))
 
 
 class Trajectory(NamedTuple):
@@ -305,20 +313,36 @@ def _solve_games(
 @functools.partial(jax.jit, static_argnames="betas")
 def _solve_path(inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array, betas: BetaKinds) -> Solution:
     algorithm = _in_dtype(algorithm, inputs.beta.dtype)
+    solution = _follow_path(jax.lax.stop_gradient(inputs), algorithm, max_queries, betas)
+    return dataclasses.replace(solution, log_policy=attach_derivative(inputs, solution.log_policy))
+
+
+@functools.partial(jax.jit, static_argnames=("betas", "where"))
+def _solve_path_spread(
+    inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array, betas: BetaKinds, where: spread.Layout
+) -> Solution:
+    """As `_solve_path`, for games that lie on several devices; has no derivatives."""
+
+    def solve_own(inputs: Inputs, others: tuple[Algorithm[Any] | None, jax.Array]) -> Solution:
+        return _follow_path(inputs, *others, betas)
+
+    return spread.solve_spread(solve_own, inputs, (_in_dtype(algorithm, inputs.beta.dtype), max_queries), where)
+
+
+def _follow_path(
+    inputs: Inputs, algorithm: Algorithm[Any] | None, max_queries: jax.Array, betas: BetaKinds
+) -> Solution:
     n, batch = inputs.game.num_actions, inputs.batch_shape[1:]
     uniform = jnp.full(n, 1 / n, inputs.beta.dtype)
     reference = uniform if inputs.reference is None else inputs.reference
     initial = jnp.broadcast_to(reference if inputs.initial is None else inputs.initial, (*batch, n))
 
-    constant = jax.lax.stop_gradient(inputs)
-
     def follow(policy: jax.Array, beta: jax.Array) -> tuple[jax.Array, Solution]:
-        solution = _solve_games(constant._replace(beta=beta, initial=policy), algorithm, max_queries, None, betas)
+        solution = _solve_games(inputs._replace(beta=beta, initial=policy), algorithm, max_queries, None, betas)
         invalid = (solution.status == Status.INVALID)[..., None]  # one beta must not spoil the next
         return jnp.where(invalid, policy, solution.policy), solution
 
-    solution = jax.lax.scan(follow, jax.lax.stop_gradient(initial), constant.beta)[1]
-    return dataclasses.replace(solution, log_policy=attach_derivative(inputs, solution.log_policy))
+    return jax.lax.scan(follow, initial, inputs.beta)[1]
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")

@@ -142,6 +142,34 @@ def test_a_game_that_is_not_valid_spoils_no_other_derivative():
     assert P.shape == (3, 6, 6)
 
 
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize(("make", "action"), [(embedding_game, 0), (embedding_game, 3), (low_rank_game, 0)])
+def test_a_game_that_is_not_valid_spoils_no_other_solve(make, action, bad):
+    """Wherever it is: also the first number of the first game."""
+    game, _ = make(6, 2, (3,))
+    first, second = jax.tree.leaves(game)
+    spoilt = type(game)(first.at[0, action, 0].set(bad), second)
+    found = jax.jit(lambda game: nj.solve(game, 0.1))(spoilt)
+    assert found.status.tolist() == [nj.Status.INVALID, nj.Status.CONVERGED, nj.Status.CONVERGED]
+    np.testing.assert_allclose(found.policy[1:], nj.solve(game, 0.1).policy[1:], atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [embedding_game, low_rank_game])
+def test_features_of_half_precision_are_computed_with_in_full(make):
+    """A certificate of what bfloat16 makes of the margins would be one of another game."""
+    game, _ = make(40, 4)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), game)
+    single = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+    weights = jnp.full(40, 1 / 40, jnp.float32)
+    np.testing.assert_allclose(half.payoffs(weights), single.payoffs(weights), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [embedding_game, low_rank_game])
+def test_a_batch_of_no_games(make):
+    game, _ = make(5, 2, (0,))
+    assert nj.solve(game, 0.1).policy.shape == (0, 5)
+
+
 def test_newton_without_a_matrix():
     game, P = embedding_game(30, 4, (2,))
     found = nj.solve(game, 0.01, algorithm=nj.Newton(), tol=1e-14)

@@ -113,6 +113,48 @@ def test_inside_of_shard_map_it_has_derivatives():
     """)
 
 
+def test_paths_are_followed_where_the_games_lie():
+    on_devices("""
+    games = nj.games.random_game(jax.random.key(0), 5, (16,))
+    betas = jnp.array([0.2, 0.1])
+    expected = nj.solve_path(games, betas, tol=1e-12, algorithm=first_order)
+    for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+        mesh = jax.make_mesh((8,), ("games",), axis_types=(kind,))
+        spread_games = jax.device_put(games, NamedSharding(mesh, P("games")))
+        found = nj.solve_path(spread_games, betas, tol=1e-12, algorithm=first_order)
+        assert found.status.sharding.is_equivalent_to(NamedSharding(mesh, P(None, "games")), 2)
+        close(found, expected)
+    big = nj.games.random_game(jax.random.key(0), 16)
+    rows = nj.solve_path(nj.distributed.shard_rows(big), betas, tol=1e-12, algorithm=first_order)
+    close(rows, nj.solve_path(big, betas, tol=1e-12, algorithm=first_order))
+    try:
+        nj.solve_path(big, nj.distributed.shard(jnp.linspace(1, 0.1, 8)))
+    except ValueError as error:
+        assert "betas: the axis of the path is cut" in str(error), error
+    else:
+        raise AssertionError
+    """)
+
+
+def test_games_without_a_matrix_inside_of_shard_map():
+    on_devices("""
+    mesh = nj.distributed.games_mesh()
+    x = jax.random.normal(jax.random.key(3), (8, 9, 4)) / 2
+    skew = jnp.array([[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 2], [0, 0, -2, 0]])[None]
+
+    def own(x, skew):
+        return nj.solve(nj.games.EmbeddingGame(x, skew), 0.1, tol=1e-14, algorithm=first_order).policy[:, 0]
+
+    def mapped(check):
+        return jax.shard_map(own, mesh=mesh, in_specs=(P("games"), P()), out_specs=P("games"), check_vma=check)
+
+    assert np.abs(jax.jit(mapped(True))(x, skew) - own(x, skew)).max() < 1e-6
+    found = jax.jit(jax.grad(lambda *a: mapped(False)(*a).sum(), argnums=(0, 1)))(x, skew)
+    expected = jax.grad(lambda *a: own(*a).sum(), argnums=(0, 1))(x, skew)
+    assert all(np.abs(a - b).max() < 1e-8 for a, b in zip(found, expected))
+    """)
+
+
 def test_faults_are_named():
     on_devices("""
     def refused(call, *words):

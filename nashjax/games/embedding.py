@@ -75,9 +75,11 @@ class EmbeddingGame:
         count = math.ceil(n / TILE.get(jax.default_backend(), LARGE_TILE))
         tile = math.ceil(n / count)
         # An action without features is even with all others: its margins, of probability 0, are 0.
-        x = _pad(self.features, count * tile - n, -2)
-        v = _pad(weights, count * tile - n, 0)
-        skew = (self.skew - jnp.swapaxes(self.skew, -1, -2)) / 2
+        dtype = jnp.result_type(self.features, self.skew, weights)  # margins in less are those of another game
+        x = _pad(self.features.astype(dtype), count * tile - n, -2)
+        v = _pad(weights.astype(dtype), count * tile - n, 0)
+        skew = self.skew.astype(dtype)
+        skew = (skew - jnp.swapaxes(skew, -1, -2)) / 2
         y = _product("...id,...de->...ie", x, skew)
 
         # In reverse mode a tile is computed again: those of all pairs would be the matrix.
@@ -98,8 +100,10 @@ class EmbeddingGame:
             return total, None
 
         batch = np.broadcast_shapes(self.batch_shape, weights.shape[1:])
-        # A sum of none, linear in the weights, that varies over a mesh as they and the features do (`shard_map`).
-        none = 0 * x[(0,) * x.ndim] * skew[(0,) * skew.ndim] * v[(0,) * v.ndim]
+        # A sum of none, linear in the weights, that varies over a mesh as they and the features do (`shard_map`); a
+        # choice, not a product with 0: a NaN of one game must not reach the others.
+        never = (jnp.any(x[..., 0, 0] > 0) | jnp.any(skew[..., 0, 0] > 0)) & False
+        none = jnp.where(never, jnp.sum(v[0]), 0)
         start = jnp.broadcast_to(none, (count * tile, *batch))
         first, second = (jnp.asarray(index, jnp.int32) for index in np.triu_indices(count))
         total, _ = jax.lax.scan(add_pair, start, (first, second))

@@ -4,7 +4,7 @@
 
 | file | content |
 | --- | --- |
-| `manifest.json` | the format (1), and all that answers depend on: the source (of a folder the name of each file, its bytes, the CRC-32 of its games, their number and size), beta, tol, the games of a chunk, the dtype, versions, and the devices of a process. Later calls must agree with it |
+| `manifest.json` | the format (1), and all that answers depend on: the source (of a folder the name of each file, its bytes, the CRC-32 of its games, their number and size), beta, tol, the games of a chunk, the dtype, versions, and the devices of a process (of a processor the cores it may use, too). Later calls must agree with it |
 | `shard-00000000.npz` | the answers to the first chunk of games: the fields of `nashjax.Solution`, batch first; `first_game`, the position of its first game among all; `input_sha256`, the SHA-256 of a line `DTYPE [GAMES, N, N]` and of the games' bytes. Chunk k is shard k; uncompressed, with no dates, so that the same answers are the same bytes |
 | `shard-00000000.npz.sha256` | its checksum; `sha256sum -c *.sha256` checks all. A shard counts if its checksum is there and agrees |
 | `summary.json` | written at the end: how many games and shards there are, and how many games ended with each status |

@@ -30,8 +30,9 @@ def locked(directory: Path, *, shared: bool = False, joins: bool = False) -> Ite
     """
     import fcntl  # not there on Windows
 
-    # Opened for both: over NFS a shared lock needs reading, one's own needs writing.
-    descriptor = os.open(directory / FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    # Opened for both: over NFS a shared lock needs reading, one's own needs writing. What is written replaces what is
+    # there, so never where a link leads to.
+    descriptor = os.open(directory / FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if joins else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -22,7 +22,7 @@ def agree(problem: Exception | None) -> None:
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        text = b"" if problem is None else (str(problem) or repr(problem)).encode()[:_LONGEST]
+        text = b"" if problem is None else (str(problem) or repr(problem)).encode(errors="replace")[:_LONGEST]
         told = np.zeros(_LONGEST, np.uint8)
         told[: len(text)] = np.frombuffer(text, np.uint8)
         answers = np.asarray(multihost_utils.process_allgather(told))

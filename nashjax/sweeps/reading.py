@@ -63,5 +63,6 @@ def load(directory: str | Path) -> SweepResults:
     manifest = store.read_manifest(directory)
     numbers = tuple(store.shard_numbers(directory))
     summary = store.read_summary(directory)
-    complete = summary is not None and numbers == tuple(range(summary["shards"]))
+    # The number first: a range of what a damaged summary says might fill the memory.
+    complete = summary is not None and len(numbers) == summary["shards"] and numbers == tuple(range(len(numbers)))
     return SweepResults(directory, manifest, numbers, complete)

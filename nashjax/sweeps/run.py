@@ -20,6 +20,7 @@ import numpy as np
 
 import nashjax
 from nashjax import distributed
+from nashjax.cores import num_cores
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, visible
 from nashjax.games.matrix import first_fault
@@ -161,6 +162,9 @@ class _Run:
     def settings(self) -> dict[str, Any]:
         """What the manifest holds: what the bits of the answers depend on."""
         device = jax.local_devices()[0]
+        devices = {"platform": device.platform, "kind": device.device_kind, "number": len(jax.local_devices())}
+        if device.platform == "cpu":
+            devices["cores"] = num_cores()  # over which a chunk is cut
         return {
             "source": self.source.describe(),
             "beta": self.beta,
@@ -173,7 +177,7 @@ class _Run:
                 "jaxlib": importlib.metadata.version("jaxlib"),
             },
             # Of one process: other programs, other rounding.
-            "devices": {"platform": device.platform, "kind": device.device_kind, "number": len(jax.local_devices())},
+            "devices": devices,
         }
 
     @contextlib.contextmanager

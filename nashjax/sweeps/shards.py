@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import io
 import re
+import stat
 import zipfile
 import zlib
 from pathlib import Path
@@ -81,6 +83,15 @@ def checksum_line(name: str, content: bytes) -> bytes:
     return f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
 
 
+def read_regular(path: Path, most: int = -1) -> bytes:
+    """The content of a file, or its first bytes; OSError where it is a pipe or a device, which may have no end."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a directory says what it is
+        raise OSError(errno.EINVAL, "no regular file")
+    with open(path, "rb") as stream:
+        return stream.read(most)
+
+
 def read_shard(directory: Path, number: int) -> Shard:
     """Read a shard and check it against its checksum.
 
@@ -89,13 +100,14 @@ def read_shard(directory: Path, number: int) -> Shard:
     """
     name = shard_name(number)
     try:
-        content = (directory / name).read_bytes()
-        with open(directory / (name + CHECKSUM), "rb") as stream:
-            expected = stream.read(len(name) + 100)
+        content = read_regular(directory / name)
+        expected = read_regular(directory / (name + CHECKSUM), len(name) + 100)
     except FileNotFoundError as error:
         raise Damaged(f"{Path(error.filename).name} is missing") from None
     except OSError as error:
         raise Damaged(f"it cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise Damaged("it is larger than the memory") from None
     if checksum_line(name, content) != expected:
         raise Damaged("it does not agree with its checksum")
     try:

@@ -313,7 +313,8 @@ class Iterated:
 
         def draw() -> Iterator[tuple[int, int, int]]:
             for number, item in enumerate(self._iterable):
-                held[number] = _as_games(item, f"source: item {number}").astype(dtype, copy=False)
+                # A copy: the next item may be written over this one, in the same memory.
+                held[number] = _as_games(item, f"source: item {number}").astype(dtype)
                 yield number, len(held[number]), held[number].shape[-1]
 
         first = 0

@@ -20,6 +20,7 @@ from nashjax.sweeps.shards import (
     Shard,
     checksum_line,
     encode,
+    read_regular,
     read_shard,
     shard_name,
     shard_number,
@@ -79,10 +80,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
         raise bad_input(path, "no number 'format'", "are manifests of a sweep")
     if manifest["format"] > FORMAT:
-        found = f"format {manifest['format']}, of a newer nashjax"
+        found = f"format {shortened(str(manifest['format']))}, of a newer nashjax"
         raise bad_input(path, found, f"is at most {FORMAT}; a newer nashjax can go on from it")
     if manifest["format"] < 1:
-        raise bad_input(path, f"format {manifest['format']}", f"are 1 to {FORMAT}")
+        raise bad_input(path, f"format {shortened(str(manifest['format']))}", f"are 1 to {FORMAT}")
     return manifest
 
 
@@ -203,7 +204,7 @@ def writing(directory: Path, name: str, num_bytes: int | None = None) -> Iterato
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path))
     except OSError as error:
         raise unreadable(path, error) from None
     except (ValueError, RecursionError):

@@ -168,6 +168,17 @@ def test_an_iterator(tmp_path: Path):
     check_policies(tmp_path, games(0, 12))
 
 
+def test_an_iterator_that_writes_each_game_over_the_last(tmp_path: Path):
+    def draw() -> Iterator[np.ndarray]:
+        same = np.empty((3, 3))
+        for game in games(0, 12):
+            same[:] = game
+            yield same
+
+    sweep(draw(), tmp_path)
+    check_policies(tmp_path, games(0, 12))
+
+
 def test_an_iterator_that_gives_other_games_is_refused(tmp_path: Path):
     sweep(games(0, 12), tmp_path)
     changed = games(0, 12)

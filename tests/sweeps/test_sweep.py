@@ -121,6 +121,8 @@ DAMAGES = {
     "sha256 is missing": lambda path: path.with_name(path.name + ".sha256").unlink(),
     "agree with its": lambda path: path.with_name(path.name + ".sha256").write_text("no checksum"),
     "with its checksum": lambda path: shutil.copy(path.with_name("shard-00000009.npz"), path),
+    "no regular file": lambda path: (path.unlink(), os.mkfifo(path)),
+    "cannot be read: no regular file": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
 }
 
 
@@ -137,6 +139,24 @@ def test_damaged_shards_are_made_anew(reason: str, finished: Path, copy: Path):
     assert f"{copy}: shard-00000003.npz is made anew: " in notes[0]
     assert reason in notes[0]
     assert contents(copy) == contents(finished)
+
+
+def test_files_that_never_end_or_never_begin(copy: Path):
+    (copy / "summary.json").write_text(json.dumps({"games": 1, "shards": 10**15}))
+    assert not nj.sweeps.load(copy).complete
+    (copy / "manifest.json").unlink()
+    os.mkfifo(copy / "manifest.json")
+    with pytest.raises(BadInput, match=r"manifest\.json: cannot be read: no regular file"):
+        nj.sweep(GAMES, copy, **SETTINGS)
+
+
+def test_a_lock_that_leads_elsewhere_is_not_written(copy: Path, tmp_path: Path):
+    (tmp_path / "precious").write_text("mine")
+    (copy / "lock").unlink()
+    (copy / "lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(BadInput, match="the lock cannot be written"):
+        nj.sweep(GAMES, copy, **SETTINGS)
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
 def test_missing_files_are_made_anew(finished: Path, copy: Path):
@@ -238,6 +258,7 @@ def test_other_settings_are_refused(change: dict[str, Any], message: str, finish
         (lambda text: "[]", "found no number"),
         (lambda text: text.replace('"jaxlib": "', '"jaxlib": "9'), "versions.jaxlib = "),
         (lambda text: text.replace('"number": 1', '"number": 8'), "devices.number = 8, this one has 1"),
+        (lambda text: text.replace('"cores": ', '"cores": 9'), r"devices\.cores = 9\d+, this one has \d+"),
         (lambda text: text.replace('"beta"', '"more": 1, "beta"'), "more = 1, this one has nothing there"),
     ],
 )
