@@ -47,7 +47,7 @@ def can_share(*arguments: Any) -> bool:
     """
     if jax.default_backend() != "cpu" or not is_concrete(arguments):
         return False
-    if _makes_constants_part_of_a_trace():
+    if traces_constants():
         return False
     config: Any = jax.config
     device = config.jax_default_device or jax.local_devices()[0]
@@ -62,7 +62,7 @@ _leaves_constants_alone: list[Any] = []
 """The last state of jax's tracing of which that is known."""
 
 
-def _makes_constants_part_of_a_trace() -> bool:
+def traces_constants() -> bool:
     """Whether what is computed here, even of constants, becomes part of a trace that is being made."""
     # Computing something tells, but takes long for a question of every call. A state is a trace: what is known stays.
     state = get_opaque_trace_state() if get_opaque_trace_state else None

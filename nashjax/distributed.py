@@ -6,6 +6,7 @@ In a run of several processes all of them make the same calls in the same order.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nashjax.games import MatrixGame
+from nashjax.games.matrix import as_real_array, check_square
 from nashjax.inputs import to_host
 from nashjax.spread import put
 
@@ -85,7 +87,8 @@ def shard_local(games: T, mesh: Mesh | None = None) -> T:
     """Spread a batch of which each process has loaded its own part: the parts in the order of the processes.
 
     Args:
-      games: as in `shard`, but only the games of this process; every process as many.
+      games: as in `shard`, but only the games of this process; every process as many. What is shared (size 1) has to be
+        the same in all.
       mesh: as in `shard`.
 
     Raises:
@@ -94,16 +97,21 @@ def shard_local(games: T, mesh: Mesh | None = None) -> T:
     mesh, axis = _one_axis(mesh)
     devices = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
     sizes = np.array([math.prod(np.shape(leaf)[:1]) for leaf in jax.tree.leaves(games)])
+    most = sizes.max(initial=1)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
         all_sizes = np.asarray(multihost_utils.process_allgather(sizes))
         if (all_sizes != all_sizes[0]).any():
-            raise ValueError(f"games: the processes have {all_sizes[:, 0].tolist()} games; allowed are equal numbers")
+            raise ValueError(
+                f"games: the processes have {all_sizes.max(axis=1).tolist()} games; allowed are equal numbers"
+            )
 
     def join(leaf: Any) -> jax.Array:
-        _check_axis("games", leaf, devices, "games of a process")
         local = np.asarray(leaf)
+        if local.shape[:1] == (1,) and most > 1:
+            return put(local, NamedSharding(mesh, PartitionSpec()))
+        _check_axis("games", local, devices, "games of a process")
         return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(axis)), local)
 
     return jax.tree.map(join, games)
@@ -113,20 +121,25 @@ def shard_rows(game: MatrixGame | Any, mesh: Mesh | None = None) -> MatrixGame:
     """Spread the matrix of one game that is too large for one device: each device gets as many rows, in order.
 
     A solve then asks all devices in each query, which exchange the `n` payoffs once, and all else they do alike. It is
-    by first-order methods alone: near `beta = 0` it can end as `Status.MAX_QUERIES`.
+    by first-order methods unless `Newton()` is asked for (GMRES): near `beta = 0` it can end as `Status.MAX_QUERIES`.
 
     Args:
       game: a `MatrixGame` or preferences `[n, n]`; from a numpy array each device is sent its rows only.
       mesh: of one axis; default `games_mesh()`.
 
     Raises:
-      ValueError: the mesh has more axes than one, or the rows do not divide over its devices. Actions that the
-        reference excludes can fill a game up.
+      ValueError: it is not one square matrix, the mesh has more axes than one, or the rows do not divide over its
+        devices. Actions that the reference excludes can fill a game up.
     """
     mesh, axis = _one_axis(mesh)
-    preferences = game.preferences if isinstance(game, MatrixGame) else game
-    _check_axis("game", preferences, mesh.size, "rows")
-    return MatrixGame(put(preferences, NamedSharding(mesh, PartitionSpec(axis))))
+    whole = game if isinstance(game, MatrixGame) else MatrixGame(as_real_array("game", game))  # pyright: ignore
+    shape = whole.preferences.shape
+    check_square(shape, "game")
+    if len(shape) > 2:
+        raise ValueError(f"game: has shape {list(shape)}; allowed is one matrix [n, n]")
+    _check_axis("game", whole.preferences, mesh.size, "rows")
+    rows = put(whole.preferences, NamedSharding(mesh, PartitionSpec(axis)))
+    return dataclasses.replace(whole, preferences=rows)
 
 
 def gather(results: T) -> T:

@@ -30,7 +30,11 @@ def register_dataclass(cls: type[T]) -> type[T]:
         return [(jax.tree_util.GetAttrKey(n), v) for n, v in zip(traced, values, strict=True)], structure
 
     def unflatten(structure: tuple[object, ...], values: Iterable[object]) -> T:
-        return cls(**dict(zip(traced, values, strict=True)), **dict(zip(static, structure[1:], strict=True)))
+        # Not by `cls(...)`: what that checks holds for what users make, not for all that jax puts in its place.
+        instance = object.__new__(cls)
+        for name, value in (*zip(traced, values, strict=True), *zip(static, structure[1:], strict=True)):
+            object.__setattr__(instance, name, value)
+        return instance
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from nashjax.cores import traces_constants
 from nashjax.games import Game, MatrixGame
 from nashjax.games.matrix import SYMMETRY_TOLERANCE
 from nashjax.inputs import NOT_A_GAME, Inputs, batch_shapes, is_concrete, place_name, to_host
@@ -40,9 +40,7 @@ class Layout(NamedTuple):
 
 def is_spread(*arguments: Any) -> bool:
     """Whether arrays among the arguments are cut over several devices, outside of a trace."""
-    if not is_concrete(arguments) or isinstance(jax.lax.neg(np.float32(0)), Tracer):
-        return False
-    return any(_is_cut(leaf) for leaf in jax.tree.leaves(arguments))
+    return is_concrete(arguments) and any(map(_is_cut, jax.tree.leaves(arguments))) and not traces_constants()
 
 
 def layout(inputs: Inputs) -> Layout:
@@ -61,9 +59,9 @@ def layout(inputs: Inputs) -> Layout:
             if not _is_cut(leaf):
                 continue
             if mesh is not None and leaf.sharding.mesh != mesh:
-                raise ValueError(
-                    f"{name}: lies on the mesh {leaf.sharding.mesh}; allowed is that of the others, {mesh}"
-                )
+                meshes = (leaf.sharding.mesh, mesh)
+                found, others = (f"{dict(one.shape)} of devices {[d.id for d in one.devices.flat]}" for one in meshes)
+                raise ValueError(f"{name}: lies on the mesh {found}; allowed is that of the others, {others}")
             mesh = leaf.sharding.mesh
             cut = _cuts(leaf)
             for axis in range(own):

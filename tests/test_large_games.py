@@ -213,6 +213,10 @@ def test_memory_is_that_of_features_and_a_tile():
             "game: features[3, 1] is inf; allowed are finite numbers",
         ),
         (lambda: nj.games.LowRankGame(jnp.ones((5, 3)), jnp.ones((5, 2))), "right: has shape [5, 2]; allowed is that"),
+        (
+            lambda: nj.games.LowRankGame(jnp.ones((5, 3)) + 1j, jnp.ones((5, 3))),
+            "left: has dtype complex128; allowed are",
+        ),
         (lambda: nj.games.LowRankGame(jnp.ones(5), jnp.ones(5)), "left: has shape [5]; allowed is [*batch, n, r]"),
         (
             lambda: nj.games.LowRankGame(jnp.ones((2, 5, 3)), jnp.ones((2, 5, 3)).at[1, 0, 2].set(jnp.nan)),
@@ -223,6 +227,16 @@ def test_memory_is_that_of_features_and_a_tile():
 def test_what_is_no_game_is_refused(make, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         nj.solve(make(), 0.1)
+
+
+def test_trees_of_anything_have_the_structure_of_a_game():
+    """Such as sums of its arrays: what jax puts in their place is not checked."""
+    game, _ = embedding_game(4, 2)
+    sums = jax.tree.map(jnp.sum, game)
+    assert sums.features.shape == ()
+    both = jax.tree.map(lambda x: jnp.stack([x, x]), game)
+    axes = nj.games.EmbeddingGame(0, 0)  # pyright: ignore[reportArgumentType]
+    assert jax.vmap(lambda g: g.payoffs(jnp.ones(4)), (axes,))(both).shape == (2, 4)
 
 
 def test_entries_outside_of_probabilities_are_not_looked_for():

@@ -185,4 +185,11 @@ def test_faults_are_named():
     refused(lambda: nj.distributed.shard(games, mesh), "mesh: has the axes", "allowed is one axis")
     refused(lambda: nj.distributed.shard(jnp.float32(0.1)), "a number without a batch axis")
     refused(lambda: nj.distributed.shard_rows(bad[0][:12, :12]), "game: 12 rows do not divide over 8 devices")
+    refused(lambda: nj.distributed.shard_rows(bad[0][:8]), "game: has shape [8, 16]; allowed are square matrices")
+    refused(lambda: nj.distributed.shard_rows(bad), "game: has shape [8, 16, 16]; allowed is one matrix [n, n]")
+    game = nj.MatrixGame.from_payoffs(np.zeros((8, 8)), bound=3.0)
+    assert nj.distributed.shard_rows(game).payoff_scale == 6
+    assert nj.distributed.shard_rows(np.full((8, 8), 0.5).tolist()).num_actions == 8
+    shared = nj.distributed.shard_local(nj.games.EmbeddingGame(jnp.ones((8, 3, 2)), jnp.zeros((1, 2, 2))))
+    assert shared.batch_shape == (8,) and shared.skew.sharding.is_fully_replicated
     """)

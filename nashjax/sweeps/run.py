@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -108,7 +109,7 @@ def sweep(
     """
     problem = run = None
     try:
-        run = _Run.of(source, Path(output), beta, tol, chunk_size, dtype, notify)
+        run = _Run.of(source, _check_output(output), beta, tol, chunk_size, dtype, notify)
     except Exception as error:
         problem = error
     agree(problem)
@@ -318,6 +319,14 @@ def solve_chunk(games: np.ndarray, beta: float, tol: float) -> Solution:
     padded = np.concatenate([games, np.repeat(games[-1:], count - len(games), axis=0)])
     solution = solve(distributed.shard(padded, distributed.games_mesh(devices)), beta, tol=tol)
     return jax.tree.map(lambda x: np.asarray(x)[: len(games)], solution)
+
+
+def _check_output(output: object) -> Path:
+    if not isinstance(output, (str, os.PathLike)) or not str(output) or "\0" in str(output):
+        raise ValueError(f"output: is {output!r}; allowed are paths of a directory")
+    if Path(output).exists() and not Path(output).is_dir():
+        raise bad_input(f"output: {output}", "a file", "are directories")
+    return Path(output)
 
 
 def _check_number(name: str, value: Any) -> float:

@@ -172,14 +172,16 @@ def write_file(directory: Path, name: str, content: bytes) -> None:
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
-    """What the end of the sweep has written, None before; raises BadInput where it is damaged."""
+    """What the end of the sweep has written; None before, and where it is damaged: it is then written anew."""
     path = directory / SUMMARY
     if not path.exists():
         return None
-    summary = _read_json(path)
-    if not isinstance(summary, dict) or any(type(summary.get(name)) is not int for name in ("games", "shards")):
-        raise bad_input(path, "no numbers 'games' and 'shards'", "are summaries of a sweep")
-    return summary
+    try:
+        summary = _read_json(path)
+    except BadInput:
+        return None
+    good = isinstance(summary, dict) and all(type(summary.get(name)) is int for name in ("games", "shards"))
+    return summary if good else None
 
 
 def _is_partial(name: str) -> bool:

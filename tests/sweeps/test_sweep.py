@@ -393,3 +393,24 @@ def test_files_are_there_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
     with pytest.raises(BadInput, match="a cannot be written: Permission denied"):
         store.write_file(tmp_path, "a", b"new")
     assert contents(tmp_path) == {"a": b"old"}
+
+
+def test_a_damaged_summary_is_written_anew(finished: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    (copy / "summary.json").write_text('{"games": ')
+    assert not nj.sweeps.load(copy).complete
+    nj.sweep(GAMES, copy, **SETTINGS)
+    assert contents(copy) == contents(finished)
+
+
+@pytest.mark.parametrize("output", [5, "", "a\0b"])
+def test_an_output_that_is_no_path_is_refused(output: Any):
+    with pytest.raises(ValueError, match=r"output: is .*; allowed are paths of a directory"):
+        nj.sweep(GAMES, output, **SETTINGS)
+
+
+def test_a_file_as_output_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BadInput, match="found a file; allowed are directories"):
+        nj.sweep(GAMES, tmp_path / "file", **SETTINGS)
+    assert (tmp_path / "file").read_text() == "mine"
