@@ -44,3 +44,17 @@ def write_results(study: str, about: str, rows: list[dict[str, Any]], folder: Pa
 def read_rows(study: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
     """The rows of `STUDY.json`."""
     return json.loads((folder / f"{study}.json").read_text(encoding="utf-8"))["rows"]
+
+
+def markdown(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
+    """A table of the rows: for each column its title, and what `str.format` makes of a row; empty where that fails."""
+    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+    for row in rows:
+        cells = []
+        for shown in columns.values():
+            try:
+                cells.append(shown.format(**row))
+            except (KeyError, IndexError):
+                cells.append("")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
