@@ -28,14 +28,13 @@ from nashjax.problem import RegularizedGame
 from nashjax.solution import Solution, Status
 from nashjax.solve import Trajectory, solve, solve_path, trajectory
 from nashjax.sweeps import sweep
+from nashjax.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from nashjax import lm as lm
     from nashjax import plotting as plotting
     from nashjax import ranking as ranking
     from nashjax import stochastic as stochastic
-
-__version__ = "0.1.0"
 
 __all__ = [
     "EGPO",

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import nashjax
 from nashjax import distributed
 from nashjax.cores import num_cores
 from nashjax.files import BadInput
@@ -35,6 +34,7 @@ from nashjax.sweeps.pipeline import pipeline
 from nashjax.sweeps.processes import agree
 from nashjax.sweeps.shards import Damaged, Shard, as_shard, read_shard, shard_name
 from nashjax.sweeps.sources import LARGEST_CHUNK, Chunk, Source, as_source, check_integer
+from nashjax.version import __version__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,7 @@ class _Run:
             "chunk_size": self.chunk_size,
             "dtype": str(self.dtype),
             "versions": {
-                "nashjax": nashjax.__version__,
+                "nashjax": __version__,
                 "jax": jax.__version__,
                 "jaxlib": importlib.metadata.version("jaxlib"),
             },
