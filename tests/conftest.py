@@ -3,15 +3,27 @@
 import os
 from pathlib import Path
 
+from compilation import fast
+
 # Two test processes whose linear algebra each starts a thread on every core get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Most of the time of the tests is compilation: less of it is spent on making programs fast that run once.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+os.environ.setdefault("XLA_FLAGS", fast())
 
 import jax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+
+APART = {"test_notebooks.py", "test_readme.py"}
+"""Files whose tests start processes and share nothing."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process run all tests of a file: what it has compiled for one it need not compile for others."""
+    for item in items:
+        if item.path.name not in APART and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(Path(__file__).parent).as_posix()))
 
 
 def pytest_configure(config: pytest.Config) -> None:
