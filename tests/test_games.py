@@ -1,5 +1,6 @@
 import os
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from nashjax.games.random import KINDS
 def compiled_as_by_users(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undo what the other tests save of compilation (`tests/compilation.py`): exactness depends on it."""
     if "xla_cpu_use_fusion_emitters=false" in os.environ["XLA_FLAGS"]:
-        drawn = random._margin
+        drawn: Any = random._margin
         static = ("n", "batch", "kind", "rank")
         options = {"xla_cpu_use_fusion_emitters": True}
         compiled = jax.jit(drawn.__wrapped__, static_argnames=static, compiler_options=options)

@@ -131,7 +131,7 @@ def solve_nine(beta: float, tol: float, initial: np.ndarray | jax.Array | None =
     """Four games at `beta = 0` and four at a small beta: always the same program."""
     start = np.full((4, 9), 1 / 9)
     initial = np.stack([start, start if initial is None else initial])
-    return nj.solve(NINE, [[0.0], [beta]], tol=[[1e-11], [tol]], initial=initial, **options)
+    return nj.solve(NINE, np.array([[0.0], [beta]]), tol=np.array([[1e-11], [tol]]), initial=initial, **options)
 
 
 def half(solution: nj.Solution, row: int) -> nj.Solution:
