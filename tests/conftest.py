@@ -41,12 +41,18 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[name.upper()] = str(value)
 
 
+def group(item: pytest.Item) -> object:
+    """What one process runs together."""
+    marker = item.get_closest_marker("xdist_group")
+    return item.path if marker is None else marker.args
+
+
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Forget the compiled programs of a file of tests at its end.
+    """Forget the compiled programs of a file of tests at its end, unless the next goes on with the same data.
 
     Each takes some memory maps, of which Linux allows a process 65,530: with those of all tests jaxlib crashes.
     """
-    if nextitem is not None and nextitem.path != item.path:
+    if nextitem is not None and nextitem.path != item.path and group(nextitem) != group(item):
         jax.clear_caches()
 
 
