@@ -1,7 +1,9 @@
 """Shared by all tests: both precisions, and where the real data is."""
 
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 from compilation import fast
 
@@ -11,19 +13,35 @@ os.environ.setdefault("XLA_FLAGS", fast())
 
 import jax
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 jax.config.update("jax_enable_x64", True)
 
 APART = {"test_notebooks.py", "test_readme.py"}
 """Files whose tests start processes and share nothing."""
+REAL_DATA = re.compile(r"test_(?:data|newton|plain)\.py::test_(?:it_loads|it_solves|real_data)\w*\[(\w+)\]$")
+"""Tests that share a data set and its program."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process run all tests of a file: what it has compiled for one it need not compile for others."""
-    for item in items:
-        if item.path.name not in APART and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(Path(__file__).parent).as_posix()))
+def group(nodeid: str) -> str:
+    """What one process runs together: what it has compiled for one test it need not compile for the next."""
+    path = nodeid.partition("::")[0]
+    if path.rpartition("/")[2] in APART:
+        return nodeid
+    shared = REAL_DATA.search(nodeid)
+    return shared[1] if shared else path
+
+
+class ByGroup(LoadScopeScheduling):
+    """Not `--dist loadgroup`, whose groups pytest 9.2 does not see."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Distribute groups, those of most tests first."""
+    return ByGroup(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,18 +59,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[name.upper()] = str(value)
 
 
-def group(item: pytest.Item) -> object:
-    """What one process runs together."""
-    marker = item.get_closest_marker("xdist_group")
-    return item.path if marker is None else marker.args
-
-
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Forget the compiled programs of a file of tests at its end, unless the next goes on with the same data.
 
     Each takes some memory maps, of which Linux allows a process 65,530: with those of all tests jaxlib crashes.
     """
-    if nextitem is not None and nextitem.path != item.path and group(nextitem) != group(item):
+    if nextitem is not None and nextitem.path != item.path and group(nextitem.nodeid) != group(item.nodeid):
         jax.clear_caches()
 
 

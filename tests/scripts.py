@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import pytest
@@ -24,8 +24,6 @@ class Done(NamedTuple):
 
 def call(*arguments: object, folder: Path | None = None) -> Done:
     """The entry of the program, called in a folder, but in this process: a start and compilation cost seconds."""
-    config: Any = jax.config
-    double = config.jax_enable_x64
     outputs = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         if folder is not None:
@@ -39,7 +37,7 @@ def call(*arguments: object, folder: Path | None = None) -> Done:
             with streams[0], streams[1], pytest.raises(SystemExit) as ended:
                 cli.main()
         finally:
-            jax.config.update("jax_enable_x64", double)
+            jax.config.update("jax_enable_x64", True)  # as in tests/conftest.py
     for stream in outputs:
         stream.flush()
     texts = [cast(io.BytesIO, stream.buffer).getvalue().decode("utf-8") for stream in outputs]
