@@ -1,17 +1,47 @@
 """Shared by all tests: both precisions, and where the real data is."""
 
 import os
+import re
 from pathlib import Path
+from typing import Any
+
+from compilation import fast
 
 # Two test processes whose linear algebra each starts a thread on every core get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Most of the time of the tests is compilation: less of it is spent on making programs fast that run once.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+os.environ.setdefault("XLA_FLAGS", fast())
 
 import jax
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 jax.config.update("jax_enable_x64", True)
+
+APART = {"test_notebooks.py", "test_readme.py"}
+"""Files whose tests start processes and share nothing."""
+REAL_DATA = re.compile(r"test_(?:data|newton|plain)\.py::test_(?:it_loads|it_solves|real_data)\w*\[(\w+)\]$")
+"""Tests that share a data set and its program."""
+
+
+def group(nodeid: str) -> str:
+    """What one process runs together: what it has compiled for one test it need not compile for the next."""
+    path = nodeid.partition("::")[0]
+    if path.rpartition("/")[2] in APART:
+        return nodeid
+    shared = REAL_DATA.search(nodeid)
+    return shared[1] if shared else path
+
+
+class ByGroup(LoadScopeScheduling):
+    """Not `--dist loadgroup`, whose groups pytest 9.2 does not see."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Distribute groups, those of most tests first."""
+    return ByGroup(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,11 +60,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Forget the compiled programs of a file of tests at its end.
+    """Forget the compiled programs of a file of tests at its end, unless the next goes on with the same data.
 
     Each takes some memory maps, of which Linux allows a process 65,530: with those of all tests jaxlib crashes.
     """
-    if nextitem is not None and nextitem.path != item.path:
+    if nextitem is not None and nextitem.path != item.path and group(nextitem.nodeid) != group(item.nodeid):
         jax.clear_caches()
 
 

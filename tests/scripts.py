@@ -1,8 +1,47 @@
-"""Scripts in processes of their own."""
+"""Scripts in processes of their own, and the program called in this one."""
 
+import contextlib
+import io
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import jax
+import pytest
+
+from nashjax import cli
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def call(*arguments: object, folder: Path | None = None) -> Done:
+    """The entry of the program, called in a folder, but in this process: a start and compilation cost seconds."""
+    outputs = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        if folder is not None:
+            patch.chdir(folder)
+        patch.setattr(sys, "argv", ["nashjax", *map(str, arguments)])
+        patch.setattr(sys, "path", [*sys.path])
+        sys.modules.pop("judging", None)  # that of another test
+        streams = contextlib.redirect_stdout(outputs[0]), contextlib.redirect_stderr(outputs[1])
+        jax.config.update("jax_enable_x64", False)  # as the installed program begins
+        try:
+            with streams[0], streams[1], pytest.raises(SystemExit) as ended:
+                cli.main()
+        finally:
+            jax.config.update("jax_enable_x64", True)  # as in tests/conftest.py
+    for stream in outputs:
+        stream.flush()
+    texts = [cast(io.BytesIO, stream.buffer).getvalue().decode("utf-8") for stream in outputs]
+    return Done(int(ended.value.code or 0), *texts)
 
 
 def run_script(script: str, seconds: float) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from scripts import call as run
 
 from nashjax.commands import report
 from nashjax.files import Answer, GameFile
@@ -28,7 +29,8 @@ BATTLES = "model_a,model_b,winner\nx,y,model_a\ny,z,model_a\nz,x,model_a\nx,y,ti
 MATRIX = "item,rock,paper,scissors\nrock,0.5,0,1\npaper,1,0.5,0\nscissors,0,1,0.5\n"
 
 
-def run(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_installed(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A process of its own: once for each exit code. Other tests call the program in this one, which is faster."""
     return subprocess.run(
         [PROGRAM, *map(str, arguments)], capture_output=True, text=True, encoding="utf-8", cwd=folder, timeout=120
     )
@@ -52,7 +54,7 @@ def check_policy(path: Path, P: np.ndarray, beta: float) -> None:
 
 def test_battles_to_json(tmp_path: Path):
     path = write(tmp_path, BATTLES)
-    done = run("solve", path, "--beta", 0.2, "--tol", 1e-10, "--x64", "--output", tmp_path / "o.json")
+    done = run_installed("solve", path, "--beta", 0.2, "--tol", 1e-10, "--x64", "--output", tmp_path / "o.json")
     assert done.returncode == 0, done.stderr
     assert "g.csv: 3 items, 4 comparisons" in done.stdout
     assert "Solved" in done.stdout
@@ -134,10 +136,10 @@ def test_a_numpy_archive_with_names_at_two_betas(tmp_path: Path, suffix: str):
     assert done.returncode == 0, done.stderr
     assert "4 of 4 solved" in done.stdout
     if suffix == ".npz":
-        written = np.load(output)
-        assert list(written["items"]) == ["rock", "p", "s"]
-        assert written["policy"].shape == (2, 2, 3)
-        policy = written["policy"]
+        with np.load(output) as written:
+            assert list(written["items"]) == ["rock", "p", "s"]
+            assert written["policy"].shape == (2, 2, 3)
+            policy = written["policy"]
     else:
         rows = list(csv.DictReader(io.StringIO(output.read_text())))
         assert [(row["game"], row["beta"]) for row in rows[::3]] == [
@@ -162,7 +164,7 @@ def test_other_columns_words_prior_and_format(tmp_path: Path):
 
 def test_not_converged_is_shown_and_written_with_exit_code_1(tmp_path: Path):
     path = write(tmp_path, MATRIX.replace("rock,0.5,0,1", "rock,0.5,0.25,1").replace("paper,1", "paper,0.75"))
-    done = run("solve", path, "--beta", 0.001, "--max-queries", 3, "--output", tmp_path / "o.json")
+    done = run_installed("solve", path, "--beta", 0.001, "--max-queries", 3, "--output", tmp_path / "o.json")
     assert done.returncode == 1, done.stderr
     assert "NOT solved to the tolerance" in done.stdout
     assert "rock" in done.stdout
@@ -282,7 +284,7 @@ def test_bad_files_that_are_no_text(tmp_path: Path):
 def test_the_reference_is_not_overwritten(tmp_path: Path):
     write(tmp_path, BATTLES)
     reference = write(tmp_path, "item,probability\nx,0.5\ny,0.25\nz,0.25\n", "r.csv")
-    done = run("solve", "g.csv", "--reference", "r.csv", "--output", "r.csv", folder=tmp_path)
+    done = run_installed("solve", "g.csv", "--reference", "r.csv", "--output", "r.csv", folder=tmp_path)
     assert done.returncode == 2
     assert "r.csv: found a file that is read" in done.stderr
     assert reference.read_text().startswith("item,probability")
@@ -335,7 +337,7 @@ def test_help_has_examples_and_version_is_shown():
         done = run(*command, "--help")
         assert done.returncode == 0
         assert "Example: nashjax " in done.stdout
-    done = run("--version")
+    done = run_installed("--version")
     assert done.stdout.startswith("nashjax ")
     assert done.returncode == 0
 

@@ -62,7 +62,8 @@ def test_parts_change_nothing_but_the_order_of_the_work(n):
         np.testing.assert_allclose(found.policy, alone.policy, atol=2e-3)
         assert (found.status == nj.Status.CONVERGED).all()
     for i, j in ((0, 0), (1, 150), (1, 300)):
-        one = nj.solve(games.preferences[0, j], beta[i, 0], reference=reference[i, 0], tol=1e-12)
+        exactly: dict[str, Any] = {"algorithm": nj.NashMP(), "tol": 1e-12}
+        one = nj.solve(games.preferences[0, j], beta[i, 0], reference=reference[i, 0], **exactly)
         np.testing.assert_allclose(found.policy[i, j], one.policy, atol=2 * np.sqrt(2e-6 / float(beta[i, 0])))
 
 
@@ -70,8 +71,8 @@ def test_a_bad_game_in_a_large_batch_is_named():
     P = np.array(nj.games.random_game(jax.random.key(0), 3, (20, 50)).preferences)
     P[13, 7, 1, 2] += 0.25
     with pytest.raises(ValueError, match=r"game: preferences\[13, 7, (1, 2|2, 1)\]"):
-        nj.solve(P, 0.1)
-    solution = nj.solve(P, 0.1, validate=False)
+        nj.solve(P, 0.1, algorithm=nj.NashMP())
+    solution = nj.solve(P, 0.1, algorithm=nj.NashMP(), validate=False)
     assert solution.status[13, 7] == nj.Status.INVALID
     assert (solution.status == nj.Status.INVALID).sum() == 1
 
@@ -120,9 +121,9 @@ def test_a_process_that_is_forked_off_has_threads_of_its_own():
 
 def test_settings_of_one_thread_reach_all_of_its_games():
     P = np.asarray(nj.games.random_game(jax.random.key(0), 3, (300,)).preferences)
-    assert nj.solve(P, 0.1).policy.dtype == np.float64
+    assert nj.solve(P, 0.1, algorithm=nj.NashMP()).policy.dtype == np.float64
     with jax.enable_x64(False):
-        assert nj.solve(P, 0.1).policy.dtype == np.float32
+        assert nj.solve(P, 0.1, algorithm=nj.NashMP()).policy.dtype == np.float32
 
 
 def test_arrays_may_be_reused_after_a_call():
@@ -150,7 +151,7 @@ def test_concrete_games_inside_of_a_trace_belong_to_the_trace():
 
     def both(beta: Any) -> Any:  # a list, also of tracers
         betas: Any = [beta, 2 * beta]
-        return nj.solve(P[0], betas, tol=1e-10).policy
+        return nj.solve(P[0], betas, algorithm=nj.AdaptiveNashMP(), tol=1e-10).policy
 
     np.testing.assert_allclose(jax.jit(both)(0.1), both(0.1), atol=1e-5)
 
@@ -184,10 +185,11 @@ def test_games_of_other_classes_are_checked_too():
 def test_games_that_no_beta_asks_for_are_checked_and_bytes_may_come_in_any_order():
     P = np.array(nj.games.random_game(jax.random.key(0), 3).preferences)
     swapped = P.astype(P.dtype.newbyteorder())
-    np.testing.assert_array_equal(nj.solve(swapped, 0.1).policy, nj.solve(P, 0.1).policy)
+    found, expected = (nj.solve(x, 0.1, algorithm=nj.NashMP()).policy for x in (swapped, P))
+    np.testing.assert_array_equal(found, expected)
     P[2, 1] = np.nan
     with pytest.raises(ValueError, match=r"game: preferences\[2, 1\] is nan"):
-        nj.solve(P, np.zeros(0))
+        nj.solve(P, np.zeros(0), algorithm=nj.NashMP())
 
 
 def test_solves_in_several_threads_at_a_time_end():

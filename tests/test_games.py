@@ -1,4 +1,6 @@
+import os
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +9,23 @@ import pytest
 from jax.core import ShapedArray
 
 import nashjax as nj
+from nashjax.games import random
 from nashjax.games.matrix import first_fault
 from nashjax.games.random import KINDS
 
 
+@pytest.fixture
+def compiled_as_by_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what the other tests save of compilation (`tests/compilation.py`): exactness depends on it."""
+    if "xla_cpu_use_fusion_emitters=false" in os.environ["XLA_FLAGS"]:
+        drawn: Any = random._margin
+        static = ("n", "batch", "kind", "rank")
+        options = {"xla_cpu_use_fusion_emitters": True}
+        compiled = jax.jit(drawn.__wrapped__, static_argnames=static, compiler_options=options)
+        monkeypatch.setattr(random, "_margin", compiled)
+
+
+@pytest.mark.usefixtures("compiled_as_by_users")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", [2, 7, 32])
 @pytest.mark.parametrize("kind", KINDS)

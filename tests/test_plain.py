@@ -19,6 +19,16 @@ def expected_policy(answers: dict) -> np.ndarray:
     return p
 
 
+def maximin(P: np.ndarray) -> np.ndarray:
+    """A plain equilibrium, by a linear program."""
+    n = len(P)
+    best = linprog(
+        np.append(np.zeros(n), 1), np.c_[P - 0.5, -np.ones(n)], np.zeros(n),
+        np.append(np.ones(n), 0)[None], [1], bounds=[(0, None)] * n + [(None, None)],
+    )  # fmt: skip
+    return best.x[:n]
+
+
 @every_set
 def test_real_data(data, name):
     """1e-10 in exploitability; 1e-6 in p where the equilibrium is unique, else inside the set and near the limit.
@@ -60,11 +70,7 @@ def test_every_random_game(dtype):
     assert (np.einsum("bij,bj->bi", exact, p).max(1) - 0.5 <= tol + 1.2e-7 * (dtype == "float32")).all()
     unique = nj.metrics.uniqueness(exact, p / p.sum(1, keepdims=True))
     for i in np.flatnonzero(unique.unique):
-        best = linprog(
-            np.append(np.zeros(n), 1), np.c_[exact[i] - 0.5, -np.ones(n)], np.zeros(n),
-            np.append(np.ones(n), 0)[None], [1], bounds=[(0, None)] * n + [(None, None)],
-        )  # fmt: skip
-        np.testing.assert_allclose(p[i], best.x[:n], atol=1e-8 if dtype == "float64" else 2e-3)
+        np.testing.assert_allclose(p[i], maximin(exact[i]), atol=1e-8 if dtype == "float64" else 2e-3)
     if dtype == "float64":
         assert unique.unique[: 5 * 8].sum() >= 4 * 8
         assert not unique.unique[-8:].any()
@@ -75,11 +81,12 @@ def test_of_several_equilibria_the_one_nearest_to_the_reference(dtype):
     """Rock-paper-scissors with copies: the copies share the third of their original in the reference's proportions."""
     original = np.array([0, 0, 1, 1, 1, 2])
     rps = np.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
-    P = rps[original][:, original].astype(dtype)
-    reference = np.array([0.1, 0.2, 0.1, 0.25, 0.05, 0.3])
-    share = reference / np.bincount(original, reference)[original]
+    P = np.broadcast_to(rps[original][:, original].astype(dtype), (24, 6, 6))  # the program of the next test
+    rng = np.random.default_rng(0)
+    reference = rng.permuted(np.tile([0.1, 0.2, 0.1, 0.25, 0.05, 0.3], (24, 1)), axis=1)
+    share = reference / (reference @ (original[:, None] == original))
     solution = nj.solve(P, 0.0, reference=reference, tol=1e-10 if dtype == "float64" else 1e-6)
-    assert bool(solution.converged)
+    assert bool(solution.converged.all())
     np.testing.assert_allclose(solution.policy, share / 3, atol=1e-9 if dtype == "float64" else 1e-4)
 
 
@@ -112,19 +119,33 @@ def test_excluded_actions_and_mixed_betas():
     assert bool(solution.converged.all())
     assert (np.asarray(solution.policy)[:, [0, 4]] == 0).all()
     inside = [1, 2, 3, 5, 6]
-    alone = nj.solve(P[np.ix_(inside, inside)], betas, tol=1e-12)
-    np.testing.assert_allclose(np.asarray(solution.policy)[:, inside], alone.policy, atol=1e-9)
+    left = P[np.ix_(inside, inside)]
+    alone = [maximin(left), *nj.solve(left, betas[1:], algorithm=nj.Newton(), tol=1e-12).policy]
+    np.testing.assert_allclose(np.asarray(solution.policy)[:, inside], alone, atol=1e-9)
+
+
+NINE = np.asarray(nj.games.random_game(jax.random.key(0), 9, (4,)).preferences)
+
+
+def solve_nine(beta: float, tol: float, initial: np.ndarray | jax.Array | None = None, **options) -> nj.Solution:
+    """Four games at `beta = 0` and four at a small beta: always the same program."""
+    start = np.full((4, 9), 1 / 9)
+    initial = np.stack([start, start if initial is None else initial])
+    return nj.solve(NINE, np.array([[0.0], [beta]]), tol=np.array([[1e-11], [tol]]), initial=initial, **options)
+
+
+def half(solution: nj.Solution, row: int) -> nj.Solution:
+    return jax.tree.map(lambda x: x[row], solution)
 
 
 def test_budgets_are_kept_at_beta_zero():
-    P = np.asarray(nj.games.random_game(jax.random.key(0), 9, (4,)).preferences)
     for budget in (1, 2, 4, 8, 20):
-        cut = nj.solve(P, 0.0, tol=1e-11, max_queries=budget)
+        cut = half(solve_nine(1e-4, 1e-9, max_queries=budget), 0)
         assert (cut.queries <= budget).all()
-        exploitability = np.einsum("bij,bj->bi", P, cut.policy).max(1) - 0.5
+        exploitability = np.einsum("bij,bj->bi", NINE, cut.policy).max(1) - 0.5
         np.testing.assert_allclose(cut.exploitability, exploitability, atol=1e-14)
         assert ((cut.status == nj.Status.CONVERGED) == (exploitability <= 1e-11)).all()
-    assert (nj.solve(P, 0.0, tol=1e-11).queries > 8).all()
+    assert (half(solve_nine(1e-4, 1e-9), 0).queries > 8).all()
 
 
 def test_uniqueness_says_why_not():
@@ -156,12 +177,13 @@ def test_a_path_gives_what_single_solves_give():
 def test_a_path_may_differ_per_game_and_has_derivatives():
     games = nj.games.random_game(jax.random.key(3), 5, (3,), "uniform")
     betas = np.array([[0.3, 0.2, 0.1], [0.2, 0.1, 0.05]])
+    exactly = {"algorithm": nj.NashMP(), "tol": 1e-27}
 
     @jax.jit
     def follow(betas):
-        return nj.solve_path(games, betas, tol=1e-14).policy
+        return nj.solve_path(games, betas, **exactly).policy
 
-    alone = nj.solve(games, betas, tol=1e-14)
+    alone = nj.solve(games, betas, **exactly)
     np.testing.assert_allclose(follow(betas), alone.policy, atol=1e-9)
     h = 1e-5
     numeric = (follow(betas + h) - follow(betas - h)) / (2 * h)
@@ -189,35 +211,32 @@ def test_there_are_no_derivatives_at_beta_zero():
     P = np.asarray(nj.games.random_game(jax.random.key(0), 4).preferences)
     reference = np.full(4, 0.25)
 
-    def policy(P, beta, reference):
-        return nj.solve(P, beta, reference=reference, tol=1e-12).policy
-
     def weighted(P, beta, reference):
-        return jnp.sum(policy(P, beta, reference) * jnp.arange(8.0).reshape(2, 4))
+        return jnp.sum(nj.solve(P, beta, reference=reference, tol=1e-12).policy * jnp.arange(8.0).reshape(2, 4))
 
     betas = np.array([0.0, 0.1])
     in_game, in_beta, in_reference = jax.grad(weighted, (0, 1, 2))(np.stack([P, P]), betas, np.stack([reference] * 2))
     for gradient in (in_game, in_beta, in_reference):
         assert np.isnan(gradient[0]).all()
         assert np.isfinite(gradient[1]).all()
-    slope = jax.jvp(lambda b: policy(P, b, reference), (betas,), (np.ones(2),))[1]
+    other = {"algorithm": nj.NashMP(), "tol": 1e-25, "max_queries": 2000}  # derivatives do not depend on the method
+    slope = jax.jvp(lambda b: nj.solve(P, b, reference=reference, **other).policy, (betas,), (np.ones(2),))[1]
     assert np.isnan(slope[0]).all()
     np.testing.assert_allclose(np.sum(slope[1] * np.arange(4, 8)), in_beta[1], rtol=1e-9)
 
 
 def test_budgets_and_warm_starts_at_a_small_beta():
-    P = np.asarray(nj.games.random_game(jax.random.key(0), 9, (4,)).preferences)
     lowest = np.full(4, np.inf)
+    cuts = {}
     for budget in (1, 3, 6, 9, 14, 30):
-        cut = nj.solve(P, 1e-4, tol=1e-9, max_queries=budget)
+        cuts[budget] = cut = half(solve_nine(1e-4, 1e-9, max_queries=budget), 1)
         assert (cut.queries <= budget).all()
         assert ((cut.status == nj.Status.CONVERGED) == (cut.exploitability <= 1e-9)).all()
         lowest = np.minimum(lowest, cut.exploitability)
     assert (lowest <= 1e-9).all()
-    middle = nj.solve(P, 1e-4, tol=1e-9, max_queries=9).exploitability
-    assert (middle < nj.solve(P, 1e-4, tol=1e-9, max_queries=1).exploitability / 10).all()
-    answer = nj.solve(P, 1e-4, tol=1e-9)
-    again = nj.solve(P, 1e-4, tol=1e-8, initial=answer.policy)
+    assert (cuts[9].exploitability < cuts[1].exploitability / 10).all()
+    answer = half(solve_nine(1e-4, 1e-9), 1)
+    again = half(solve_nine(1e-4, 1e-8, initial=answer.policy), 1)
     assert (again.queries == 1).all()
-    near = nj.solve(P, 0.98e-4, tol=1e-9, initial=answer.policy)
+    near = half(solve_nine(0.98e-4, 1e-9, initial=answer.policy), 1)
     assert (near.queries < answer.queries).all()

@@ -1,3 +1,4 @@
+import functools
 import subprocess
 import sys
 import textwrap
@@ -40,15 +41,17 @@ def test_a_call_returns_what_it_says(dtype):
 
 def test_float32_in_by_default_where_x64_is_off():
     with jax.enable_x64(False):
-        game = nj.games.random_game(jax.random.key(0), 4)
-        assert nj.solve(game, 0.1).policy.dtype == jnp.float32
-        assert nj.solve(np.array([[0.5, 1.0], [0.0, 0.5]]), 0.1).policy.dtype == jnp.float32
+        game = nj.games.random_game(jax.random.key(0), 2)
+        assert nj.solve(game, 0.1, algorithm=nj.NashMP()).policy.dtype == jnp.float32
+        P = np.array([[0.5, 1.0], [0.0, 0.5]])
+        assert nj.solve(P, 0.1, algorithm=nj.NashMP()).policy.dtype == jnp.float32
 
 
 def test_integers_and_booleans_are_promoted_and_half_precision_is_solved_in_float32():
     tournament = np.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
-    expected = nj.solve(tournament, 0.1, reference=np.array([0.5, 0.3, 0.2]))
-    half = nj.solve(jnp.array(tournament, jnp.bfloat16), 0.1, reference=np.array([0.5, 0.3, 0.2]))
+    options = {"reference": np.array([0.5, 0.3, 0.2]), "algorithm": nj.AdaptiveNashMP()}
+    expected = nj.solve(tournament, 0.1, **options)
+    half = nj.solve(jnp.array(tournament, jnp.bfloat16), 0.1, **options)
     assert half.policy.dtype == jnp.float32
     np.testing.assert_allclose(half.policy, expected.policy, atol=5e-3)
     assert nj.MatrixGame.from_payoffs(np.array([[0, 1], [-1, 0]])).preferences.dtype == jnp.float64
@@ -58,11 +61,12 @@ def test_betas_references_and_games_broadcast_as_in_numpy():
     games = nj.games.random_game(jax.random.key(0), 5, (3, 1))
     betas = jnp.array([0.5, 0.1, 0.02, 0.3])
     references = jax.random.dirichlet(jax.random.key(1), jnp.ones(5), (2, 1, 1))
-    whole = nj.solve(games, betas, reference=references, tol=1e-12)
+    exactly = {"algorithm": nj.NashMP(), "tol": 1e-21}  # each shape is a program, and this method's is the smallest
+    whole = nj.solve(games, betas, reference=references, **exactly)
     blocks = nj.solve(games, betas, reference=references, tol=1e-12, block_size=7)
     assert whole.policy.shape == blocks.policy.shape == (2, 3, 4, 5)
     for i, j, k in np.ndindex(2, 3, 4):
-        alone = nj.solve(games.preferences[j, 0], betas[k], reference=references[i, 0, 0], tol=1e-12)
+        alone = nj.solve(games.preferences[j, 0], betas[k], reference=references[i, 0, 0], **exactly)
         np.testing.assert_allclose(whole.policy[i, j, k], alone.policy, atol=1e-9)
         np.testing.assert_allclose(blocks.policy[i, j, k], alone.policy, atol=1e-9)
 
@@ -94,7 +98,7 @@ def test_games_of_different_sizes_share_a_batch():
         assert (batch.policy[i, n:] == 0).all()
         assert np.isneginf(batch.log_policy[i, n:]).all()
     for i, n in ((0, 3), (6, 9), (16, 19)):
-        alone = nj.solve(P[i, :n, :n], 0.05, reference=reference[i, :n], tol=1e-20)
+        alone = nj.solve(P[i, :n, :n], 0.05, reference=reference[i, :n], algorithm=nj.NashMP(), tol=1e-21)
         np.testing.assert_allclose(batch.policy[i, :n], alone.policy, atol=1e-9)
 
 
@@ -103,13 +107,14 @@ def test_a_warm_start_with_zeros_excludes_nothing(dtype):
     """A probability that has underflowed must not change the game: the answer is the one of a cold start."""
     P = np.array([[0.5, 0.9, 0.6], [0.1, 0.5, 0.2], [0.4, 0.8, 0.5]], dtype)
     pure = np.array([1.0, 0.0, 0.0], dtype)
-    cold = nj.solve(P, 0.5)
-    warm = nj.solve(P, 0.5, initial=pure)
+    algorithm = nj.AdaptiveNashMP()  # by which the default begins
+    cold = nj.solve(P, 0.5, algorithm=algorithm)
+    warm = nj.solve(P, 0.5, algorithm=algorithm, initial=pure)
     assert bool(warm.converged)
     np.testing.assert_allclose(cold.policy, warm.policy, atol=2e-3)
     star = equilibrium(P.astype(float), 0.5, np.full(3, 1 / 3))
     assert np.abs(warm.policy - star).sum() <= np.sqrt(2 * float(warm.kl_bound)) * 1.001
-    assert int(nj.solve(P, 0.5, initial=warm.policy).queries) == 1
+    assert int(nj.solve(P, 0.5, algorithm=algorithm, initial=warm.policy).queries) == 1
 
 
 def test_copies_of_a_game_give_the_same_bits():
@@ -143,16 +148,17 @@ def test_jit_and_vmap_give_the_same():
 def test_games_that_a_trace_closes_over():
     """Under `jit` and `scan` a game that is not traced is still checked, and nothing else changes."""
     game = nj.games.random_game(jax.random.key(0), 4)
-    expected = nj.solve(game, jnp.array([0.1, 0.3]))
-    found = jax.lax.scan(lambda _, b: (None, nj.solve(game, b).policy), None, jnp.array([0.1, 0.3]))[1]
+    solve = functools.partial(nj.solve, algorithm=nj.AdaptiveNashMP())
+    expected = solve(game, jnp.array([0.1, 0.3]))
+    found = jax.lax.scan(lambda _, b: (None, solve(game, b).policy), None, jnp.array([0.1, 0.3]))[1]
     np.testing.assert_allclose(found, expected.policy, atol=1e-12)
     reference = jnp.full(4, 0.25)
     P = np.asarray(game.preferences)
-    cut = jax.jit(lambda b, m: nj.solve(P, b, reference=reference, initial=reference, max_queries=m))(0.1, 2)
+    cut = jax.jit(lambda b, m: solve(P, b, reference=reference, initial=reference, max_queries=m))(0.1, 2)
     assert int(cut.queries) <= 2
     assert np.isfinite(jax.jit(lambda b: nj.metrics.exploitability(game, reference, b))(0.1))
     with pytest.raises(ValueError, match=r"preferences\[0, 2\] is nan"):
-        jax.jit(lambda b: nj.solve(np.where(np.eye(3)[::-1] > 0, np.nan, 0.5), b).policy)(0.1)
+        jax.jit(lambda b: solve(np.where(np.eye(3)[::-1] > 0, np.nan, 0.5), b).policy)(0.1)
 
 
 @pytest.mark.parametrize("algorithm", [None, nj.AdaptiveNashMP()])
@@ -227,7 +233,8 @@ def test_a_bad_game_inside_a_trace_ends_as_invalid_and_harms_no_other():
     assert np.isposinf(solution.kl_bound[1:]).all()
     np.testing.assert_array_equal(solution.policy[0], jax.jit(nj.solve)(good, jnp.full(6, 0.1)).policy[0])
     reference = jnp.array([[0.5, 0.5, 0, 0], [0.5, 0.6, 0, 0], [1.5, -0.5, 0, 0], [0, 0, 0, 0]])
-    status = jax.jit(lambda r: nj.solve(good[0], 0.1, reference=r).status)(reference)
+    algorithm = nj.AdaptiveNashMP()
+    status = jax.jit(lambda r: nj.solve(good[0], 0.1, reference=r, algorithm=algorithm).status)(reference)
     assert list(status) == [nj.Status.CONVERGED] + [nj.Status.INVALID] * 3
     path = jax.jit(lambda P: nj.trajectory(P, 0.1, algorithm=nj.NashMP(), num_steps=2))(bad)
     assert np.isposinf(path.exploitability[1]).all()
@@ -280,15 +287,14 @@ def changed(index: tuple[int, ...], value: float) -> np.ndarray:
 )
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        nj.solve(**{"game": GOOD, "beta": 0.1, **arguments})
+        nj.solve(**{"game": GOOD, "beta": 0.1, "algorithm": nj.NashMP(), **arguments})
 
 
 def test_almost_complementary_matrices_are_made_exact():
     noisy = GOOD + 4e-7 * np.random.default_rng(0).uniform(-1, 1, (3, 3)) * (1 - np.eye(3))
     exact = 0.5 + (noisy - noisy.T) / 2
-    np.testing.assert_allclose(
-        nj.solve(noisy, 0.1, tol=1e-15).policy, nj.solve(exact, 0.1, tol=1e-15).policy, atol=1e-15
-    )
+    found, expected = (nj.solve(P, 0.1, algorithm=nj.NashMP(), tol=1e-15).policy for P in (noisy, exact))
+    np.testing.assert_allclose(found, expected, atol=1e-15)
 
 
 def test_trajectory_records_every_step():

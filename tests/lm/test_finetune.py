@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import json
 import re
 import shutil
@@ -12,10 +10,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, cast
 
 import numpy as np
 import pytest
+from scripts import Done, call
 
 pytest.importorskip("flax", reason="needs the extra `lm`")
 pytest.importorskip("optax", reason="needs the extra `lm`")
@@ -24,20 +22,12 @@ pytest.importorskip("orbax.checkpoint", reason="needs the extra `lm`")
 import jax
 
 import nashjax as nj
-from nashjax import cli, lm
+from nashjax import lm
 
 pytestmark = pytest.mark.xdist_group("finetune")
 
 PROGRAM = Path(sys.executable).with_name("nashjax")
 STEPS = 3
-
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 @pytest.fixture(autouse=True)
@@ -47,34 +37,18 @@ def single_precision() -> Iterator[None]:
         yield
 
 
-def call(folder: Path, *arguments: object) -> Done:
-    """The entry of the program, called in a folder, but in this process: a start and compilation cost seconds."""
-    outputs = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
-    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(False):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["nashjax", *map(str, arguments)])
-        patch.setattr(sys, "path", [*sys.path])
-        sys.modules.pop("judging", None)  # that of another test
-        streams = contextlib.redirect_stdout(outputs[0]), contextlib.redirect_stderr(outputs[1])
-        with streams[0], streams[1], pytest.raises(SystemExit) as ended:
-            cli.main()
-    for stream in outputs:
-        stream.flush()
-    texts = [cast(io.BytesIO, stream.buffer).getvalue().decode("utf-8") for stream in outputs]
-    return Done(int(ended.value.code or 0), *texts)
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Done]:
     """`call` in the folder of the test."""
-    return functools.partial(call, tmp_path)
+    return functools.partial(call, folder=tmp_path)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """The folder of the demonstration, and what it has printed."""
     folder = tmp_path_factory.mktemp("demo")
-    return folder / "RUN", call(folder, "finetune", "--steps", STEPS, "--output", "RUN")
+    with jax.enable_x64(False):
+        return folder / "RUN", call("finetune", "--steps", STEPS, "--output", "RUN", folder=folder)
 
 
 @pytest.fixture

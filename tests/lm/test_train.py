@@ -107,7 +107,7 @@ def test_the_equilibrium_of_a_listed_game_is_found(name, options, lora_rank):
     logits = rng.normal(size=(2, 4, 4)) * 2
     preferences = 1 / (1 + np.exp(logits.swapaxes(1, 2) - logits))
     judge = lm.MatrixJudge(preferences, game.prompts, game.answers)
-    method = lm.make_method(name, prompts_per_step=2, samples_per_prompt=64, learning_rate=0.005, **options)
+    method = lm.make_method(name, prompts_per_step=2, samples_per_prompt=16, learning_rate=0.005, **options)
     result = lm.train(
         game.policy, game.prompts, judge, 0.1, num_steps=700, answer_length=2, key=jax.random.key(1), method=method
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import Done, call
 
 pytest.importorskip("pyarrow", reason="needs the extra `rank`")
 
@@ -22,10 +23,8 @@ BATTLES = "model_a,model_b,winner,kind,judge\n" + "".join(
 )
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, "rank", *map(str, arguments)], capture_output=True, text=True, encoding="utf-8", timeout=180
-    )
+def run(*arguments: object) -> Done:
+    return call("rank", *arguments)
 
 
 @pytest.fixture
@@ -37,7 +36,10 @@ def battles(tmp_path: Path) -> Path:
 
 def test_it_prints_the_table_and_writes_it(battles: Path, tmp_path: Path):
     output = tmp_path / "r.json"
-    done = run(battles, "--beta", "0.1", "--bootstrap", "30", "--cluster", "judge", "--path", "--output", output)
+    options = ["--beta", "0.1", "--bootstrap", "30", "--cluster", "judge", "--path", "--output", output]
+    done = subprocess.run(
+        [PROGRAM, "rank", battles, *options], capture_output=True, text=True, encoding="utf-8", timeout=180
+    )
     assert done.returncode == 0, done.stderr
     assert "3 items, 36 comparisons" in done.stdout
     assert "95 % intervals by 30 resamples of clusters of judge" in done.stdout

@@ -311,9 +311,9 @@ def test_what_the_checkpoints_of_another_run_differ_in_is_told_in_numbers(tmp_pa
 SCRIPT = """
 import sys, jax, numpy as np, nashjax as nj
 from nashjax import stochastic as st
-games = nj.games.random_game(jax.random.key(11), 5, (64,), "gaussian", scale=2.0)
+games = nj.games.random_game(jax.random.key(11), 5, (32,), "gaussian", scale=2.0)
 result = st.train(
-    st.BernoulliOracle(games), 0.1, num_comparisons=640_000, key=jax.random.key(0), num_records=40,
+    st.BernoulliOracle(games), 0.1, num_comparisons=128_000, key=jax.random.key(0), num_records=40,
     checkpoint=sys.argv[1], on_record=lambda record: print(record.comparisons, flush=True),
 )
 arrays = [result.log_policy, *jax.tree.leaves(result.state), *[x for x in result.history if x is not None]]
@@ -346,7 +346,7 @@ def test_a_run_that_is_killed_thrice_ends_as_one_that_is_not(tmp_path: Path):
         process = start(folder, out)
         printed = process.communicate()[0].split()
         assert process.returncode == 0
-        assert int(printed[-1]) == 640_000
+        assert int(printed[-1]) == 128_000
         assert (len(printed) < 40) == (folder == "killed")
     with np.load(tmp_path / "killed.npz") as killed_run, np.load(tmp_path / "whole.npz") as whole:
         assert killed_run.files == whole.files
