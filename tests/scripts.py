@@ -13,6 +13,17 @@ import pytest
 
 from nashjax import cli
 
+REFUSED = """
+    def refused(call, *words):
+        try:
+            call()
+        except ValueError as error:
+            assert all(word in str(error) for word in words), error
+        else:
+            raise AssertionError(words)
+"""
+"""For scripts: a call has to end with an error of these words."""
+
 
 class Done(NamedTuple):
     """How a command ended."""

@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from scripts import run_together, start
+from scripts import REFUSED, run_together, start
 
 PROCESS = """
     import os, signal, sys
@@ -13,14 +13,6 @@ PROCESS = """
     nj.distributed.initialize("localhost:PORT", 2, process, heartbeat_timeout=10)
     jax.config.update("jax_enable_x64", True)
     assert (jax.device_count(), jax.local_device_count()) == (4, 2)
-
-    def refused(call, *words):
-        try:
-            call()
-        except ValueError as error:
-            assert all(word in str(error) for word in words), error
-        else:
-            raise AssertionError(words)
 """
 
 
@@ -28,7 +20,7 @@ def of_two_processes(script: str) -> list[str]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    return [(PROCESS + script).replace("PROCESS", str(i)).replace("PORT", port) for i in range(2)]
+    return [(PROCESS + REFUSED + script).replace("PROCESS", str(i)).replace("PORT", port) for i in range(2)]
 
 
 def test_the_answers_are_those_of_one_device():

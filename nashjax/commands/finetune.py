@@ -71,11 +71,13 @@ def finetune(
         float, typer.Option(parser=number_option(0, closed=False), metavar="NUMBER", help="Of Adam.")
     ] = 0.002,
     lora_rank: Annotated[
-        int,
+        int | None,
         typer.Option(
-            parser=number_option(0, whole=True), metavar="INTEGER", help="Of the adapters; 0 trains all weights."
+            parser=number_option(0, whole=True),
+            metavar="INTEGER",
+            help="Of the adapters; 0 trains all weights. Default 8, and 0 for the tiny model.",
         ),
-    ] = 8,
+    ] = None,
     dtype: Annotated[str, typer.Option(metavar="float32|bfloat16", help="What is computed in.")] = "float32",
     seed: Seed = 0,
     output: Annotated[
@@ -92,10 +94,13 @@ def finetune(
         from nashjax import lm
 
         demo = prompts is None
+        tiny = gguf is None and model in (None, "tiny")
+        if tiny and dtype != "float32":
+            raise bad_input("--dtype", quoted(dtype), "is float32 for the tiny model")
         settings = {
             "model": model if model in (None, "tiny") or not Path(model).is_dir() else str(Path(model).absolute()),
             "gguf": None if gguf is None else str(gguf.absolute()),
-            "lora_rank": lora_rank,
+            "lora_rank": (0 if tiny else 8) if lora_rank is None else lora_rank,
             "dtype": dtype,
             "answer_length": answer_length or (3 if demo else 32),
             "demo": demo,
@@ -107,7 +112,7 @@ def finetune(
         if demo and answer_length not in (None, 3):
             raise bad_input("--answer-length", str(answer_length), "is 3 in the demonstration")
         _check_output(output, resume, settings)
-        listed = lm.ListedGame() if demo else None
+        listed = lm.ListedGame(lora_rank=settings["lora_rank"]) if demo else None
         policy = _policy(settings) if listed is None else listed.policy
         texts = read_prompts(prompts) if prompts is not None else []
         held_out = texts[::_HELD_OUT_SHARE][:_MOST_HELD_OUT] if len(texts) > 1 else []
@@ -226,7 +231,7 @@ def generate(
         texts = list(prompt or []) + ([] if prompts is None else read_prompts(prompts))
         if not texts and not settings["demo"]:
             raise BadInput("--prompt: is missing; give that or --prompts")
-        policy = lm.ListedGame().policy if settings["demo"] else _policy(settings)
+        policy = lm.ListedGame(lora_rank=settings["lora_rank"]).policy if settings["demo"] else _policy(settings)
         texts = texts or list(lm.ListedGame().prompts)
         params = lm.load_weights(folder / WEIGHTS_FILE, policy.params)
         length = answer_length or settings["answer_length"]
@@ -321,7 +326,7 @@ def _policy(settings: dict[str, Any]) -> lm.LanguagePolicy:
     if settings["gguf"] is not None:
         return lm.load_gguf(settings["gguf"], **options)
     if settings["model"] in (None, "tiny"):
-        return lm.tiny_policy(lora_rank=0)
+        return lm.tiny_policy(lora_rank=settings["lora_rank"])
     if not Path(settings["model"]).is_dir():
         raise bad_input("--model", quoted(settings["model"]), "are tiny and folders of a model")
     from nashjax.lm.tunix import load_tunix

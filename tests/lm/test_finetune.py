@@ -309,6 +309,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "steps": (("--steps", 0), "'--steps': found '0'; allowed are integers >= 1"),
     "samples": (("--samples", 1), "'--samples': found '1'; allowed are integers >= 2"),
     "learning rate": (("--learning-rate", "nan"), "'--learning-rate': found 'nan'; allowed are finite numbers > 0"),
+    "dtype": (("--dtype", "bfloat16"), "--dtype: found 'bfloat16'; allowed is float32 for the tiny model"),
     "seed": (("--seed", -1), "'--seed': found '-1'; allowed are integers >= 0 and <= 4294967295"),
 }
 
@@ -321,6 +322,17 @@ def test_options_that_cannot_be_used_are_refused_before_anything_is_written(tmp_
     assert_refused(done, message)
     assert done.stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
+
+
+def test_adapters_of_the_tiny_model(tmp_path, run):
+    """`--lora-rank` is heeded there too: what is kept are the adapters, and answers come from them."""
+    done = run("finetune", "--steps", 1, "--lora-rank", 2, "--output", "RUN")
+    assert done.returncode == 0, done.stderr
+    names = np.load(tmp_path / "RUN" / "weights.npz").files
+    assert names
+    assert all("lora" in name for name in names)
+    answered = run("generate", "RUN", "--prompt", "1")
+    assert len(json.loads(answered.stdout)["answer"]) == 3
 
 
 GENERATE: dict[str, tuple[tuple[object, ...], str]] = {
