@@ -149,6 +149,8 @@ def gather(results: T) -> T:
 
 def _one_axis(mesh: Mesh | None) -> tuple[Mesh, str]:
     mesh = games_mesh() if mesh is None else mesh
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh: is {mesh!r}; allowed are meshes, such as games_mesh(devices)")
     if len(mesh.axis_names) != 1:
         raise ValueError(
             f"mesh: has the axes {dict(mesh.shape)}; allowed is one axis, as of games_mesh(); "

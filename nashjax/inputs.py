@@ -14,9 +14,10 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import simplex
-from nashjax.games import Game, MatrixGame
+from nashjax.games import EmbeddingGame, Game, LowRankGame, MatrixGame
 from nashjax.games.matrix import as_floating, as_real_array, check_square
 from nashjax.problem import RegularizedGame
+from nashjax.pytree import Classes
 
 NOT_A_GAME = "is not a preference game; allowed is P + P^T = 1, P in [0, 1]"
 SUM_TOLERANCE = 1e-6
@@ -35,6 +36,7 @@ class Inputs(NamedTuple):
       reference: `[*batch, n]`, None for uniform.
       initial: `[*batch, n]`, None for the reference.
       tol: `[*batch]`.
+      classes: of the game, and of what else is compiled for.
 
     The batch shapes differ but broadcast with each other; nothing is copied to make them equal.
     """
@@ -44,11 +46,16 @@ class Inputs(NamedTuple):
     reference: jax.Array | None
     initial: jax.Array | None
     tol: jax.Array
+    classes: Classes
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The shape that all batch shapes broadcast to."""
         return _broadcast(batch_shapes(self).values())
+
+    def run_by(self, algorithm: object) -> Inputs:
+        """The same, for programs that no other class of algorithm shares."""
+        return self._replace(classes=Classes.of(self.game, algorithm))
 
     def prepare(self) -> tuple[RegularizedGame, jax.Array, jax.Array]:
         """Turn the games actions first and judge them; traceable.
@@ -143,6 +150,7 @@ def as_inputs(
         reference=None if reference is None else as_policy("reference", reference, game, validate=validate),
         initial=None if initial is None else as_policy("initial", initial, game, validate=validate),
         tol=cast(tol, dtype),
+        classes=Classes.of(game),
     )
     shapes = batch_shapes(inputs)
     try:
@@ -150,6 +158,7 @@ def as_inputs(
     except ValueError:
         found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items() if shape)
         raise ValueError(f"batch shapes do not broadcast: {found}; allowed are shapes that numpy broadcasts") from None
+    _check_answers(game, dtype, inputs.batch_shape)
     if validate and not in_place:
         check_game(game)
     return inputs
@@ -221,14 +230,41 @@ def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
     payoff_scale = None
     if isinstance(game, MatrixGame):
         game, payoff_scale = game.preferences, game.payoff_scale
-    elif not isinstance(game, (jax.Array, np.ndarray)) and isinstance(game, Game):
-        return game
-    preferences = as_real_array("game", game)
+    elif not isinstance(game, (jax.Array, np.ndarray)) and hasattr(game, "payoffs"):
+        _check_attributes(game)
+        return game  # pyright: ignore[reportReturnType]
+    preferences = as_real_array("game", game)  # pyright: ignore[reportArgumentType]
     check_square(preferences.shape, "game")
     if not (in_place or isinstance(preferences, jax.Array)):
         with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
             preferences = jnp.asarray(preferences)
     return MatrixGame(as_floating(preferences), payoff_scale)
+
+
+def _check_attributes(game: Any) -> None:
+    """Raise ValueError where a game of another class than ours lacks what `Game` asks for."""
+    missing = [name for name in ("num_actions", "batch_shape") if not hasattr(game, name)]
+    if missing:
+        raise ValueError(
+            f"game: {type(game).__name__} has no {' and no '.join(missing)}; allowed is what nashjax.Game describes"
+        )
+
+
+def _check_answers(game: Any, dtype: jnp.dtype, batch: tuple[int, ...]) -> None:
+    """Raise ValueError where a game of another class than ours does not answer policies `[n, *batch]` by their like."""
+    if isinstance(game, (MatrixGame, EmbeddingGame, LowRankGame)):
+        return
+    asked, name = (game.num_actions, *batch), type(game).__name__
+    try:
+        answer = jax.eval_shape(game.payoffs, jax.ShapeDtypeStruct(asked, dtype)).shape
+    except (TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"game: {name}.payoffs fails for weights {list(asked)}: {reason}") from error
+    if answer != asked:
+        raise ValueError(
+            f"game: {name}.payoffs answers weights {list(asked)} with an array {list(answer)}; allowed is one of the "
+            "same shape, actions first"
+        )
 
 
 def _cast_in_place(x: ArrayLike, dtype: jnp.dtype) -> jax.Array:
@@ -261,6 +297,7 @@ def batch_shapes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
         "reference": before_actions(inputs.reference),
         "initial": before_actions(inputs.initial),
         "tol": inputs.tol.shape,
+        "classes": (),
     }
 
 
@@ -339,7 +376,7 @@ def place_name(name: str, index: tuple[int, ...]) -> str:
     return name + (str(list(index)) if index else "")
 
 
-_all_valid = jax.jit(lambda game: jnp.all(game.is_valid()))
+_all_valid = jax.jit(lambda game, classes: jnp.all(game.is_valid()))
 
 
 def check_game(game: Game) -> None:
@@ -347,7 +384,7 @@ def check_game(game: Game) -> None:
     if not hasattr(game, "is_valid") or not is_concrete(game):
         return
     with jax.ensure_compile_time_eval():  # a concrete game can also stand inside a trace
-        if bool(_all_valid(game)):
+        if bool(_all_valid(game, Classes.of(game))):
             return
         bad = tuple(int(i) for i in np.argwhere(~to_host(game.is_valid()))[0])  # pyright: ignore
         here = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(game))

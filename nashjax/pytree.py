@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import jax
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """Classes as a pytree without leaves, so that programs compiled for one of them never serve another.
+
+    Users register games and methods of their own with `jax.tree_util.register_dataclass`, whose structures jaxlib can
+    take for each other (see `register_dataclass`); beside them in the arguments of a compiled function this keeps them
+    apart.
+    """
+
+    classes: tuple[type, ...] = ()
+
+    @classmethod
+    def of(cls, *values: object) -> Classes:
+        """Those of some values and of the dataclasses that they are made of."""
+        return cls(tuple(_classes(values)))
+
+
+def _classes(values: Iterable[object]) -> Iterator[type]:
+    for value in values:
+        yield type(value)
+        if dataclasses.is_dataclass(value):
+            yield from _classes(vars(value).values())
+
+
+jax.tree_util.register_pytree_node(Classes, lambda kept: ((), kept.classes), lambda classes, _: Classes(classes))
 
 
 def register_dataclass(cls: type[T]) -> type[T]:

@@ -97,7 +97,7 @@ def solve(
     is_spread = not on_cores and spread.is_spread(*arguments)
     # Then the matrices are read where they lie, and checked in passing, while they are in the cache.
     in_place = on_cores or is_spread
-    inputs = as_inputs(*arguments, validate=validate, in_place=in_place)
+    inputs = as_inputs(*arguments, validate=validate, in_place=in_place).run_by(algorithm)
     betas = beta_kinds(beta, inputs.beta.dtype)
     if not in_place:
         return _solve(inputs, algorithm, max_queries, block_size, betas)
@@ -148,7 +148,7 @@ def solve_path(
     _check_algorithm(algorithm)
     if not isinstance(max_queries, Tracer):
         _check_integer("max_queries", max_queries, 1)
-    inputs = as_path_inputs(game, betas, reference, initial, tol, validate=validate)
+    inputs = as_path_inputs(game, betas, reference, initial, tol, validate=validate).run_by(algorithm)
     kinds = beta_kinds(betas, inputs.beta.dtype)
     if not spread.is_spread(game, betas, reference, initial, tol):
         return _solve_path(inputs, algorithm, max_queries, kinds)
@@ -204,7 +204,7 @@ def trajectory(
     """
     _check_algorithm(algorithm, allow_none=False)
     _check_integer("num_steps", num_steps, 0)
-    return _trajectory(as_inputs(game, beta, reference, initial), algorithm, num_steps)
+    return _trajectory(as_inputs(game, beta, reference, initial).run_by(algorithm), algorithm, num_steps)
 
 
 def _check_algorithm(algorithm: object, *, allow_none: bool = True) -> None:
@@ -212,6 +212,11 @@ def _check_algorithm(algorithm: object, *, allow_none: bool = True) -> None:
         return
     if isinstance(algorithm, type) or not (hasattr(algorithm, "init") and hasattr(algorithm, "step")):
         raise ValueError(f"algorithm: is {algorithm!r}; allowed are instances such as nashjax.NashMP()")
+    name = type(algorithm).__name__
+    if not hasattr(algorithm, "queries_per_step"):
+        raise ValueError(f"algorithm: {name} has no queries_per_step; allowed is the most queries that one step asks")
+    if any(leaf is algorithm for leaf in jax.tree.leaves(algorithm)):
+        raise ValueError(f"algorithm: {name} is not a pytree; allowed are dataclasses registered with jax")
 
 
 def _check_integer(name: str, value: Any, low: int) -> None:

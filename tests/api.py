@@ -60,7 +60,11 @@ def table(name: str) -> str:
     lines = [f"## `{prefix.rstrip('.')}`", "", "| name | what it is |", "| --- | --- |"]
     for member in sorted(public.__all__, key=str.lower):
         value = getattr(public, member)
-        first = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+        is_value = not inspect.ismodule(value) and not callable(value)  # whose docstring is that of its type
+        summary = "" if is_value else inspect.getdoc(value) or ""
+        if is_value:
+            summary = f"`{', '.join(map(repr, value)) if isinstance(value, dict) else repr(value)}`"
+        first = summary.split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
         shown = f"{member} (below)" if inspect.ismodule(value) else signature(member, value)
         lines.append(f"| `{shown}` | {first} |".replace("|`", "| `"))
     return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ def fast() -> str:
     """Settings of XLA that spend little on making programs fast that run once.
 
     Most of the time of the tests is compilation, which takes 0.4 of the time so. To test with the settings that users
-    have, set XLA_FLAGS to nothing.
+    have, set XLA_FLAGS to nothing; what hangs on the last digits of float32 is (the mark `compiled_as_by_users`).
     """
     flags = "--xla_backend_optimization_level=0"
     for path in Path(jaxlib.__file__).parent.glob("*jax_common*"):

@@ -384,7 +384,17 @@ def test_averages_keep_their_bounds():
     assert (matching <= 1.5 / (t + 1)).all()  # not proved; 1.14 at most in 96 games and 4000 steps
 
 
-@pytest.mark.parametrize("method", ALGORITHMS[3:], ids=name)
+@pytest.mark.parametrize(
+    "method",
+    [
+        # Averages are sums, whose last digits hang on how they are compiled.
+        pytest.param(
+            method, marks=pytest.mark.compiled_as_by_users if name(method) in ("SelfPlayMWU", "PredictiveRM") else ()
+        )
+        for method in ALGORITHMS[3:]
+    ],
+    ids=name,
+)
 def test_nothing_breaks_at_the_edges(method):
     """Float32, betas from 0 to 1, an excluded action and one hardly allowed: no NaN, and certificates that are true."""
     game, _, reference = all_kinds(6, 1, [0.0])

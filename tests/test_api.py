@@ -13,7 +13,8 @@ import pytest
 
 PAGE = Path(__file__).resolve().parents[1] / "API.md"
 NEEDS = {"stochastic": "optax", "lm": "tokenizers", "ranking": "pandas", "plotting": "matplotlib"}
-EXAMPLES = ("solve", "games.matrix", "games.embedding", "games.low_rank", "games.random", "metrics", "sweeps.run")
+GAMES = tuple(f"games.{name}" for name in ("base", "matrix", "embedding", "low_rank", "random"))
+EXAMPLES = ("solve", *GAMES, "metrics", "sweeps.run")
 
 
 @pytest.mark.parametrize("name", api.MODULES)

@@ -207,7 +207,10 @@ def test_memory_is_that_of_features_and_a_tile():
         (lambda: nj.games.EmbeddingGame(jnp.ones((1, 3)), jnp.zeros((3, 3))), "features: has shape [1, 3]; allowed is"),
         (lambda: nj.games.EmbeddingGame(jnp.ones((5, 3)), jnp.zeros((2, 2))), "skew: has shape [2, 2]; allowed beside"),
         (lambda: nj.games.EmbeddingGame(jnp.ones((4, 5, 3)), jnp.zeros((3, 3))), "is [1, 3, 3], or with their batch"),
-        (lambda: nj.games.EmbeddingGame(jnp.ones((5, 3)), jnp.eye(3)), "game: skew[0, 0] is 1.0 and skew[0, 0] is 1.0"),
+        (
+            lambda: nj.games.EmbeddingGame(jnp.ones((5, 3)), jnp.eye(3)),
+            "game: skew[0, 0] is 1.0; allowed is 0 on",
+        ),
         (
             lambda: nj.games.EmbeddingGame(jnp.ones((5, 3)).at[3, 1].set(jnp.inf), jnp.zeros((3, 3))),
             "game: features[3, 1] is inf; allowed are finite numbers",

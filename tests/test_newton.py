@@ -44,6 +44,7 @@ def test_random_games_at_any_beta():
         assert (again <= 1e-14 + 1e-28 / betas).all()
 
 
+@pytest.mark.compiled_as_by_users
 def test_in_float32_every_game_converges_or_stalls():
     """The small version of benchmarks/robustness.py in float32; what is said to be converged is, in float64."""
     n, tol = 10, 1e-6
@@ -107,6 +108,7 @@ def test_many_hard_games_are_finished_in_chunks():
     np.testing.assert_array_equal(whole.queries[*hard.T], alone.queries)
 
 
+@pytest.mark.compiled_as_by_users
 def test_in_float32_what_newton_cannot_solve_ends_in_a_status():
     P = nj.games.random_game(jax.random.key(2), 20, (8,)).preferences.astype(jnp.float32)
     betas = jnp.array([1e-2, 1e-4, 1e-6])[:, None]

@@ -50,7 +50,7 @@ def sweep(
         typer.Option(
             parser=number_option(1, whole=True, high=LARGEST_CHUNK),
             metavar="INTEGER",
-            help="Games solved together and written to one file; default 65536, fewer of more than 16 actions.",
+            help="Games solved together and written to one file; default 65536, fewer with over 16 actions.",
         ),
     ] = None,
     x64: Double = False,
@@ -76,7 +76,8 @@ def sweep(
     Stopped or killed at any moment and started again in the same way, it goes on and ends with the same files. The
     Python documentation of nashjax.sweeps says what is in them; sha256sum -c *.sha256 checks them.
 
-    Several processes that share OUTPUT_DIR share the work: each solves chunks of its own on its own devices.
+    Several processes share the work, and OUTPUT_DIR, when each is told of the others (--distributed, or --coordinator,
+    --num-processes and --process-id): each solves chunks of its own on its own devices.
 
     Exit code 0: all games solved; 1: some not to the tolerance; 2: an input cannot be used, or the disk is full.
     """
@@ -90,7 +91,8 @@ def sweep(
             source = folder
         else:
             if num_actions is None or num_games is None:
-                raise BadInput("--input: is missing; give that, or --num-actions and --num-games of games to draw")
+                missing = [name for name in ("--num-actions", "--num-games") if drawing[name] is None]
+                raise BadInput(f"{' and '.join(missing)}: missing, to draw games; or give --input DIR, games to read")
             if kind is not None and kind not in KINDS:
                 raise bad_input("--kind", quoted(kind), f"are {', '.join(KINDS)}")
             source = nj.sweeps.RandomGames(kind or "gaussian", num_actions, num_games, seed or 0)
@@ -100,7 +102,7 @@ def sweep(
         if distributed or len(missing) < len(by_hand):
             if missing and not distributed:
                 raise BadInput(f"{missing[0]}: is missing; allowed are all of {', '.join(by_hand)}, or --distributed")
-            _join(coordinator, num_processes, process_id)
+            _join("--distributed" if distributed else "--coordinator", coordinator, num_processes, process_id)
 
         def warn(sentence: str) -> None:
             print(f"warning: {sentence}", file=sys.stderr)
@@ -118,8 +120,8 @@ def sweep(
         raise typer.Exit(0 if done.converged else NOT_CONVERGED)
 
 
-def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def _join(option: str, coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     try:
         nj.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
-        raise BadInput(f"--distributed: cannot join the other processes: {visible(str(error))}") from None
+        raise BadInput(f"{option}: cannot join the other processes: {visible(str(error))}") from None

@@ -122,6 +122,8 @@ class EmbeddingGame:
             return found
         i = tuple(int(k) for k in np.unravel_index(np.argmax(excess), excess.shape))
         j = (*i[:-2], i[-1], i[-2])
+        if i == j:
+            return f"skew{list(i)} is {self.skew[i]}; allowed is 0 on the diagonal"
         return (
             f"skew{list(i)} is {self.skew[i]} and skew{list(j)} is {self.skew[j]}; "
             "allowed are skew-symmetric matrices, S[i, j] = -S[j, i]"

@@ -22,8 +22,8 @@ class LowRankGame:
     """Preference games `P = 1/2 + L R^T - R L^T` given by two factors (spec 1); a query costs `O(n r)`.
 
     Whether every entry of `P` lies in [0, 1] cannot be found in `O(n r)`, so it is not looked for: with factors that
-    are too large the "game" is one of skew-symmetric payoffs `P - 1/2`, which has an equilibrium and a certificate too,
-    in the units of those payoffs, but its entries are not probabilities.
+    are too large the "game" is one of skew-symmetric payoffs `P - 1/2`. Certificates hold for it, too, but the steps of
+    first-order methods are made for margins within 1/2, and solves can end as `Status.MAX_QUERIES`: scale the factors.
 
     Attributes:
       left: `L`, `[*batch, n, r]`, float, `n >= 2`, `r >= 1`.

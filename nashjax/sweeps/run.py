@@ -79,7 +79,7 @@ def sweep(
     `nashjax.sweeps.load` reads it, also while the sweep is at work.
 
     In a run of several processes (`jax.distributed`) each calls this with the same arguments and a directory that
-    they share, and solves every so manieth chunk on its own devices.
+    they share, and solves its share of the chunks on its own devices.
 
     Args:
       source: the path of a folder of `.npz` files (in the order of their names, each as `nashjax solve` reads it), a
@@ -88,8 +88,8 @@ def sweep(
       output: the directory, made if it is not there.
       beta: regularisation, one number >= 0.
       tol: exploitability to reach, one number >= 0.
-      chunk_size: games solved together, one shard; by default 65,536, or fewer of more than 16 actions. Consecutive
-        games of another size begin another chunk.
+      chunk_size: games solved together, one shard; by default 65,536, or fewer where games have more than 16 actions.
+        Consecutive games of another size begin another chunk.
       dtype: float32 or float64 (which needs `jax_enable_x64`); default that of jax.
       progress: whether to draw a progress line, where the standard error is a terminal.
       notify: called with a sentence for each damaged shard.
