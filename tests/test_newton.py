@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from test_data import every_set, load, solve_all
 
 import nashjax as nj
