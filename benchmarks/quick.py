@@ -15,8 +15,8 @@ FLOORS = (
     (Case("textbook", "textbook fixed", 3, 65536, 0.1), 4.0),
     (Case("textbook", "textbook fixed", 10, 4096, 0.1), 1.8),
     (Case("textbook", "textbook fixed", 10, 16384, 0.01), 5.0),
-    (Case("textbook", "textbook fixed", 100, 1024, 0.01), 20.0),
-    (Case("textbook", "textbook adaptive", 100, 1024, 0.01), 3.5),
+    (Case("textbook", "textbook fixed", 100, 1024, 0.01), 15.0),
+    (Case("textbook", "textbook adaptive", 100, 1024, 0.01), 3.0),
     (Case("bootstrap-exact", "numpy newton", 59, 1000, 0.01), 10.0),
     (Case("plain", "highs", 100, 1000, 0.0), 5.0),
 )
