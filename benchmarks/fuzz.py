@@ -1,6 +1,6 @@
 """A million random games: whether one is said to be solved that is not, and how many are not solved.
 
-Run `python -m benchmarks.fuzz` in the project's folder (about half an hour on two cores; `--games 20000` for a quick
+Run `python -m benchmarks.fuzz` in the project's folder (compilation alone takes some minutes; `--games 3000` for a
 look, which writes nothing). Writes `fuzz.json` into benchmarks/results and prints its tables. Every game that
 `nashjax.solve` says has converged is looked at again by plain numpy in float64, by another formula.
 """

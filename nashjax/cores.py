@@ -35,7 +35,8 @@ MOST_BLOCKS = 64
 CALL = 0.5
 """What one more part costs, in blocks: the call of its program, and a chunk of unfinished games that is not full."""
 WIDE = {"xla_cpu_prefer_vector_width": 512}
-"""Compiler options for a processor: vectors as wide as it has them, where XLA would halve them. Saves a sixth."""
+"""Compiler options for a processor: vectors as wide as it has them, where XLA would halve them. Saves a sixth
+(with AVX-512)."""
 ALONE = WIDE | {"xla_cpu_multi_thread_eigen": False}
 """The same for a program beside which others run: products of matrices keep to one core."""
 

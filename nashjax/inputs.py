@@ -55,7 +55,7 @@ class Inputs(NamedTuple):
 
     def run_by(self, algorithm: object) -> Inputs:
         """The same, for programs that no other class of algorithm shares."""
-        return self._replace(classes=Classes.of(self.game, algorithm))
+        return self._replace(classes=self.classes.beside(algorithm))
 
     def prepare(self) -> tuple[RegularizedGame, jax.Array, jax.Array]:
         """Turn the games actions first and judge them; traceable.

@@ -18,7 +18,7 @@ MOST_ELIMINATED = 16
 KRYLOV_DIMENSION = 32
 """Vectors that GMRES keeps, for games without a matrix."""
 MOST_RESTARTS = 500
-"""Of GMRES, which needs about `|weight S A S|` queries for each digit: some ten at beta 0.1, some thousands at 1e-3."""
+"""Of GMRES, whose queries grow with `|weight S A S|`: of one game of 300 actions 22 at beta 0.1, 1,600 at 1e-3."""
 RESIDUAL = {"float64": 1e-12, "float32": 1e-6}
 """What GMRES goes to, relative to the right-hand side."""
 LARGEST_RESIDUAL = 1e-3

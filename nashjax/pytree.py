@@ -25,14 +25,20 @@ class Classes:
     @classmethod
     def of(cls, *values: object) -> Classes:
         """Those of some values and of the dataclasses that they are made of."""
-        return cls(tuple(_classes(values)))
+        return cls(tuple(found for value in values for found in _classes(value)))
+
+    def beside(self, *values: object) -> Classes:
+        """These, and those of further values."""
+        return Classes(self.classes + Classes.of(*values).classes)
 
 
-def _classes(values: Iterable[object]) -> Iterator[type]:
-    for value in values:
-        yield type(value)
-        if dataclasses.is_dataclass(value):
-            yield from _classes(vars(value).values())
+def _classes(value: object) -> Iterator[type]:
+    yield type(value)
+    if dataclasses.is_dataclass(value):
+        for field in vars(value).values():
+            # Not of arrays: whose they are, numpy's or jax's, makes no other program.
+            if dataclasses.is_dataclass(field) and not isinstance(field, type):
+                yield from _classes(field)
 
 
 jax.tree_util.register_pytree_node(Classes, lambda kept: ((), kept.classes), lambda classes, _: Classes(classes))

@@ -126,11 +126,9 @@ def solve_spread(solve: Callable[[Inputs, Any], T], inputs: Inputs, others: Any,
 
 def check_statuses(game: Game, status: jax.Array) -> None:
     """Raise ValueError, naming the first of the games whose status is INVALID; all processes call it together."""
-    if status.size and not bool(jnp.any(status == Status.INVALID)):
+    if not bool(jnp.any(status == Status.INVALID)):
         return
     found = np.argwhere(to_host(status) == Status.INVALID)
-    if not len(found):
-        return
     bad = tuple(int(i) for i in found[0][status.ndim - len(game.batch_shape) :])
 
     def of_bad_game(leaf: jax.Array) -> np.ndarray | None:

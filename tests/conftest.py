@@ -35,7 +35,7 @@ def group(nodeid: str) -> str:
 
 
 class ByGroup(LoadScopeScheduling):
-    """Not `--dist loadgroup`, whose groups pytest 9.2 does not see."""
+    """By `group`: the marks `xdist_group` of pytest-xdist 3.8 are not seen by pytest 9.2."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group(nodeid)

@@ -51,8 +51,8 @@ def load(data: Path, name: str) -> tuple[np.ndarray, dict]:
     return read.preferences, answers
 
 
-every_set = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in SETS])
-"""One process for all tests of a data set, which share one program: see `solve_all`."""
+every_set = pytest.mark.parametrize("name", SETS)
+"""All tests of a data set run in one process (`conftest.py`) and share one program: see `solve_all`."""
 
 
 def solve_all(P: np.ndarray, answers: dict, tol: float) -> tuple[np.ndarray, nj.Solution]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import nashjax as nj
+from nashjax.pytree import Classes
 
 register = functools.partial(jax.tree_util.register_dataclass, data_fields=["u"], meta_fields=[])
 
@@ -98,3 +99,9 @@ def test_what_is_missing_is_named():
     Method.queries_per_step = 1  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ValueError, match="algorithm: Method is not a pytree"):
         nj.solve(jnp.full((2, 2), 0.5), 0.1, algorithm=Method())  # pyright: ignore[reportArgumentType]
+
+
+def test_numpy_and_jax_arrays_share_a_program():
+    P = np.full((2, 2), 0.5)
+    assert Classes.of(nj.MatrixGame(P)) == Classes.of(nj.MatrixGame(jnp.asarray(P)))  # pyright: ignore
+    assert Classes.of(own_game(ranked(1.0))) != Classes.of(own_game(ranked(1.0)))

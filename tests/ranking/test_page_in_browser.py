@@ -19,8 +19,6 @@ from nashjax.files.errors import visible
 from nashjax.ranking.page import render_page
 from tests.ranking.pages import COLUMNS, HOSTILE, PLAIN, drawn_content, hostile_contents
 
-pytestmark = pytest.mark.xdist_group("page")  # one browser
-
 
 @pytest.fixture(scope="module")
 def contents() -> dict[str, Any]:
