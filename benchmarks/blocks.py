@@ -1,7 +1,7 @@
 """How many games to solve together: the time of a game against the size of the blocks.
 
 Run `python -m benchmarks.blocks` in the project's folder (minutes on 2 cores). Writes `blocks.json` into the folder
-`--output`, by default benchmarks/results; `--table` prints the table of benchmarks/README.md from it.
+`--output`, by default benchmarks/results.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 import nashjax as nj
-from benchmarks.record import RESULTS, read_rows, write_results
+from benchmarks import tables
+from benchmarks.record import RESULTS, write_results
 
 ABOUT = (
     "Microseconds for a game of AdaptiveNashMP, float32, `gaussian` games, tol 1e-6, median of 3 compiled runs. "
@@ -55,27 +56,14 @@ def study() -> list[dict[str, object]]:
     return rows
 
 
-def table(rows: list[dict[str, object]]) -> str:
-    """One line a case, one column a block size."""
-    names = list(dict.fromkeys([*SIZES, 0, "default"]))
-    heads = ["all" if name == 0 else str(name) for name in names]
-    lines = ["| n | games | beta | " + " | ".join(heads) + " |", "| --- " * (3 + len(names)) + "|"]
-    for n, num_games, beta in CASES:
-        found = {row["block_size"]: row["microseconds"] for row in rows if row["n"] == n}
-        cells = [f"{found[name]:.3g}" if name in found else "" for name in names]
-        lines.append("| " + " | ".join([str(n), str(num_games), f"{beta:g}", *cells]) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Run the study from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
-    parser.add_argument("--table", action="store_true", help="print the table of the file, measure nothing")
     options = parser.parse_args()
-    if not options.table:
-        print("written to", write_results("blocks", ABOUT, study(), options.output))
-    print(table(read_rows("blocks", options.output)))
+    rows = study()
+    print(tables.blocks(rows))
+    print("written to", write_results("blocks", ABOUT, rows, options.output))
 
 
 if __name__ == "__main__":

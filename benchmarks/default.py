@@ -1,8 +1,7 @@
 """Where the default of `solve` changes methods, and what each method alone would have cost.
 
 Run `python -m benchmarks.default` in the project's folder (about 10 minutes on 2 cores); `--actions 10 --output .` for
-a quick look; `--table` prints the table of benchmarks/README.md from the file. Writes `default.json` into the
-folder `--output`, by default benchmarks/results.
+a quick look. Writes `default.json` into the folder `--output`, by default benchmarks/results.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import jax
 import numpy as np
 
 import nashjax as nj
-from benchmarks.record import RESULTS, read_rows, write_results
+from benchmarks import tables
+from benchmarks.record import RESULTS, write_results
 
 ABOUT = (
     "Microseconds for a game, median of 3 runs after compilation, of AdaptiveNashMP alone (at most 20,000 queries), of "
@@ -56,36 +56,17 @@ def row(n: int, dtype: str, tol: float, beta: float) -> dict[str, object]:
     return found
 
 
-def table(rows: list[dict[str, object]]) -> str:
-    """One line a setting, one column a beta: adaptive / newton / default, brackets around what left games unsolved."""
-
-    def cell(entry: dict[str, object]) -> str:
-        return " / ".join(
-            f"({entry[method]:.3g})" if entry[f"{method}_unsolved"] else f"{entry[method]:.3g}" for method in METHODS
-        )
-
-    lines = ["| n | dtype | tol | " + " | ".join(f"beta = {beta:g}" for beta in BETAS) + " |"]
-    lines.append("| --- " * (3 + len(BETAS)) + "|")
-    settings = dict.fromkeys((entry["n"], entry["dtype"], entry["tol"]) for entry in rows)
-    for setting in settings:
-        cells = [cell(entry) for entry in rows if (entry["n"], entry["dtype"], entry["tol"]) == setting]
-        lines.append("| " + " | ".join([*map(str, setting), *cells]) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Run the study from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--actions", default="10,50,200", help=f"numbers of actions among {sorted(GAMES)}")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
-    parser.add_argument("--table", action="store_true", help="print the table of the file, measure nothing")
     options = parser.parse_args()
-    if not options.table:
-        jax.config.update("jax_enable_x64", True)
-        actions = [int(n) for n in options.actions.split(",")]
-        rows = [row(n, dtype, tol, beta) for n in actions for dtype, tol in SETTINGS for beta in BETAS]
-        print("written to", write_results("default", ABOUT, rows, options.output))
-    print(table(read_rows("default", options.output)))
+    jax.config.update("jax_enable_x64", True)
+    actions = [int(n) for n in options.actions.split(",")]
+    rows = [row(n, dtype, tol, beta) for n in actions for dtype, tol in SETTINGS for beta in BETAS]
+    print(tables.default(rows))
+    print("written to", write_results("default", ABOUT, rows, options.output))
 
 
 if __name__ == "__main__":

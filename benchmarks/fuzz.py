@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import nashjax as nj
-from benchmarks.record import RESULTS, read_rows, write_results
+from benchmarks import tables
+from benchmarks.record import RESULTS, write_results
 from nashjax.games.random import KINDS
 
 ABOUT = (
@@ -137,33 +138,15 @@ def add(
         cell["statuses"][nj.Status(int(number)).name] += 1
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Share of games that did not converge, by actions and beta."""
-    cells = {(r["dtype"], r["n"], r["beta"]): r for r in rows if "n" in r}
-    betas = [f"1e{size}" for size in range(-6, 0)]
-    lines = ["| dtype | n | " + " | ".join(betas) + " |", "| --- " * (2 + len(betas)) + "|"]
-    for dtype in ("float32", "float64"):
-        for n in SHARES:
-            shown = [f"{100 * cells[dtype, n, beta]['share']:.3g}" for beta in betas]
-            lines.append(f"| {dtype} | {n} | " + " | ".join(shown) + " |")
-    found = [r for r in rows if "n" in r]
-    total, refuted = (sum(r[name] for r in found) for name in ("games", "refuted"))
-    return "\n".join([*lines, f"{total} games, {refuted} refuted"])
-
-
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--games", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", action="store_true", help="print the table of the file, measure nothing")
     arguments = parser.parse_args()
-    if arguments.table:
-        print(table(read_rows("fuzz")))
-        return
     jax.config.update("jax_enable_x64", True)
     rows = measure(arguments.games, arguments.seed)
-    print(table(rows))
+    print(tables.fuzz(rows))
     if arguments.games >= 1_000_000:
         print(write_results("fuzz", ABOUT, rows, RESULTS))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 import nashjax as nj
+from benchmarks import tables
 from benchmarks.record import RESULTS, write_results
 from nashjax.ranking import Battles, rank
 
@@ -134,31 +134,17 @@ def measure(setting: Setting, arenas: int, bootstrap: int, seed: int) -> dict[st
     return row
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows for benchmarks/README.md."""
-    lines = ["| arenas | beta | payoff | the leader's | mass | rank | median width |", "| --- " * 7 + "|"]
-    for row in rows:
-        shares = " | ".join(f"{100 * row[name]:.1f} %" for name in ("payoff", "leader", "mass", "rank"))
-        lines.append(f"| {row['name']} | {row['beta']:g} | {shares} | {row['width']:.3f} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
-    """Run the study, or print its table again."""
+    """Run the study from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arenas", type=int, default=200)
     parser.add_argument("--bootstrap", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", action="store_true", help="print the table of the file")
     arguments = parser.parse_args()
-    path = RESULTS / "intervals.json"
-    if arguments.table:
-        print(table(json.loads(path.read_text(encoding="utf-8"))["rows"]))
-        return
     jax.config.update("jax_enable_x64", True)
     rows = [measure(setting, arguments.arenas, arguments.bootstrap, arguments.seed) for setting in SETTINGS]
     write_results("intervals", ABOUT, rows, RESULTS)
-    print(table(rows))
+    print(tables.intervals(rows))
 
 
 if __name__ == "__main__":

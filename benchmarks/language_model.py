@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.tables import interval
 from benchmarks.record import RESULTS, describe_machine
 from nashjax import lm
 from nashjax.problem import RegularizedGame
@@ -262,14 +263,6 @@ def tune(methods: list[str], workers: int) -> dict[str, dict[str, float]]:
 def tuned() -> dict[str, dict[str, float]]:
     """The settings that were found."""
     return json.loads(TUNING.read_text(encoding="utf-8"))["settings"]
-
-
-def interval(rows: list[dict[str, Any]]) -> tuple[float, float, float]:
-    """Mean of the exploitability over runs, and half its 95 % interval (Student's), and the largest."""
-    values = np.array([row["exploitability"] for row in rows])
-    factor = {1: np.nan, 2: 12.71, 3: 4.30, 4: 3.18}.get(len(values), 2.0)
-    half = factor * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return float(values.mean()), float(half), float(values.max())
 
 
 def summarise(rows: list[dict[str, Any]]) -> str:

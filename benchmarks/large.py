@@ -1,7 +1,7 @@
 """Games of very many actions without a matrix: time, memory, and the share of the machine's matrix product.
 
 Run `python -m benchmarks.large` in the project's folder (some minutes, Linux; `--quick` a tenth of the actions). Writes
-`large.json` into benchmarks/results; `--table` prints it. Each case runs in a process of its own.
+`large.json` into benchmarks/results. Each case runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import nashjax as nj
-from benchmarks.record import RESULTS, markdown, read_rows, write_results
+from benchmarks import tables
+from benchmarks.record import RESULTS, write_results
 
 ABOUT = (
     "float32, uniform reference; features and factors whose mean is not 0, so that some actions are better than "
@@ -122,35 +123,14 @@ def peak_megabytes() -> float:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 
-COLUMNS = {
-    "game": "{kind}",
-    "actions": "{actions:,}",
-    "features or rank": "{width}",
-    "beta": "{beta}",
-    "seconds": "{seconds:.3g}",
-    "with compilation": "{first_seconds:.3g}",
-    "queries": "{queries}",
-    "a query": "{query_seconds:.2g} s",
-    "of the product's rate": "{product_share:.0%}",
-    "peak memory": "{peak_mb} MB",
-    "exploitability": "{exploitability:.2g}",
-    "in float64": "{exploitability_float64:.2g}",
-    "from the dense answer": "{distance_to_dense:.1g}",
-}
-
-
 def main() -> None:
     """Measure every case in a process of its own."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the actions; writes nothing")
-    parser.add_argument("--table", action="store_true", help="print the table of the file, measure nothing")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case is not None:
         print(json.dumps(measure(Case(**arguments.case))))
-        return
-    if arguments.table:
-        print(markdown(read_rows("large"), COLUMNS))
         return
     rows = []
     for case in CASES:
@@ -160,6 +140,7 @@ def main() -> None:
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(ended.stdout))
         print(rows[-1], flush=True)
+    print(tables.large(rows))
     if not arguments.quick:
         print(write_results("large", ABOUT, rows, RESULTS))
 

@@ -1,4 +1,4 @@
-"""The rows of `peers.json` as markdown tables, one for each group."""
+"""The rows of `peers.json` as tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import statistics
 from typing import Any
 
+GROUPS = ("root-finders", "logit", "plain", "bootstrap-exact", "bootstrap", "textbook")
+"""Those with a table of their own; `grid` has another."""
 HEAD = (
     "peer",
     "n",
@@ -24,22 +26,36 @@ HEAD = (
 )
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Tables with one line for each peer, size, beta and number of games; kinds of games are brought together."""
-    parts = []
-    for group in dict.fromkeys(row["group"] for row in rows):
-        chosen = sorted((row for row in rows if row["group"] == group), key=place)
-        kinds = ", ".join(f"`{kind}`" for kind in dict.fromkeys(row["kind"] for row in chosen))
-        lines = [line(list(same)) for _, same in itertools.groupby(chosen, key=place)]
-        text = [
-            f"### {group} ({kinds} games)",
-            "",
-            markdown(HEAD),
-            markdown(["---"] * len(HEAD)),
-            *map(markdown, lines),
-        ]
-        parts.append("\n".join(text))
-    return "\n\n".join(parts)
+def table(rows: list[dict[str, Any]], group: str) -> str:
+    """One line for each peer, size, beta and number of games of a group; kinds of games are brought together."""
+    here = sorted((row for row in rows if row["group"] == group), key=place)
+    lines = [line(list(same)) for _, same in itertools.groupby(here, key=place)]
+    return "\n".join(map(markdown, [HEAD, ["---"] * len(HEAD), *lines]))
+
+
+def ratios_over_sizes(rows: list[dict[str, Any]]) -> str:
+    """The group `grid`: for each peer and beta how many times its time for a game is this library's."""
+    here = [row for row in rows if row["group"] == "grid"]
+    cases = sorted({(row["n"], row["batch"]) for row in here})
+    found: dict[tuple[str, float], dict[tuple[int, int], str]] = {}
+    for row in here:
+        found.setdefault((row["peer"], row["beta"]), {})[row["n"], row["batch"]] = ratio_or_outcome(row)
+    heads = [f"n = {n}, {batch} game{'s' if batch > 1 else ''}" for n, batch in cases]
+    lines = [[peer, f"{beta:g}", *(cells.get(case, "") for case in cases)] for (peer, beta), cells in found.items()]
+    return "\n".join(map(markdown, [["peer", "beta", *heads], ["---"] * (2 + len(heads)), *lines]))
+
+
+def ratio_or_outcome(row: dict[str, Any]) -> str:
+    if "ratio" not in row:
+        return row["outcome"]
+    unsolved = f" ({100 * row['unsolved']:.3g} %)" if row["unsolved"] else ""
+    return f"{row['ratio']:.3g}{unsolved}{'' if row['as_accurate'] else ' *'}"
+
+
+def chosen(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The rows that the table of a name, `peers-GROUP`, shows; all rows for other names."""
+    group = name.removeprefix("peers-")
+    return [row for row in rows if row["group"] == group] if group != name else rows
 
 
 def place(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,8 +1,8 @@
 """This library beside other solvers: time for each game, accuracy reached, share of games unsolved.
 
 Run `python -m benchmarks.peers` in the project's folder, with the extra `peers` installed; `--group`, `--peers`,
-`--actions`, `--batch`, `--betas` choose a part of it, `--append` keeps what the file has of the rest, and `--table`
-prints the file as tables. Writes `peers.json` into the folder `--output`, by default benchmarks/results.
+`--actions`, `--batch`, `--betas` choose a part of it, and `--append` keeps what the file has of the rest. Writes
+`peers.json` into the folder `--output`, by default benchmarks/results.
 
 Each case is one peer on games of one size and beta, in a process of its own that is ended after `--limit` seconds for
 each kind of games. It solves the games with the peer, checks the answers, finds the largest `tol` at which this library
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import importlib.metadata
 import itertools
 import json
@@ -31,7 +32,6 @@ import numpy as np
 
 import nashjax as nj
 from benchmarks.peer_solvers import PEERS, Peer, Task, exploitability, newton_with_continuation, numpy_newton
-from benchmarks.peer_table import table
 from benchmarks.record import RESULTS, write_results
 
 ABOUT = (
@@ -137,9 +137,6 @@ def main() -> None:
         run_case(Case(**json.loads(options.case)), options.limit)
         return
     path = options.output / "peers.json"
-    if options.table:
-        print(table(json.loads(path.read_text(encoding="utf-8"))["rows"]))
-        return
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if options.append and path.exists() else []
     tried: list[tuple[Case, bool]] = []
     for case in choose_cases(options):
@@ -148,7 +145,7 @@ def main() -> None:
         version = importlib.metadata.version(PEERS[case.peer].package)
         for kind, outcome in outcomes.items():
             identity = dataclasses.asdict(case) | {"kind": kind}
-            row = identity | {"version": version} | outcome
+            row = identity | {"version": version, "date": datetime.date.today().isoformat()} | outcome
             rows = [old for old in rows if any(old[key] != identity[key] for key in identity)] + [row]
             print(json.dumps(row), flush=True)
         write_results("peers", ABOUT, rows, options.output)
@@ -165,7 +162,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=120, help="seconds for a case, and for each kind of games in it")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
     parser.add_argument("--append", action="store_true", help="keep the rows of the file that are not measured again")
-    parser.add_argument("--table", action="store_true", help="print the tables of the file, measure nothing")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     return parser.parse_args()
 

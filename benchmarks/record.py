@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,17 @@ def describe_machine() -> dict[str, Any]:
         "jax": jax.__version__,
         "python": platform.python_version(),
         "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+        "processor": processor(),
         "cpu_cores": os.cpu_count(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def processor() -> str:
+    """The name that the processor gives itself, where Linux tells."""
+    path = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.*)$", path.read_text(), re.MULTILINE) if path.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def write_results(study: str, about: str, rows: list[dict[str, Any]], folder: Path) -> Path:
@@ -45,16 +54,3 @@ def read_rows(study: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
     """The rows of `STUDY.json`."""
     return json.loads((folder / f"{study}.json").read_text(encoding="utf-8"))["rows"]
 
-
-def markdown(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
-    """A table of the rows: for each column its title, and what `str.format` makes of a row; empty where that fails."""
-    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-    for row in rows:
-        cells = []
-        for shown in columns.values():
-            try:
-                cells.append(shown.format(**row))
-            except (KeyError, IndexError):
-                cells.append("")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)

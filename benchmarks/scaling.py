@@ -1,7 +1,7 @@
 """Weak and strong scaling over devices and processes, and the communication counted from the compiled programs.
 
 Run `python -m benchmarks.scaling` in the project's folder (minutes; simulated devices on a processor). Writes
-`scaling.json` into benchmarks/results; `--table` prints it. Each case runs in processes of its own.
+`scaling.json` into benchmarks/results. Each case runs in processes of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.record import RESULTS, markdown, read_rows, write_results
+from benchmarks import tables
+from benchmarks.record import RESULTS, write_results
 
 ABOUT = (
     "Simulated devices on a processor, float32, `gaussian` games, beta 0.01, tol 1e-6, median of 5 compiled solves. "
@@ -116,34 +117,20 @@ def run_case(study: str, processes: int, devices: int) -> dict[str, Any]:
     return json.loads(ended[0].splitlines()[-1])
 
 
-COLUMNS = {
-    "study": "{study}",
-    "processes": "{processes}",
-    "devices": "{devices}",
-    "games": "{games:,}",
-    "seconds": "{seconds:.3g}",
-    "in the loop": "{in_loop[operations]} operations, {in_loop[bytes]:,} bytes",
-    "outside": "{outside[operations]} operations, {outside[bytes]:,} bytes",
-}
-
-
 def main() -> None:
     """Measure every case."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="print the table of the file, measure nothing")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case is not None:
         print(json.dumps(measure(*arguments.case)))
-        return
-    if arguments.table:
-        print(markdown(read_rows("scaling"), COLUMNS))
         return
     rows = []
     for study in STUDIES:
         for processes, devices in LAYOUTS:
             rows.append(run_case(study, processes, devices))
             print(rows[-1], flush=True)
+    print(tables.scaling(rows))
     print(write_results("scaling", ABOUT, rows, RESULTS))
 
 

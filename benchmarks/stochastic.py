@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 import nashjax as nj
+from benchmarks import tables
 from benchmarks.record import RESULTS, write_results
 from nashjax import stochastic as st
 
@@ -231,20 +232,6 @@ def show(part: str, method: str, row: dict[str, Any], rate: float | None = None)
     return row
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Setting S: the best learning rate of each method."""
-    lines = ["| method | " + " | ".join(f"beta = {beta}" for beta in BETAS) + " |", "| --- " * (1 + len(BETAS)) + "|"]
-    for name in dict.fromkeys(row["method"] for row in rows):
-        cells = []
-        for beta in BETAS:
-            tries = [row for row in rows if row["method"] == name and row["beta"] == beta]
-            best = min(tries, key=lambda row: row["exploitability"])
-            rate = f", rate {best['learning_rate']}" if best["learning_rate"] else ""
-            cells.append(f"{best['exploitability']:.2g} ({best['low']:.2g} to {best['high']:.2g}{rate})")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Exploitability against comparisons."""
     import matplotlib as mpl
@@ -287,7 +274,7 @@ def main() -> None:
     if not set(methods) <= set(names):
         parser.error(f"--methods: allowed are {'; '.join(names)}")
     if options.setting:
-        print(table(tune(methods)))
+        print(tables.stochastic(tune(methods)))
         return
     path = options.output / "stochastic.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
@@ -307,7 +294,7 @@ def main() -> None:
         }[part]()
         rows = kept + new
         print("written to", write_results("stochastic", ABOUT, rows, options.output))
-    print(table([row for row in rows if row["part"] == "tune"]))
+    print(tables.stochastic(rows))
     draw([row for row in rows if row["part"] == "budget"], options.output / "stochastic.png")
 
 

@@ -2,13 +2,12 @@
 
 Run `python -m benchmarks.throughput` in the project's folder (minutes; the picture needs the extra `plot`). Measures on
 whatever jax runs on and writes `throughput_DEVICE.json` and `.png` into the folder `--output`, by default
-benchmarks/results; `--table` prints the tables of benchmarks/README.md from a file of that name.
+benchmarks/results.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import nashjax as nj
+from benchmarks import tables
 from benchmarks.record import RESULTS, write_results
 
 ABOUT = (
@@ -125,32 +125,17 @@ def cache_bytes() -> dict[str, int]:
     return sizes
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """One line a case."""
-    names = ("n", "games", "us", "games_per_s", "queries", "flops_share", "bytes_share")
-    limits = rows[0]
-    lines = [
-        f"Ceilings: {limits['flops_per_s'] / 1e9:.4g} Gflop/s, {limits['bytes_per_s'] / 1e9:.3g} GB/s.",
-        "",
-        "| " + " | ".join(names) + " |",
-        "| --- " * len(names) + "|",
-    ]
-    return "\n".join(lines + ["| " + " | ".join(f"{row[name]:.5g}" for name in names) + " |" for row in rows[1:]])
-
-
 def main() -> None:
     """Run the study from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
-    parser.add_argument("--table", action="store_true", help="print the table of the file, measure nothing")
     options = parser.parse_args()
     device = jax.devices()[0].device_kind
     path = options.output / f"throughput_{device.lower().replace(' ', '_')}.json"
-    if not options.table:
-        rows = study()
-        write_results(path.stem, ABOUT, rows, options.output)
-        draw(rows, path.with_suffix(".png"), device)
-    print(table(json.loads(path.read_text(encoding="utf-8"))["rows"]))
+    rows = study()
+    print(tables.throughput(rows))
+    draw(rows, path.with_suffix(".png"), device)
+    print("written to", write_results(path.stem, ABOUT, rows, options.output))
 
 
 if __name__ == "__main__":
