@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -80,6 +82,7 @@ class _Run:
         policy = self.policy
         return {
             "model": [describe(_fingerprint(x)) for x in (policy.decoder, policy.params)],
+            "structure": [_structure(x) for x in (policy.decoder, policy.params)],
             "tokens": [policy.tokenizer.vocabulary_size, *policy.stop, *policy.forbidden, policy.template],
             "method": describe(self.method),
             "prompts": describe(list(self.prompts)),
@@ -190,9 +193,9 @@ def _to_end(
         state = _as_state(state, found["state"])
         calls, totals = int(found["calls"]), Totals(*map(float, found["totals"]))
     writes = jax.process_index() == 0
-    file = RecordFile(folder / METRICS if folder is not None and writes else None, done)
+    # With an even number, making its record is what has failed: one that is there was not saved.
+    file = RecordFile(folder / METRICS if folder is not None and writes else None, (number - 1) // 2)
     due = run.record_steps
-    # With an even number, making its record is what has failed.
     recorded, stopped = done if number % 2 else -1, False
 
     def save(after_record: bool) -> None:
@@ -247,7 +250,7 @@ def _make_step(run: _Run, state: LearnerState, done: int, totals: Totals) -> tup
             "learning rate may help"
         )
     drawn = int(np.asarray(question.actions.mask).sum() + np.asarray(question.opponents.mask).sum())
-    return state, outcome.size, totals.add(*looks, drawn, time.perf_counter() - start)
+    return state, outcome.size, totals.add(*looks[:-1], drawn, time.perf_counter() - start)
 
 
 def _compare(run: _Run, prompts: list[str], actions: Tokens, opponents: Tokens) -> np.ndarray:
@@ -328,6 +331,12 @@ def _as_state(like: LearnerState, leaves: dict[str, Any]) -> LearnerState:
 def _fingerprint(tree: Any) -> list[Any]:
     """Shapes, and the first numbers of each array: to tell models apart, not to guard them."""
     return [[list(x.shape), str(x.dtype), np.asarray(x.reshape(-1)[:4], np.float32)] for x in jax.tree.leaves(tree)]
+
+
+def _structure(tree: Any) -> str:
+    """A hash of what a model has beside its arrays, such as the scale of its adapters."""
+    said = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(tree)))  # where things lie in memory
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _checked(

@@ -21,6 +21,7 @@ import pytest
 import nashjax as nj
 from nashjax import lm
 from nashjax.stochastic import CheckpointError
+from nashjax.stochastic.checkpoint import Checkpoints
 from tests.lm.small import frozen, small_policy
 
 PROMPTS = ["a", "ab", "ca", "bbb"]
@@ -225,6 +226,34 @@ def test_an_evaluation_that_fails_is_made_again(tmp_path):
     assert resumed.history[0]._replace(tokens_per_second=0) == whole.history[0]._replace(tokens_per_second=0)
 
 
+def test_a_record_that_was_written_and_not_saved_is_made_once(tmp_path, monkeypatch):
+    """A first run could not evaluate and left a checkpoint of that step; a second one was killed behind its record."""
+    options = {"held_out": HELD_OUT, "num_steps": 4, "num_records": 2, "output": tmp_path}
+
+    def failing(prompts, responses, opponents):
+        if set(prompts) <= set(HELD_OUT):
+            raise OSError("no")
+        return lm.RewardJudge(count_c)(prompts, responses, opponents)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self, number, state):
+        raise Killed
+
+    with pytest.raises(lm.JudgeError, match="no"):
+        train(judge=failing, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", killed)
+        with pytest.raises(Killed):
+            train(**options)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    learnt = train(**options)
+    assert [record.step for record in learnt.history] == [2, 4]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4]
+
+
 @pytest.mark.parametrize("answer", [1.7, float("nan"), "good", None])
 def test_answers_that_are_no_probability_stop_a_run(answer):
     with pytest.raises(lm.JudgeError):
@@ -236,6 +265,7 @@ def test_answers_that_are_no_probability_stop_a_run(answer):
     [
         {"policy": even_policy(seed=1)},
         {"policy": even_policy(width=8)},
+        {"policy": even_policy(rope_base=500.0)},
         {"prompts": [*PROMPTS, "c"]},
         {"beta": 0.2},
         {"num_steps": 5},
@@ -243,7 +273,7 @@ def test_answers_that_are_no_probability_stop_a_run(answer):
         {"accumulate": 2},
         {"method": lm.make_method("self_play", prompts_per_step=2, samples_per_prompt=2)},
     ],
-    ids=["weights", "shape", "prompts", "beta", "steps", "key", "accumulate", "method"],
+    ids=["weights", "shape", "rotation", "prompts", "beta", "steps", "key", "accumulate", "method"],
 )
 def test_the_folder_of_another_run_is_refused(finished, other):
     with pytest.raises(CheckpointError, match=r"the run in .* had"):
@@ -302,8 +332,18 @@ def test_bad_arguments_are_refused(options, message):
 
 def test_a_run_that_goes_astray_says_so():
     method = lm.make_method(prompts_per_step=2, samples_per_prompt=2, learning_rate=1e38)
-    with pytest.raises(FloatingPointError, match=r"step 2: .* is not finite; a smaller learning rate may help"):
+    with pytest.raises(FloatingPointError, match=r"step 1: .* is not finite; a smaller learning rate may help"):
         train(method=method)
+
+
+def test_weights_that_are_no_numbers_are_neither_recorded_nor_saved(tmp_path):
+    """Also after the last step, which no other follows that would show it."""
+    broken = optax.stateless(lambda updates, params: jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), updates))
+    method = lm.make_method(prompts_per_step=2, samples_per_prompt=2, optimizer=broken)
+    with pytest.raises(FloatingPointError, match=r"step 1: .*'weight_norm': nan.* is not finite"):
+        train(method=method, num_steps=1, num_records=1, output=tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
 
 
 def test_a_tournament_goes_straight_into_solve():
