@@ -11,7 +11,7 @@ import optax
 
 from nashjax.lm.decoding import Tokens, generate
 from nashjax.lm.game import LanguageGame
-from nashjax.lm.sharding import whole
+from nashjax.lm.sharding import split_weights, whole
 from nashjax.stochastic.methods import LearnerState, PolicyMethod
 from nashjax.stochastic.methods.base import Question
 from nashjax.stochastic.policies import Params
@@ -34,7 +34,7 @@ class Looks(NamedTuple):
 @functools.partial(jax.jit, static_argnames="method")
 def init(game: LanguageGame, method: PolicyMethod, key: jax.Array) -> LearnerState:
     """The first state of a method."""
-    return method.init(game, key)  # pyright: ignore[reportArgumentType]
+    return split_weights(method.init(game, key), game.mesh)  # pyright: ignore[reportArgumentType]
 
 
 @jax.jit
@@ -106,7 +106,7 @@ def learn(
 
         total, _ = jax.lax.scan(add, empty, parts)
         gradient, looks = jax.tree.map(lambda x: x / accumulate, total)
-    state = method.update(state, gradient, progress)
+    state = split_weights(method.update(state, gradient, progress), game.mesh)
     looks = looks._replace(gradient_norm=optax.tree.norm(gradient), weight_norm=optax.tree.norm(state.params))
     return state, whole(looks, game.mesh)
 

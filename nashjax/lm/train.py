@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from nashjax.lm import step as steps
 from nashjax.lm.decoding import Tokens
@@ -23,7 +23,7 @@ from nashjax.lm.judges.base import ask_rows
 from nashjax.lm.methods import DEFAULT, make_method
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.records import Rate, Record, RecordFile, Totals
-from nashjax.lm.sharding import check_mesh, to_all_processes, to_mesh
+from nashjax.lm.sharding import check_mesh, to_all_processes, to_mesh, whole
 from nashjax.progress import progress_line
 from nashjax.solve import LARGEST_INT
 from nashjax.stochastic.arguments import at_least, positive
@@ -316,10 +316,13 @@ def _on_mesh(run: _Run, key: jax.Array) -> jax.Array:
 
 def _to_save(run: _Run, state: LearnerState, calls: int, totals: Totals) -> dict[str, Any]:
     leaves: Any = jax.tree.leaves(state)
-    if run.game.mesh is not None:  # no process may hold but a part
-        leaves = jax.jit(lambda x: x, out_shardings=NamedSharding(run.game.mesh, PartitionSpec()))(leaves)
+    if run.game.mesh is not None:  # a process may hold but a part; one by one, as all of them may not fit a device
+        leaves = [np.asarray(_whole(leaf, run.game.mesh)) for leaf in leaves]
     named = {str(index): leaf for index, leaf in enumerate(leaves)}
     return {"state": named, "calls": np.int64(calls), "totals": np.array(totals)}
+
+
+_whole: Any = jax.jit(whole, static_argnums=1)
 
 
 def _as_state(like: LearnerState, leaves: dict[str, Any]) -> LearnerState:

@@ -397,6 +397,55 @@ SHARDED = """
 """
 
 
+SPLIT = """
+    import sys
+    root, output = sys.argv[1:]
+    import jax
+    jax.config.update("jax_num_cpu_devices", 2)
+    sys.path.insert(0, root)
+    from tests.lm.test_train import *
+    from nashjax.lm.game import LanguageGame
+    from nashjax.lm import step as steps
+
+    mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    policy = small_policy(width=64, mlp_width=256, spread=1.0)
+    method = lm.make_method("two_average", prompts_per_step=2, samples_per_prompt=2)
+
+    def run(judge=None, **options):
+        return train(policy, method=method, mesh=mesh, judge=judge, num_steps=3, **options)
+
+    def shardings(tree):
+        return [x.sharding.spec for x in jax.tree.leaves(tree)]
+
+    game = LanguageGame.of(policy, policy.encode(PROMPTS, 3), 0.1, 3, mesh)
+    first, whole = steps.init(game, method, jax.random.key(0)), run()
+    split = [any(spec) for spec in shardings(first.params)]
+    assert any(split) and not all(split)
+    for tree in (first.average, first.roles.center, first.optimizer[0].mu, first.optimizer[0].nu):
+        assert shardings(tree) == shardings(first.params)
+    assert shardings(whole.state) == shardings(first)
+
+    def failing(*texts, asked=[]):
+        asked.append(texts)
+        if len(asked) == 3:
+            raise OSError("no")
+        return count_c(*texts)
+
+    try:
+        run(lm.RewardJudge(failing), output=output)
+    except lm.JudgeError:
+        assert same(run(output=output).state, whole.state)
+        print("resumed")
+"""
+
+
+def test_what_learns_is_split_as_the_weights_are_from_the_first_step_on(tmp_path):
+    """Otherwise a device would hold the whole of an optimiser, and a resumed run compile to another program."""
+    arguments = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SPLIT), str(ROOT), str(tmp_path / "run")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "resumed\n"), done.stderr
+
+
 def two_processes(folder):
     """What two processes of two devices each print; both compile with the same settings as this one."""
     port = str(20_000 + os.getpid() % 20_000)
