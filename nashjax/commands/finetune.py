@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nashjax import lm
 
 RUN_FILE, WEIGHTS_FILE = "run.json", "weights.npz"
+_ADDRESSES = ("http://", "https://")
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 10, 32
 
 _Count = number_option(1, whole=True)
@@ -288,9 +289,11 @@ def make_judge(text: str, model: str | None, output: Path | None) -> Iterator[lm
     """The judge that an option names."""
     from nashjax import lm
 
+    if model is not None and not text.startswith(_ADDRESSES):
+        raise bad_input("--judge-model", quoted(model), "is the model of an address, given with --judge URL")
     if text == "demo":
         yield lm.DemoJudge()
-    elif text.startswith(("http://", "https://")):
+    elif text.startswith(_ADDRESSES):
         if model is None:
             raise BadInput("--judge-model: is missing; the address is asked for a model by its name")
         with lm.HttpJudge(text, model, cache=None if output is None else output / "judge.sqlite3") as judge:
@@ -383,6 +386,9 @@ def _library_errors() -> Iterator[None]:
         raise BadInput(visible(str(error))) from None
     except (ValueError, FloatingPointError) as error:
         raise BadInput(visible(str(error))) from None
+    except OSError as error:
+        where = "a file" if error.filename is None else str(error.filename)
+        raise BadInput(visible(f"{where}: cannot be read or written: {error.strerror or error}")) from None
     except RuntimeError as error:
         if type(error).__name__ != "JudgeError":
             raise

@@ -18,6 +18,8 @@ SMALLEST = 2**14
 
 def check_mesh(mesh: Mesh, rows: int, accumulate: int) -> None:
     """Raise ValueError unless a mesh has the axes of `AXES` and its devices divide the prompts of a micro-batch."""
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh: is a {type(mesh).__name__}; allowed are meshes of jax, such as jax.make_mesh makes")
     if not set(mesh.axis_names) <= set(AXES):
         raise ValueError(f"mesh: has axes {mesh.axis_names}; allowed are {AXES}")
     if rows % (mesh.size * accumulate):

@@ -26,7 +26,7 @@ from nashjax.lm.records import Rate, Record, RecordFile, Totals
 from nashjax.lm.sharding import check_mesh, to_all_processes, to_mesh, whole
 from nashjax.progress import progress_line
 from nashjax.solve import LARGEST_INT
-from nashjax.stochastic.arguments import at_least, positive
+from nashjax.stochastic.arguments import at_least, positive, random_key
 from nashjax.stochastic.checkpoint import Checkpoints, describe
 from nashjax.stochastic.methods import LearnerState, PolicyMethod
 from nashjax.stochastic.policies import Params
@@ -370,6 +370,7 @@ def _checked(
     ):
         at_least(name, value, least)
     positive("beta", beta)
+    random_key("key", key)
     if isinstance(method, str):
         method = make_method(method)
     if not isinstance(method, PolicyMethod) or method.samples_per_context is None or method.exact:

@@ -33,6 +33,7 @@ class Checkpoints:
 
     Raises:
       ImportError: orbax is not installed.
+      CheckpointError: the folder cannot be made.
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any]):
@@ -45,7 +46,10 @@ class Checkpoints:
         if Path(folder).exists() and not Path(folder).is_dir():
             raise CheckpointError(f"checkpoint: {folder} is a file; allowed are folders")
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        try:
+            self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        except OSError as error:
+            raise CheckpointError(f"checkpoint: {folder} cannot be made ({error.strerror or error})") from error
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """The last checkpoint, None if there is none.

@@ -305,6 +305,12 @@ def test_weights_come_back_and_those_of_another_model_do_not(tmp_path):
     lm.save_weights(tmp_path / "more.npz", {"a": policy.params, "b": jnp.ones(1)})
     with pytest.raises(CheckpointError, match="which the model has not"):
         lm.load_weights(tmp_path / "more.npz", {"a": policy.params})
+    np.save(tmp_path / "one.npy", np.ones(2))
+    with pytest.raises(CheckpointError, match=r"one\.npy cannot be read"):
+        lm.load_weights(tmp_path / "one.npy", policy.params)
+    lm.save_weights(tmp_path / "nan.npz", {"a": jnp.array([1.0, jnp.nan])})
+    with pytest.raises(CheckpointError, match=r"has \['a'\] with entries that are not finite"):
+        lm.load_weights(tmp_path / "nan.npz", {"a": jnp.ones(2)})
     (tmp_path / "broken.npz").write_bytes(b"PK nothing")
     with pytest.raises(CheckpointError, match="cannot be read"):
         lm.load_weights(tmp_path / "broken.npz", policy.params)
@@ -323,6 +329,9 @@ def test_weights_come_back_and_those_of_another_model_do_not(tmp_path):
         ({"prompts": ["a" * 14]}, r"prompts\[0\]: has 14 tokens; allowed are 1 to 13"),
         ({"held_out": [""]}, r"prompts\[0\]: has 0 tokens"),
         ({"answer_length": 0}, "answer_length: is 0"),
+        ({"key": 0}, r"key: is 0; allowed are jax random keys, such as jax\.random\.key\(0\)"),
+        ({"mesh": 2}, "mesh: is a int; allowed are meshes of jax"),
+        ({"output": Path(__file__) / "run"}, "checkpoint: .* cannot be made "),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
@@ -362,6 +371,9 @@ def test_a_tournament_goes_straight_into_solve():
     assert nj.solve(found.preferences, 0.01).policy[1] > 0.9
     with pytest.raises(ValueError, match="entrants: are 1"):
         lm.evaluate({"first": entrants["first"]}, HELD_OUT, lm.DemoJudge(), answer_length=3, key=jax.random.key(0))
+    broken = entrants | {"broken": (policy, jax.tree.map(lambda x: x * jnp.nan, policy.params))}
+    with pytest.raises(FloatingPointError, match=r"entrants\['broken'\]: the log-probabilities .* are not finite"):
+        lm.evaluate(broken, HELD_OUT, lm.DemoJudge(), answer_length=3, key=jax.random.key(0))
     bad: Any = entrants | {"x": "y"}
     with pytest.raises(ValueError, match=r"entrants\['x'\]: is a str"):
         lm.evaluate(bad, HELD_OUT, lm.DemoJudge(), answer_length=3, key=jax.random.key(0))
