@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +25,7 @@ from nashjax.lm.sharding import check_mesh, to_all_processes, to_mesh, whole
 from nashjax.progress import progress_line
 from nashjax.solve import LARGEST_INT
 from nashjax.stochastic.arguments import at_least, positive, random_key
-from nashjax.stochastic.checkpoint import Checkpoints, describe
+from nashjax.stochastic.checkpoint import Checkpoints, describe, describe_model
 from nashjax.stochastic.methods import LearnerState, PolicyMethod
 from nashjax.stochastic.policies import Params
 
@@ -81,8 +79,7 @@ class _Run:
         """What makes this run what it is, for its checkpoints."""
         policy = self.policy
         return {
-            "model": [describe(_fingerprint(x)) for x in (policy.decoder, policy.params)],
-            "structure": [_structure(x) for x in (policy.decoder, policy.params)],
+            "model": describe_model((policy.decoder, policy.params)),
             "tokens": [policy.tokenizer.vocabulary_size, *policy.stop, *policy.forbidden, policy.template],
             "method": describe(self.method),
             "prompts": describe(list(self.prompts)),
@@ -329,17 +326,6 @@ def _as_state(like: LearnerState, leaves: dict[str, Any]) -> LearnerState:
     old, structure = jax.tree.flatten(like)
     found = [jax.device_put(leaves[str(index)], leaf.sharding) for index, leaf in enumerate(old)]
     return jax.tree.unflatten(structure, found)
-
-
-def _fingerprint(tree: Any) -> list[Any]:
-    """Shapes, and the first numbers of each array: to tell models apart, not to guard them."""
-    return [[list(x.shape), str(x.dtype), np.asarray(x.reshape(-1)[:4], np.float32)] for x in jax.tree.leaves(tree)]
-
-
-def _structure(tree: Any) -> str:
-    """A hash of what a model has beside its arrays, such as the scale of its adapters."""
-    said = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(tree)))  # where things lie in memory
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _checked(
