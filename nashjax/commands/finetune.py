@@ -35,7 +35,11 @@ def finetune(
     gguf: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights in a GGUF file, instead.")] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.jsonl", help='A line for each prompt, {"prompt": "..."}; not needed with tiny.'),
+        typer.Option(
+            metavar="FILE.jsonl",
+            help='A line for each prompt, {"prompt": "..."}; one in ten, at most 32, is kept for win rates and not '
+            "learnt from. Not needed with tiny.",
+        ),
     ] = None,
     judge: Annotated[
         str,
@@ -117,16 +121,13 @@ def finetune(
         policy = _policy(settings) if listed is None else listed.policy
         texts = read_prompts(prompts) if prompts is not None else []
         held_out = texts[::_HELD_OUT_SHARE][:_MOST_HELD_OUT] if len(texts) > 1 else []
-        training = [text for text in texts if text not in set(held_out)] or texts
-        if listed is not None:
-            training = listed.prompts
-        options: dict[str, Any] = {"all_pairs": not demo}
+        training = [text for text in texts if text not in held_out] if listed is None else listed.prompts
         chosen = lm.make_method(
             method or lm.DEFAULT_METHOD,
             prompts_per_step=prompts_per_step or min(8, len(training)),
             samples_per_prompt=samples or (64 if demo else 4),
             learning_rate=learning_rate,
-            **options,
+            all_pairs=not demo,
         )
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
