@@ -6,6 +6,9 @@ import math
 import operator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 
 def at_least(name: str, value: Any, least: int) -> None:
     """Raise ValueError unless the value is an integer >= least."""
@@ -32,3 +35,14 @@ def number(name: str, value: Any, least: float = 0.0, most: float = math.inf, *,
 def positive(name: str, value: Any, most: float = math.inf) -> None:
     """Raise ValueError unless the value is a finite number > 0, at most `most`."""
     number(name, value, 0.0, most, open_at=0.0)
+
+
+def random_key(name: str, value: Any) -> None:
+    """Raise ValueError unless the value is one jax random key, of either kind."""
+    good = isinstance(value, jax.Array)
+    if good and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        good = value.shape == ()
+    elif good:
+        good = value.dtype == jnp.uint32 and value.ndim == 1  # as `jax.random.PRNGKey` makes them
+    if not good:
+        raise ValueError(f"{name}: is {value!r}; allowed are jax random keys, such as jax.random.key(0)")

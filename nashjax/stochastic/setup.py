@@ -18,7 +18,7 @@ from nashjax.inputs import as_policy, is_concrete
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
 from nashjax.solve import LARGEST_INT
-from nashjax.stochastic.arguments import at_least
+from nashjax.stochastic.arguments import at_least, random_key
 from nashjax.stochastic.checkpoint import describe, describe_code
 from nashjax.stochastic.methods import Method
 from nashjax.stochastic.oracles import PreferenceOracle
@@ -189,8 +189,7 @@ def make_setup(
         )
     if not is_concrete((oracle, policy, beta, reference, key)):
         raise ValueError("train: is called inside of jit, vmap or grad; allowed are arguments that are not traced")
-    if not _is_key(key):
-        raise ValueError(f"key: is {key!r}; allowed are jax random keys, such as jax.random.key(0)")
+    random_key("key", key)
 
     batch, contexts, n = tuple(oracle.batch_shape), oracle.num_contexts, oracle.num_actions
     contextual = bool(getattr(oracle, "contextual", contexts > 1))
@@ -229,14 +228,6 @@ def _split(name: str, x: Any) -> tuple[Any, Any]:
         return x, None
     _check_hashable(name, x)
     return (), x
-
-
-def _is_key(key: Any) -> bool:
-    if not isinstance(key, jax.Array):
-        return False
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key.shape == ()
-    return key.dtype == jnp.uint32 and key.ndim == 1  # as `jax.random.PRNGKey` makes them
 
 
 def _check_protocol(name: str, x: Any, protocol: type, such_as: str) -> None:
