@@ -28,7 +28,8 @@ ABOUT = (
     "excluded. Of four games one stays as drawn, one has a duplicated action, one probabilities rounded to quarters "
     "and one to 0, 1/2 and 1 (exact ties). refuted: games said to have converged whose exploitability, computed by "
     "numpy, is more than the tolerance and the documented rounding, the distances that they are squares of added up; "
-    "worst: their largest exploitability, in tolerances. share: of games that did not converge; statuses: how these ended."
+    "worst: their largest exploitability, in tolerances. share: of games that did not converge; statuses: how these "
+    "ended."
 )
 TOL = 1e-6
 SHARES = {2: 0.12, 3: 0.15, 5: 0.2, 8: 0.2, 16: 0.18, 32: 0.1, 64: 0.05}
