@@ -14,9 +14,9 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import linear, problem, simplex
+from nashjax.arguments import as_floating, check_policy
 from nashjax.games import Game
-from nashjax.games.matrix import as_floating
-from nashjax.inputs import Inputs, as_inputs, as_policy, check_policy
+from nashjax.inputs import Inputs, as_inputs, as_policy
 
 __all__ = [
     "Uniqueness",

@@ -1,4 +1,4 @@
-"""What is wrong with the arrays that games without a matrix are made of."""
+"""What is wrong with the arrays that games are made of, in sentences that name the entry."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+from nashjax.arguments import first_index
 
 
 def check_factor(name: str, array: Any, allowed: str, least: int = 2) -> bool:
@@ -30,5 +33,21 @@ def describe_not_finite(name: str, array: jax.Array) -> str | None:
     bad = ~np.isfinite(np.asarray(array))
     if not bad.any():
         return None
-    index = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
+    index = first_index(bad)
     return f"{name}{list(index)} is {array[index]}; allowed are finite numbers"
+
+
+def describe_not_skew(name: str, array: ArrayLike, allowed: ArrayLike) -> str | None:
+    """The entry that is farthest from `A[i, j] = -A[j, i]`, in words; None if none is farther than allowed."""
+    A = np.asarray(array)
+    excess = np.abs(A + np.swapaxes(A, -1, -2))
+    if (excess <= allowed).all():
+        return None
+    i = tuple(int(k) for k in np.unravel_index(np.argmax(excess), excess.shape))
+    j = (*i[:-2], i[-1], i[-2])
+    if i == j:
+        return f"{name}{list(i)} is {A[i]}; allowed is 0 on the diagonal"
+    return (
+        f"{name}{list(i)} is {A[i]} and {name}{list(j)} is {A[j]}; "
+        "allowed are skew-symmetric matrices, A[i, j] = -A[j, i]"
+    )

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from nashjax.arguments import check_number
 from nashjax.progress import progress_line
-from nashjax.stochastic.arguments import number
 from nashjax.stochastic.checkpoint import Checkpoints
 from nashjax.stochastic.methods import LearnerState, Method, StochasticNashMP
 from nashjax.stochastic.oracles import PreferenceOracle
@@ -110,7 +110,7 @@ def train(
         oracle, beta, method, num_comparisons, key, reference, policy, num_records, evaluation_comparisons
     )
     if tol is not None:
-        number("tol", tol)
+        check_number("tol", tol)
     if tol is not None and not setup.knows_matrix:
         raise ValueError(f"tol: is {tol}, but {type(oracle).__name__} knows no matrix; allowed is None")
     saved = None if checkpoint is None else Checkpoints(checkpoint, setup.settings())
