@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from nashjax.arguments import place_name
 from nashjax.cores import traces_constants
 from nashjax.games import Game, MatrixGame
-from nashjax.games.matrix import SYMMETRY_TOLERANCE
+from nashjax.games.matrix import SYMMETRY_TOLERANCE, product
 from nashjax.inputs import NOT_A_GAME, Inputs, batch_shapes, is_concrete, to_host
 from nashjax.pytree import register_dataclass
 from nashjax.solution import Status
@@ -191,7 +191,7 @@ class RowsOfGame:
 
     def payoffs(self, weights: jax.Array) -> jax.Array:
         """Answer one preference query `P v`: each device its rows, then one exchange of `n` numbers."""
-        own = jnp.einsum("...ij,j...->i...", self.preferences, weights, precision=jax.lax.Precision.HIGHEST)
+        own = product("...ij,j...->i...", self.preferences, weights)
         return jax.lax.all_gather(own, self.axes, axis=0, tiled=True)
 
     def prepared(self) -> tuple[RowsOfGame, jax.Array]:

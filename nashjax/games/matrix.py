@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import operator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -83,11 +84,8 @@ class MatrixGame:
         return self.preferences.shape[:-2]
 
     def payoffs(self, weights: jax.Array) -> jax.Array:
-        """Answer one preference query `P v`; see `Game.payoffs`.
-
-        Always in full precision: a certificate computed in bfloat16 or TF32 is false (spec 2).
-        """
-        answer = jnp.einsum("...ij,j...->i...", self.preferences, weights, precision=jax.lax.Precision.HIGHEST)
+        """Answer one preference query `P v`; see `Game.payoffs`."""
+        answer = product("...ij,j...->i...", self.preferences, weights)
         return simplex.materialize(answer, self.preferences)
 
     def dense(self) -> jax.Array:
@@ -176,12 +174,28 @@ class SmallGames:
         return jnp.moveaxis(self.preferences, (0, 1), (-2, -1))
 
 
+def product(subscripts: str, *arrays: jax.Array) -> jax.Array:
+    """`einsum` in full precision, always: a certificate computed in bfloat16 or TF32 is false (spec 2)."""
+    return jnp.einsum(subscripts, *arrays, precision=jax.lax.Precision.HIGHEST)
+
+
 def times(matrices: jax.Array, vectors: jax.Array) -> jax.Array:
     """The products of small matrices `[n, n, *batch]` with vectors `[n, *batch]`, all at once.
 
     Not by products of matrices: a call for each of them would take longer than the product.
     """
     return functools.reduce(operator.add, [matrices[:, j] * vectors[j] for j in range(matrices.shape[1])])
+
+
+A = TypeVar("A", jax.Array, np.ndarray)
+
+
+def half_plus(margin: A) -> A:
+    """`1/2 + margin`, the entries of an antisymmetric margin and of its mirror image summing to 1 exactly."""
+    # The larger of the two probabilities is rounded, the smaller one is its exact complement.
+    larger = 0.5 + abs(margin)
+    xp: Any = jnp if isinstance(margin, jax.Array) else np
+    return xp.where(margin >= 0, larger, 1 - larger)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax.arguments import check_choice, check_integer, check_key, check_number
-from nashjax.games.matrix import MatrixGame
+from nashjax.games.matrix import MatrixGame, half_plus, product
 
 KINDS = ("gaussian", "uniform", "tournament", "cyclic", "bradley_terry", "low_rank")
 
@@ -59,9 +59,7 @@ def random_game(
     check_choice("kind", kind, KINDS)
     check_number("scale", scale)
     margin = _margin(key, n, tuple(batch_shape), kind, scale, check_integer("rank", rank, 1))
-    # The larger of the two probabilities is rounded, the smaller one is its exact complement.
-    larger = 0.5 + jnp.abs(margin)
-    return MatrixGame(jnp.where(margin >= 0, larger, 1 - larger))
+    return MatrixGame(half_plus(margin))
 
 
 @functools.partial(jax.jit, static_argnames=("n", "batch", "kind", "rank"))
@@ -82,8 +80,8 @@ def _margin(key: jax.Array, n: int, batch: tuple[int, ...], kind: str, scale: ja
             margin = _logit_margin(rating[..., :, None] - rating[..., None, :])
         case _:  # low_rank
             blades, chests = jax.random.normal(key, (2, *batch, n, rank))
-            product = jnp.einsum("...ir,...jr->...ij", blades, chests, precision=jax.lax.Precision.HIGHEST)
-            margin = _logit_margin(scale * (product - jnp.swapaxes(product, -1, -2)) / math.sqrt(2 * rank))
+            upper = product("...ir,...jr->...ij", blades, chests)
+            margin = _logit_margin(scale * (upper - jnp.swapaxes(upper, -1, -2)) / math.sqrt(2 * rank))
     # Where two entries that should mirror each other differ by rounding, the upper one counts.
     upper = jnp.triu(margin, 1)
     return upper - jnp.swapaxes(upper, -1, -2)
