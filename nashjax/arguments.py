@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 LARGEST_INT = 2**31 - 1
 """Queries, comparisons and games are counted in int32."""
@@ -97,7 +96,7 @@ def check_square(name: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: has shape {list(shape)}; allowed are square matrices [..., n, n], n >= 2")
 
 
-def as_real_array(name: str, x: ArrayLike) -> jax.Array | np.ndarray:
+def as_real_array(name: str, x: Any) -> jax.Array | np.ndarray:
     """The argument as an array of real numbers; raises ValueError where it is none."""
     if not isinstance(x, jax.Array):
         try:

@@ -227,7 +227,7 @@ def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
     elif not isinstance(game, (jax.Array, np.ndarray)) and hasattr(game, "payoffs"):
         _check_attributes(game)
         return game  # pyright: ignore[reportReturnType]
-    preferences = as_real_array("game", game)  # pyright: ignore[reportArgumentType]
+    preferences = as_real_array("game", game)
     check_square("game", preferences.shape)
     if not (in_place or isinstance(preferences, jax.Array)):
         with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked

@@ -24,7 +24,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.colors import LinearSegmentedColormap
 except ImportError as error:
-    raise ImportError('nashjax.plotting needs matplotlib: python -m pip install "nashjax[plot]"') from error
+    raise ImportError(f'nashjax.plotting needs {error.name}: python -m pip install "nashjax[plot]"') from error
 
 from nashjax import simplex
 from nashjax.arguments import check_all, check_choice, check_integer, check_policy, check_positive, shown

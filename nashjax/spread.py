@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from nashjax.arguments import place_name
 from nashjax.cores import traces_constants
 from nashjax.games import Game, MatrixGame
-from nashjax.games.matrix import SYMMETRY_TOLERANCE, product
+from nashjax.games.faults import SYMMETRY_TOLERANCE
+from nashjax.games.matrix import product
 from nashjax.inputs import NOT_A_GAME, Inputs, batch_shapes, is_concrete, to_host
 from nashjax.pytree import register_dataclass
 from nashjax.solution import Status

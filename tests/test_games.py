@@ -10,7 +10,7 @@ from jax.core import ShapedArray
 
 import nashjax as nj
 from nashjax.games import random
-from nashjax.games.matrix import first_fault
+from nashjax.games.faults import first_fault
 from nashjax.games.random import KINDS
 
 

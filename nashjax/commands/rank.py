@@ -292,8 +292,8 @@ def _sentences(ranking: Ranking) -> Iterator[str]:
         yield f"To shrink the intervals most, compare next: {', '.join(pairs)}."
 
 
-def _listed(positions: tuple[int, ...], names: list[str], limit: int = 5) -> str:
-    if len(positions) > limit:
+def _listed(positions: tuple[int, ...], names: list[str]) -> str:
+    if len(positions) > 5:
         return f"{len(positions)} items"
     return ", ".join(names[i] for i in positions)
 

@@ -23,7 +23,8 @@ from nashjax.files.tables import (
     read_pairs,
     recognise,
 )
-from nashjax.games.matrix import Fault, first_fault, half_plus
+from nashjax.games.faults import Fault, first_fault
+from nashjax.games.matrix import half_plus
 
 FORMATS = ("array", "matrix", "pairs", "battles")
 SUFFIXES = (".npy", ".npz", ".csv")

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax.games.faults import check_factor, describe_not_finite, describe_not_skew
-from nashjax.games.matrix import SYMMETRY_TOLERANCE, product
+from nashjax.games.faults import SYMMETRY_TOLERANCE, check_factor, describe_not_finite, describe_not_skew
+from nashjax.games.matrix import product
 from nashjax.pytree import register_dataclass
 
 TILE = {"cpu": 512}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,6 +11,52 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from nashjax.arguments import first_index
+
+SYMMETRY_TOLERANCE = 1e-6
+"""How far `P + P^T` may be from 1, entry by entry (spec 2)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """The first thing found wrong with a matrix.
+
+    Attributes:
+      index: the index `(..., i, j)` of the entry.
+      found: what is there.
+      allowed: what is allowed there.
+    """
+
+    index: tuple[int, ...]
+    found: str
+    allowed: str
+
+
+def first_fault(preferences: np.ndarray) -> Fault | None:
+    """Find what keeps `[..., n, n]` preferences from being a game; None if nothing.
+
+    Looks, in this order, for an entry that is not a number, one outside [0, 1] (the first of each), and a pair
+    whose two probabilities do not sum to 1 within 1e-6 (the worst).
+    """
+    P = np.asarray(preferences)
+    # Not in place: the caller's matrix may be large, but a mask of it is needed only once something is wrong.
+    if not np.isfinite(P).all():
+        index = first_index(~np.isfinite(P))
+        return Fault(index, str(P[index]), "a finite probability")
+    if P.size and (P.min() < 0 or P.max() > 1):
+        index = first_index((P < 0) | (P > 1))
+        return Fault(index, str(P[index]), "a probability in [0, 1]")
+    excess = np.abs(P + np.swapaxes(P, -1, -2) - 1)
+    if P.size and excess.max() > SYMMETRY_TOLERANCE:
+        index = tuple(int(i) for i in np.unravel_index(np.argmax(excess), P.shape))
+        mirrored = (*index[:-2], index[-1], index[-2])
+        if index[-1] == index[-2]:
+            return Fault(index, str(P[index]), "1/2 on the diagonal")
+        return Fault(
+            index,
+            f"{P[index]}, and {P[mirrored]} at the mirrored entry, sum {P[index] + P[mirrored]}",
+            "P[i, j] + P[j, i] = 1 within 1e-6",
+        )
+    return None
 
 
 def check_factor(name: str, array: Any, allowed: str, least: int = 2) -> bool:

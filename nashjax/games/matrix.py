@@ -1,4 +1,4 @@
-"""Games given by their preference matrix, and what is wrong with a matrix that is none."""
+"""Games given by their preference matrix."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import simplex
-from nashjax.arguments import as_floating, as_real_array, check_all, check_square, first_index
-from nashjax.games.faults import describe_not_skew
+from nashjax.arguments import as_floating, as_real_array, check_all, check_square
+from nashjax.games.faults import SYMMETRY_TOLERANCE, describe_not_skew, first_fault
 from nashjax.pytree import register_dataclass
 
 MOST_SMALL = 32
 """Up to this many actions a batch of games is queried all at once; above, by a product for each game."""
-SYMMETRY_TOLERANCE = 1e-6
-"""How far `P + P^T` may be from 1, entry by entry (spec 2)."""
 
 
 @register_dataclass
@@ -138,7 +136,7 @@ class MatrixGame:
           ValueError: the game was not made by `from_payoffs`.
         """
         if self.payoff_scale is None:
-            raise ValueError("the game has no payoff units: it was not made by MatrixGame.from_payoffs")
+            raise ValueError("game: has no payoff units; allowed are games made by MatrixGame.from_payoffs")
         return (preference - 0.5) * (self.payoff_scale[..., None] if per_action else self.payoff_scale)
 
 
@@ -196,49 +194,6 @@ def half_plus(margin: A) -> A:
     larger = 0.5 + abs(margin)
     xp: Any = jnp if isinstance(margin, jax.Array) else np
     return xp.where(margin >= 0, larger, 1 - larger)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """The first thing found wrong with a matrix.
-
-    Attributes:
-      index: the index `(..., i, j)` of the entry.
-      found: what is there.
-      allowed: what is allowed there.
-    """
-
-    index: tuple[int, ...]
-    found: str
-    allowed: str
-
-
-def first_fault(preferences: np.ndarray) -> Fault | None:
-    """Find what keeps `[..., n, n]` preferences from being a game; None if nothing.
-
-    Looks, in this order, for an entry that is not a number, one outside [0, 1] (the first of each), and a pair
-    whose two probabilities do not sum to 1 within 1e-6 (the worst).
-    """
-    P = np.asarray(preferences)
-    # Not in place: the caller's matrix may be large, but a mask of it is needed only once something is wrong.
-    if not np.isfinite(P).all():
-        index = first_index(~np.isfinite(P))
-        return Fault(index, str(P[index]), "a finite probability")
-    if P.size and (P.min() < 0 or P.max() > 1):
-        index = first_index((P < 0) | (P > 1))
-        return Fault(index, str(P[index]), "a probability in [0, 1]")
-    excess = np.abs(P + np.swapaxes(P, -1, -2) - 1)
-    if P.size and excess.max() > SYMMETRY_TOLERANCE:
-        index = tuple(int(i) for i in np.unravel_index(np.argmax(excess), P.shape))
-        mirrored = (*index[:-2], index[-1], index[-2])
-        if index[-1] == index[-2]:
-            return Fault(index, str(P[index]), "1/2 on the diagonal")
-        return Fault(
-            index,
-            f"{P[index]}, and {P[mirrored]} at the mirrored entry, sum {P[index] + P[mirrored]}",
-            "P[i, j] + P[j, i] = 1 within 1e-6",
-        )
-    return None
 
 
 def _check_payoffs(A: np.ndarray, bound: np.ndarray) -> None:

@@ -52,7 +52,7 @@ class Ranking:
 
     Attributes:
       items: the `n` names.
-      beta: strength of the regularisation.
+      beta: regularisation, in units of preference.
       mass: of each item in the equilibrium.
       payoff: how often each is preferred over the equilibrium, the Nash average; 1/2 is that of the equilibrium itself.
       rank: 1 is the best; items of equal payoff share one.

@@ -24,7 +24,7 @@ from nashjax.arguments import check_integer, check_number, shown
 from nashjax.cores import num_cores
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, visible
-from nashjax.games.matrix import first_fault
+from nashjax.games.faults import first_fault
 from nashjax.inputs import as_inputs
 from nashjax.progress import progress_line
 from nashjax.solution import Solution, Status
@@ -87,8 +87,8 @@ def sweep(
         `nashjax.sweeps.RandomGames`, or an iterable of preferences `[n, n]` or `[games, n, n]` or a `MatrixGame` of
         these. An iterable is drawn from its start again when a sweep goes on, and has to give the same games.
       output: the directory, made if it is not there.
-      beta: regularisation, one number >= 0.
-      tol: exploitability to reach, one number >= 0.
+      beta: regularisation, one number >= 0, in units of preference.
+      tol: exploitability to reach, one number >= 0, in units of preference.
       chunk_size: games solved together, one shard; by default 65,536, or fewer where games have more than 16 actions.
         Consecutive games of another size begin another chunk.
       dtype: float32 or float64 (which needs `jax_enable_x64`); default that of jax.

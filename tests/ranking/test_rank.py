@@ -172,7 +172,7 @@ def test_bradley_terry_is_the_maximum_of_the_likelihood():
 def test_pairs_to_compare_next_are_those_of_finite_differences(small: Battles):
     counts = small.counts()
     P, met, beta = counts.preferences(), counts.comparisons, 0.05
-    found = compare_next(P, met, equilibrium(P, beta, np.full(5, 0.2)), beta, number=10)
+    found = compare_next(P, met, equilibrium(P, beta, np.full(5, 0.2)), beta, num=10)
 
     def payoffs(i: int, j: int, step: float) -> np.ndarray:
         moved = P.copy()
