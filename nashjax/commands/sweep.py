@@ -90,7 +90,9 @@ def sweep(
         else:
             if num_actions is None or num_games is None:
                 missing = [name for name in ("--num-actions", "--num-games") if drawing[name] is None]
-                raise BadInput(f"{' and '.join(missing)}: missing, to draw games; or give --input DIR, games to read")
+                raise BadInput(
+                    f"{' and '.join(missing)}: is missing to draw games; allowed is also --input DIR, games to read"
+                )
             kind = "gaussian" if kind is None else kind
             check_kind(kind)
             source = nj.sweeps.RandomGames(kind, num_actions, num_games, seed or 0)

@@ -14,7 +14,7 @@ import jax
 import typer
 
 from nashjax.files import BadInput
-from nashjax.files.errors import number, quoted, visible
+from nashjax.files.errors import number, quoted, unwritable, visible
 
 NOT_CONVERGED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -49,7 +49,7 @@ def put(text: str) -> None:
         # What Python still flushes at its end goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # there, whoever read it has seen enough
-            raise BadInput(f"standard output: cannot be written: {error.strerror}") from None
+            raise unwritable("standard output", error) from None
 
 
 def interruptible(work: Callable[[], _T]) -> _T:

@@ -74,7 +74,9 @@ class _MatrixOracle:
                 raise ValueError(f"game: {type(game).__name__} has no dense(); allowed are games with a matrix")
             checked = MatrixGame(checked.dense())
         if contextual and not checked.batch_shape:
-            raise ValueError("game: has no batch axis; the last one of a contextual game is that of its contexts")
+            raise ValueError(
+                "game: has no batch axis; allowed with contextual=True are games whose last one is that of contexts"
+            )
         self.game = checked.symmetrized()
         self.contextual = contextual
 
