@@ -28,8 +28,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.tables import interval
 from benchmarks.record import RESULTS, describe_machine
+from benchmarks.tables import interval
 from nashjax import lm
 from nashjax.problem import RegularizedGame
 

@@ -53,4 +53,3 @@ def write_results(study: str, about: str, rows: list[dict[str, Any]], folder: Pa
 def read_rows(study: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
     """The rows of `STUDY.json`."""
     return json.loads((folder / f"{study}.json").read_text(encoding="utf-8"))["rows"]
-

@@ -1,4 +1,4 @@
-"""The tables of benchmarks/README.md, made from the files in `results/`: `python -m benchmarks.tables` writes them anew.
+"""The tables of benchmarks/README.md from the files in `results/`: `python -m benchmarks.tables` writes them anew.
 
 One file, though long: all that is shown of the studies stands in one place, a function for each table. In the page a
 table stands between `<!-- NAME -->` and `<!-- end -->`; the line below it says what it was measured on.
@@ -246,7 +246,9 @@ def language_model(rows: list[Row]) -> str:
             mean, half, _ = interval([r for r in runs if "seconds" in r]) if runs else (np.nan,) * 3
             # Two runs have an interval that says nothing.
             cells.append("" if not runs else f"{mean:.4f}" if setting == "long" else f"{mean:.4f} ± {half:.4f}")
-        ends = [r for r in rows if (r["setting"], r["budget"], r["method"]) == ("L", 512_000, method) and "seconds" in r]
+        ends = [
+            r for r in rows if (r["setting"], r["budget"], r["method"]) == ("L", 512_000, method) and "seconds" in r
+        ]
         mean, _, worst = interval(ends)
         named = ", ".join(f"{name} {value:g}" for name, value in options.items())
         found.append((mean, [f"`{method}`", cells[0], f"{worst:.4f}", *cells[1:], named]))

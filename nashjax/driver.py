@@ -139,11 +139,19 @@ def resume(
     tol: jax.Array | float,
     max_queries: jax.Array | int,
 ) -> Outcome:
-    """Go on with another algorithm in the games `playing`; all else stays as it is. The counts go on too."""
+    """Go on with another algorithm in the games `playing`; all else stays as it is. The counts go on too.
+
+    A game that got here has been queried and is one: where this algorithm comes to what is not finite, that is its own
+    rounding, and the game has the status MAX_QUERIES, as any that it did not solve.
+    """
     left = max_queries - outcome.queries
     playing &= (outcome.status != Status.INVALID) & (left > algorithm.queries_per_step)
     ended = run(problem, algorithm, outcome.log_policy, playing, tol, left)
-    ended = ended._replace(queries=outcome.queries + ended.queries, steps=outcome.steps + ended.steps)
+    ended = ended._replace(
+        queries=outcome.queries + ended.queries,
+        steps=outcome.steps + ended.steps,
+        status=jnp.where(ended.status == Status.INVALID, jnp.int8(Status.MAX_QUERIES), ended.status),
+    )
     return jax.tree.map(lambda new, old: jnp.where(playing, new, old), ended, outcome)
 
 

@@ -30,7 +30,8 @@ _SENTENCES = {
     "reached; the best policy found is returned.",
     Status.STALLED: "The exploitability is as small as the rounding of this dtype can show, above the tolerance; "
     "use float64 or a larger tolerance.",
-    Status.INVALID: "Not a preference game (or beta, reference or initial not valid), or its payoffs are not finite.",
+    Status.INVALID: "Not a preference game (or beta, reference or initial not valid), or its payoffs are not finite, "
+    "or the method returned no policy.",
 }
 
 

@@ -25,6 +25,9 @@ from nashjax.inputs import Inputs, as_inputs, as_path_inputs, check_game
 from nashjax.problem import kl_bound, rounding_floor
 from nashjax.solution import Solution, Status
 
+MASS_TOLERANCE = 1e-2
+"""How far from 1 the probabilities of an answer may sum up: rounding of a million of them leaves less."""
+
 
 def solve(
     game: Game | ArrayLike,
@@ -291,7 +294,10 @@ def _solve_games(
             return run(problem, algorithm, log_initial, valid, block.tol, max_queries).batch_first()
 
         end = map_blocks(solve_block, inputs, block_size)
-    beta, invalid = inputs.beta, end.status == Status.INVALID
+    # An exploitability is one of a policy: of weights that do not sum to 1 it certifies nothing.
+    is_policy = jnp.abs(jnp.sum(jnp.exp(end.log_policy), axis=-1) - 1) <= MASS_TOLERANCE
+    status = jnp.where(is_policy, end.status, jnp.int8(Status.INVALID))
+    beta, invalid = inputs.beta, status == Status.INVALID
     exploitability = jnp.where(invalid, jnp.inf, end.exploitability)
     return Solution(
         log_policy=jnp.where(invalid[..., None], jnp.nan, end.log_policy),
@@ -299,7 +305,7 @@ def _solve_games(
         kl_bound=kl_bound(exploitability, beta, rounding_floor(beta, beta.dtype)),
         queries=end.queries,
         steps=end.steps,
-        status=end.status,
+        status=status,
     )
 
 

@@ -121,3 +121,17 @@ def test_in_float32_what_newton_cannot_solve_ends_in_a_status():
         assert status in (nj.Status.CONVERGED, nj.Status.MAX_QUERIES, nj.Status.STALLED)
         if status == nj.Status.CONVERGED:
             assert true <= 1e-7 + 4 * 1.2e-7**2 / beta + 2.4e-7 * (beta < 1e-6)
+
+
+@pytest.mark.compiled_as_by_users
+def test_in_float32_no_prediction_is_so_large_that_a_policy_is_lost():
+    """Coarse margins, rare actions in the reference and a tiny beta: one of these games once ended with no policy."""
+    rng = np.random.default_rng(14)
+    margin = np.triu(np.clip(np.round(rng.normal(size=(64, 16, 16))), -2, 2) / 4, 1)
+    P = (0.5 + margin - np.swapaxes(margin, 1, 2)).astype(np.float32)
+    beta = (10 ** rng.uniform(-6, -5.3, 64)).astype(np.float32)
+    reference = rng.dirichlet(np.full(16, 0.3), 64) + 1e-6
+    solution = nj.solve(P, beta, reference=(reference / reference.sum(-1, keepdims=True)).astype(np.float32))
+    assert solution.converged.mean() > 0.9
+    assert (solution.status != nj.Status.INVALID).all()
+    np.testing.assert_allclose(solution.policy.sum(-1), 1, atol=1e-5)

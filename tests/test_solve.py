@@ -1,7 +1,9 @@
+import dataclasses
 import functools
 import subprocess
 import sys
 import textwrap
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,9 @@ import pytest
 from independent import equilibrium
 
 import nashjax as nj
+from nashjax.algorithms.base import BasicState
 from nashjax.games.random import KINDS
+from nashjax.pytree import register_dataclass
 
 
 def weighted_rps(a: float, b: float, c: float) -> np.ndarray:
@@ -248,6 +252,28 @@ def changed(index: tuple[int, ...], value: float) -> np.ndarray:
     P = np.stack([GOOD, GOOD])
     P[index] = value
     return P
+
+
+def test_a_method_that_loses_its_policy_certifies_nothing():
+    """Weights that sum to 0 have a divergence of 1 from the best response, so a certificate of `beta` (no policy)."""
+
+    @register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Loses:
+        queries_per_step: ClassVar[int] = 1
+
+        def init(self, problem, log_policy):
+            return BasicState.start(problem, log_policy)
+
+        def step(self, problem, state):
+            nothing = jnp.full_like(state.log_policy, -jnp.inf)
+            return state._replace(log_policy=nothing, payoffs=problem.payoffs(nothing), queries=state.queries + 1)
+
+    game = nj.games.random_game(jax.random.key(0), 5)
+    solution = jax.jit(lambda P: nj.solve(P, 1e-4, algorithm=Loses(), tol=1e-3, max_queries=9))(game.preferences)
+    assert solution.status == nj.Status.INVALID
+    assert jnp.isinf(solution.exploitability)
+    assert jnp.isnan(solution.policy).all()
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,8 @@ class Newton:
         residual = answer - state.log_opponent
         change = problem.newton_change(state.log_opponent, state.opponent_payoffs, residual, s / (1 + eta))
         prediction = state.opponent_payoffs + problem.game.payoffs(change)
-        opponent = problem.proximal_map(state.log_policy, prediction, s)
+        # Far from its solution the equation may predict payoffs of 1e4; times `s` these would drown the logarithms.
+        opponent = problem.proximal_map(state.log_policy, -problem.shortfall(prediction), s)
         payoffs = problem.payoffs(opponent)
         moved = problem.proximal_map(state.log_policy, payoffs, s)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nashjax import lm
 
 RUN_FILE, WEIGHTS_FILE = "run.json", "weights.npz"
+_ADDRESSES = ("http://", "https://")
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 10, 32
 
 _Count = number_option(1, whole=True)
@@ -34,7 +35,11 @@ def finetune(
     gguf: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights in a GGUF file, instead.")] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.jsonl", help='A line for each prompt, {"prompt": "..."}; not needed with tiny.'),
+        typer.Option(
+            metavar="FILE.jsonl",
+            help='A line for each prompt, {"prompt": "..."}; one in ten, at most 32, is kept for win rates and not '
+            "learnt from. Not needed with tiny.",
+        ),
     ] = None,
     judge: Annotated[
         str,
@@ -116,16 +121,13 @@ def finetune(
         policy = _policy(settings) if listed is None else listed.policy
         texts = read_prompts(prompts) if prompts is not None else []
         held_out = texts[::_HELD_OUT_SHARE][:_MOST_HELD_OUT] if len(texts) > 1 else []
-        training = [text for text in texts if text not in set(held_out)] or texts
-        if listed is not None:
-            training = listed.prompts
-        options: dict[str, Any] = {"all_pairs": not demo}
+        training = [text for text in texts if text not in held_out] if listed is None else listed.prompts
         chosen = lm.make_method(
             method or lm.DEFAULT_METHOD,
             prompts_per_step=prompts_per_step or min(8, len(training)),
             samples_per_prompt=samples or (64 if demo else 4),
             learning_rate=learning_rate,
-            **options,
+            all_pairs=not demo,
         )
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
@@ -288,9 +290,11 @@ def make_judge(text: str, model: str | None, output: Path | None) -> Iterator[lm
     """The judge that an option names."""
     from nashjax import lm
 
+    if model is not None and not text.startswith(_ADDRESSES):
+        raise bad_input("--judge-model", quoted(model), "is the model of an address, given with --judge URL")
     if text == "demo":
         yield lm.DemoJudge()
-    elif text.startswith(("http://", "https://")):
+    elif text.startswith(_ADDRESSES):
         if model is None:
             raise BadInput("--judge-model: is missing; the address is asked for a model by its name")
         with lm.HttpJudge(text, model, cache=None if output is None else output / "judge.sqlite3") as judge:
@@ -383,6 +387,9 @@ def _library_errors() -> Iterator[None]:
         raise BadInput(visible(str(error))) from None
     except (ValueError, FloatingPointError) as error:
         raise BadInput(visible(str(error))) from None
+    except OSError as error:
+        where = "a file" if error.filename is None else str(error.filename)
+        raise BadInput(visible(f"{where}: cannot be read or written: {error.strerror or error}")) from None
     except RuntimeError as error:
         if type(error).__name__ != "JudgeError":
             raise

@@ -180,11 +180,16 @@ def _draw(key: jax.Array, log_probs: jax.Array, temperature: float, top_p: float
     """One token of each row, int32 `[rows]`."""
     if temperature == 0:
         return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
-    logits = log_probs / temperature
+    tiny = float(jnp.finfo(log_probs.dtype).tiny)
+    logits = log_probs
+    if temperature != 1:  # the likeliest is at 0, and stays there whatever it is divided by
+        logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / max(temperature, tiny)
     if top_p < 1:
         order = jnp.argsort(-logits, axis=-1)
         ranked = jnp.take_along_axis(jax.nn.softmax(logits, axis=-1), order, axis=-1)
         before = jnp.cumsum(ranked, axis=-1) - ranked
-        kept = jnp.put_along_axis(jnp.zeros_like(logits, bool), order, before < top_p, axis=-1, inplace=False)
+        kept = jnp.put_along_axis(
+            jnp.zeros_like(logits, bool), order, before < max(top_p, tiny), axis=-1, inplace=False
+        )
         logits = jnp.where(kept, logits, -jnp.inf)
     return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)

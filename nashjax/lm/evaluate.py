@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from nashjax.lm.judges import Judge
 from nashjax.lm.judges.base import ask_rows
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.records import Rate
-from nashjax.stochastic.arguments import at_least
+from nashjax.stochastic.arguments import at_least, random_key
 from nashjax.stochastic.policies import Params
 
 
@@ -67,17 +67,19 @@ def evaluate(
     Raises:
       ValueError: an argument is not valid.
       JudgeError: the judge has failed.
+      FloatingPointError: a policy's weights are no numbers.
     """
     if len(entrants) < 2:
         raise ValueError(f"entrants: are {len(entrants)}; allowed are at least two")
     at_least("samples_per_prompt", samples_per_prompt, 1)
+    random_key("key", key)
     answers = []
     for index, (name, entrant) in enumerate(entrants.items()):
         if not (isinstance(entrant, tuple) and len(entrant) == 2 and isinstance(entrant[0], LanguagePolicy)):
             raise ValueError(f"entrants[{name!r}]: is a {type(entrant).__name__}; allowed are pairs (policy, params)")
         policy, params = entrant
         tokens = policy.encode(prompts, answer_length)
-        drawn: Any = policy.sample(
+        drawn, log_prob = policy.sample(
             params,
             jax.random.fold_in(key, index),
             tokens,
@@ -86,7 +88,9 @@ def evaluate(
             temperature=temperature,
             top_p=top_p,
         )
-        answers.append(policy.decode(drawn[0]))
+        if not np.isfinite(log_prob).all():
+            raise FloatingPointError(f"entrants[{name!r}]: the log-probabilities of its answers are not finite")
+        answers.append(policy.decode(drawn))
     n = len(entrants)
     preferences, low, high = (np.full((n, n), 0.5) for _ in range(3))
     for i, j in itertools.combinations(range(n), 2):

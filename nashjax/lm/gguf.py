@@ -96,7 +96,7 @@ def load_gguf(
         num_kv_heads=int(field("llama.attention.head_count_kv", heads)),
         head_size=int(field("llama.rope.dimension_count", int(field("llama.embedding_length")) // heads)),
         mlp_width=int(field("llama.feed_forward_length")),
-        context_length=context_length or int(field("llama.context_length")),
+        context_length=int(field("llama.context_length")) if context_length is None else context_length,
         rope_base=float(field("llama.rope.freq_base", 10_000.0)),
         norm_epsilon=float(field("llama.attention.layer_norm_rms_epsilon")),
         tied_head="output.weight" not in tensors,
@@ -136,15 +136,21 @@ def load_gguf(
             raise ValueError(f"path: {path} has {name} token {index}; allowed are 0 to {config.vocabulary_size - 1}")
         return tokenizer.name(int(index))
 
-    eos = special("eos")
+    eos, first = special("eos"), ""
+    if reader.get_field("tokenizer.ggml.bos_token_id") is not None:
+        first = special("bos")
+    # The end of a turn, where that is not the end of a text.
+    stop = {eos: None, special("eot", field("tokenizer.ggml.eos_token_id")): None}
     if template is None:
         try:
-            template = chat_template(field("tokenizer.chat_template", "{prompt}"))
+            template = chat_template(field("tokenizer.chat_template", "{prompt}"), first, eos)
         except ValueError as error:
             raise ValueError(
                 f"path: {path} has a chat template that cannot be used, {error}; give a template"
             ) from None
-    return LanguagePolicy(decoder, params, tokenizer, config.context_length, stop=(eos,), template=template)
+        if field("tokenizer.ggml.add_bos_token", False) and not template.startswith(first):
+            template = first + template
+    return LanguagePolicy(decoder, params, tokenizer, config.context_length, stop=tuple(stop), template=template)
 
 
 def _fill(config: LlamaConfig, weights: Any, key: jax.Array) -> Llama:
@@ -188,8 +194,14 @@ def _halves(weight: np.ndarray, head: int) -> np.ndarray:
     return weight.reshape(-1, head // 2, 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def chat_template(template: str) -> str:
-    """A jinja chat template as the text around one prompt of a user."""
+def chat_template(template: str, first: str = "", end: str = "") -> str:
+    """A jinja chat template as the text around one prompt of a user.
+
+    Args:
+      template: a program.
+      first: name of the token that begins a text, as the template may want it.
+      end: of the one that ends it.
+    """
     if "{prompt}" in template:
         return template
     try:
@@ -199,7 +211,7 @@ def chat_template(template: str) -> str:
     messages = [{"role": "user", "content": "{prompt}"}]
     try:
         read = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
-        rendered = read.render(messages=messages, add_generation_prompt=True, bos_token="", eos_token="")
+        rendered = read.render(messages=messages, add_generation_prompt=True, bos_token=first, eos_token=end)
     except Exception as error:  # a template is a program
         raise ValueError(f"{type(error).__name__}: {error}") from None
     if "{prompt}" not in rendered:

@@ -36,7 +36,8 @@ class LanguagePolicy:
       template: around a prompt, `{prompt}` where it stands, such as that of a chat.
 
     Raises:
-      ValueError: the tokenizer has no token of such a name, the template no `{prompt}`, or one of the names is twice.
+      ValueError: the tokenizer has no token of such a name, one of the names is twice, or the template has no
+        `{prompt}` or several.
     """
 
     decoder: Decoder
@@ -60,8 +61,8 @@ class LanguagePolicy:
         both = set(self.stop) & set(self.forbidden)
         if both:
             raise ValueError(f"forbidden: has {sorted(both)[0]!r}; allowed are tokens other than those of stop")
-        if "{prompt}" not in self.template:
-            raise ValueError(f"template: is {self.template!r}; allowed are texts with '{{prompt}}'")
+        if self.template.count("{prompt}") != 1:
+            raise ValueError(f"template: is {self.template!r}; allowed are texts with '{{prompt}}', once")
 
     @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -115,9 +116,13 @@ class LanguagePolicy:
         """Answers as tokens, padded on the right, `[prompts, num, length]`; one shorter than `length` is ended.
 
         Raises:
-          ValueError: an answer is longer, or shorter and there is no stop token.
+          ValueError: an answer is longer, or shorter and there is no stop token, or one prompt has more than another.
         """
-        rows = np.zeros((len(answers), len(answers[0]), length), np.int32)
+        num = len(answers[0]) if len(answers) else 0
+        for prompt, found in enumerate(answers):
+            if isinstance(found, str) or len(found) != num or not num:
+                raise ValueError(f"answers[{prompt}]: is {found!r}; allowed are lists of texts, equally long")
+        rows = np.zeros((len(answers), num, length), np.int32)
         mask = np.zeros(rows.shape, bool)
         for index in np.ndindex(rows.shape[:2]):
             prompt, number = index

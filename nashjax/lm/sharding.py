@@ -18,6 +18,8 @@ SMALLEST = 2**14
 
 def check_mesh(mesh: Mesh, rows: int, accumulate: int) -> None:
     """Raise ValueError unless a mesh has the axes of `AXES` and its devices divide the prompts of a micro-batch."""
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh: is a {type(mesh).__name__}; allowed are meshes of jax, such as jax.make_mesh makes")
     if not set(mesh.axis_names) <= set(AXES):
         raise ValueError(f"mesh: has axes {mesh.axis_names}; allowed are {AXES}")
     if rows % (mesh.size * accumulate):
@@ -31,17 +33,24 @@ def place_weights(weights: T, mesh: Mesh | None) -> T:
     """Weights on the devices of a mesh, each split along its longest axis that `fsdp` divides."""
     if mesh is None:
         return weights
+    return jax.tree.map(lambda x: jax.device_put(np.asarray(x), _split(x, mesh)), weights)
+
+
+def split_weights(weights: T, mesh: Mesh | None) -> T:
+    """As `place_weights`, for what is of the weights' shapes, such as an optimiser's state; inside of compiled code."""
+    if mesh is None:
+        return weights
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, _split(x, mesh)), weights)
+
+
+def _split(x: Any, mesh: Mesh) -> NamedSharding:
     devices = mesh.shape.get("fsdp", 1)
-
-    def place(x: Any) -> jax.Array:
-        spec: list[str | None] = [None] * x.ndim
-        for axis in sorted(range(x.ndim), key=lambda axis: -x.shape[axis]):
-            if devices > 1 and x.size >= SMALLEST and x.shape[axis] % devices == 0:
-                spec[axis] = "fsdp"
-                break
-        return jax.device_put(np.asarray(x), NamedSharding(mesh, PartitionSpec(*spec)))
-
-    return jax.tree.map(place, weights)
+    spec: list[str | None] = [None] * x.ndim
+    for axis in sorted(range(x.ndim), key=lambda axis: -x.shape[axis]):
+        if devices > 1 and x.size >= SMALLEST and x.shape[axis] % devices == 0:
+            spec[axis] = "fsdp"
+            break
+    return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def split_rows(x: T, mesh: Mesh | None) -> T:

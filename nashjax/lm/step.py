@@ -11,26 +11,30 @@ import optax
 
 from nashjax.lm.decoding import Tokens, generate
 from nashjax.lm.game import LanguageGame
-from nashjax.lm.sharding import whole
+from nashjax.lm.sharding import split_weights, whole
 from nashjax.stochastic.methods import LearnerState, PolicyMethod
 from nashjax.stochastic.methods.base import Question
 from nashjax.stochastic.policies import Params
 
 
 class Looks(NamedTuple):
-    """What a step has seen, means over its answers, `[]` each."""
+    """What a step has seen, means over its answers, and the norms of its gradient and of the weights after it.
+
+    All are `[]`.
+    """
 
     win_rate: jax.Array
     kl: jax.Array
     entropy: jax.Array
     answer_length: jax.Array
     gradient_norm: jax.Array
+    weight_norm: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames="method")
 def init(game: LanguageGame, method: PolicyMethod, key: jax.Array) -> LearnerState:
     """The first state of a method."""
-    return method.init(game, key)  # pyright: ignore[reportArgumentType]
+    return split_weights(method.init(game, key), game.mesh)  # pyright: ignore[reportArgumentType]
 
 
 @jax.jit
@@ -88,6 +92,7 @@ def learn(
             entropy=-jnp.mean(action.log_prob),
             answer_length=jnp.mean(jnp.sum(part[0].actions.mask, axis=-1)),
             gradient_norm=jnp.float32(0),
+            weight_norm=jnp.float32(0),
         )
 
     parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (question, outcome))
@@ -101,8 +106,9 @@ def learn(
 
         total, _ = jax.lax.scan(add, empty, parts)
         gradient, looks = jax.tree.map(lambda x: x / accumulate, total)
-    looks = looks._replace(gradient_norm=optax.tree.norm(gradient))
-    return method.update(state, gradient, progress), whole(looks, game.mesh)
+    state = split_weights(method.update(state, gradient, progress), game.mesh)
+    looks = looks._replace(gradient_norm=optax.tree.norm(gradient), weight_norm=optax.tree.norm(state.params))
+    return state, whole(looks, game.mesh)
 
 
 def _first(parts: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from nashjax.lm import step as steps
 from nashjax.lm.decoding import Tokens
@@ -21,11 +21,11 @@ from nashjax.lm.judges.base import ask_rows
 from nashjax.lm.methods import DEFAULT, make_method
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.records import Rate, Record, RecordFile, Totals
-from nashjax.lm.sharding import check_mesh, to_all_processes, to_mesh
+from nashjax.lm.sharding import check_mesh, to_all_processes, to_mesh, whole
 from nashjax.progress import progress_line
 from nashjax.solve import LARGEST_INT
-from nashjax.stochastic.arguments import at_least, positive
-from nashjax.stochastic.checkpoint import Checkpoints, describe
+from nashjax.stochastic.arguments import at_least, positive, random_key
+from nashjax.stochastic.checkpoint import Checkpoints, describe, describe_model
 from nashjax.stochastic.methods import LearnerState, PolicyMethod
 from nashjax.stochastic.policies import Params
 
@@ -79,7 +79,7 @@ class _Run:
         """What makes this run what it is, for its checkpoints."""
         policy = self.policy
         return {
-            "model": [describe(_fingerprint(x)) for x in (policy.decoder, policy.params)],
+            "model": describe_model((policy.decoder, policy.params)),
             "tokens": [policy.tokenizer.vocabulary_size, *policy.stop, *policy.forbidden, policy.template],
             "method": describe(self.method),
             "prompts": describe(list(self.prompts)),
@@ -190,9 +190,9 @@ def _to_end(
         state = _as_state(state, found["state"])
         calls, totals = int(found["calls"]), Totals(*map(float, found["totals"]))
     writes = jax.process_index() == 0
-    file = RecordFile(folder / METRICS if folder is not None and writes else None, done)
+    # With an even number, making its record is what has failed: one that is there was not saved.
+    file = RecordFile(folder / METRICS if folder is not None and writes else None, (number - 1) // 2)
     due = run.record_steps
-    # With an even number, making its record is what has failed.
     recorded, stopped = done if number % 2 else -1, False
 
     def save(after_record: bool) -> None:
@@ -247,7 +247,7 @@ def _make_step(run: _Run, state: LearnerState, done: int, totals: Totals) -> tup
             "learning rate may help"
         )
     drawn = int(np.asarray(question.actions.mask).sum() + np.asarray(question.opponents.mask).sum())
-    return state, outcome.size, totals.add(*looks, drawn, time.perf_counter() - start)
+    return state, outcome.size, totals.add(*looks[:-1], drawn, time.perf_counter() - start)
 
 
 def _compare(run: _Run, prompts: list[str], actions: Tokens, opponents: Tokens) -> np.ndarray:
@@ -313,21 +313,19 @@ def _on_mesh(run: _Run, key: jax.Array) -> jax.Array:
 
 def _to_save(run: _Run, state: LearnerState, calls: int, totals: Totals) -> dict[str, Any]:
     leaves: Any = jax.tree.leaves(state)
-    if run.game.mesh is not None:  # no process may hold but a part
-        leaves = jax.jit(lambda x: x, out_shardings=NamedSharding(run.game.mesh, PartitionSpec()))(leaves)
+    if run.game.mesh is not None:  # a process may hold but a part; one by one, as all of them may not fit a device
+        leaves = [np.asarray(_whole(leaf, run.game.mesh)) for leaf in leaves]
     named = {str(index): leaf for index, leaf in enumerate(leaves)}
     return {"state": named, "calls": np.int64(calls), "totals": np.array(totals)}
+
+
+_whole: Any = jax.jit(whole, static_argnums=1)
 
 
 def _as_state(like: LearnerState, leaves: dict[str, Any]) -> LearnerState:
     old, structure = jax.tree.flatten(like)
     found = [jax.device_put(leaves[str(index)], leaf.sharding) for index, leaf in enumerate(old)]
     return jax.tree.unflatten(structure, found)
-
-
-def _fingerprint(tree: Any) -> list[Any]:
-    """Shapes, and the first numbers of each array: to tell models apart, not to guard them."""
-    return [[list(x.shape), str(x.dtype), np.asarray(x.reshape(-1)[:4], np.float32)] for x in jax.tree.leaves(tree)]
 
 
 def _checked(
@@ -358,6 +356,7 @@ def _checked(
     ):
         at_least(name, value, least)
     positive("beta", beta)
+    random_key("key", key)
     if isinstance(method, str):
         method = make_method(method)
     if not isinstance(method, PolicyMethod) or method.samples_per_context is None or method.exact:

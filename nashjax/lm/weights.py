@@ -26,12 +26,13 @@ def load_weights(path: str | Path, like: Params) -> Params:
     """Read weights from `path` for a policy whose first weights are `like`.
 
     Raises:
-      CheckpointError: the file cannot be read, or is of another model; the first difference is named.
+      CheckpointError: the file cannot be read, has entries that are no numbers, or is of another model; the first
+        difference is named.
     """
     try:
         with open(path, "rb") as stream, np.load(stream) as file:
             found = dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
         raise CheckpointError(f"weights: {path} cannot be read ({error})") from error
     expected = _named(like)
     for name, value in expected.items():
@@ -41,6 +42,8 @@ def load_weights(path: str | Path, like: Params) -> Params:
                 f"weights: {path} has {name} of shape {shape}, the model one of {value.shape}; allowed are weights of "
                 "the same model"
             )
+        if not np.isfinite(found[name]).all():
+            raise CheckpointError(f"weights: {path} has {name} with entries that are not finite")
     more = set(found) - set(expected)
     if more:
         raise CheckpointError(f"weights: {path} has {min(more)}, which the model has not; allowed are its own weights")

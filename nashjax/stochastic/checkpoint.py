@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,6 +36,7 @@ class Checkpoints:
 
     Raises:
       ImportError: orbax is not installed.
+      CheckpointError: the folder cannot be made.
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any]):
@@ -47,7 +49,10 @@ class Checkpoints:
         if Path(folder).exists() and not Path(folder).is_dir():
             raise CheckpointError(f"checkpoint: {folder} is a file; allowed are folders")
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        try:
+            self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        except OSError as error:
+            raise CheckpointError(f"checkpoint: {folder} cannot be made ({error.strerror or error})") from error
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """The last checkpoint, None if there is none.
@@ -142,6 +147,16 @@ def describe(value: Any, seen: dict[int, int] | None = None) -> Any:
     else:
         fields = getattr(value, "__dict__", {})
     return {"class": describe(type(value)), **describe(fields, seen)}
+
+
+def describe_model(tree: Any) -> dict[str, Any]:
+    """What a checkpoint says of a large pytree, to tell models apart and not to guard them.
+
+    The first numbers of each array, its shape, and what stands beside the arrays, such as the scale of adapters.
+    """
+    beside = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(tree)))  # less where things lie in memory
+    arrays = [[list(x.shape), str(x.dtype), np.asarray(x.reshape(-1)[:4], np.float32)] for x in jax.tree.leaves(tree)]
+    return {"arrays": describe(arrays), "structure": hashlib.sha256(beside.encode()).hexdigest()[:16]}
 
 
 def describe_code(function: Any) -> str | None:

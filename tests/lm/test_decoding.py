@@ -109,6 +109,19 @@ def test_top_p_draws_from_the_likeliest_tokens_only():
     assert abs(found[order[0]] / 2000 - probability[order[0]] / probability[order[:2]].sum()) < 0.05
 
 
+@pytest.mark.parametrize("options", [{"temperature": 1e-40}, {"temperature": 1e-60, "top_p": 0.5}, {"top_p": 1e-50}])
+def test_the_smallest_temperatures_and_shares_take_the_likeliest_token(options):
+    """Also where single precision has no such number."""
+    policy = dataclasses.replace(small_policy(), forbidden=("a",))
+    prompts = policy.encode(PROMPTS, LENGTH)
+    greedy, drawn = (
+        policy.sample(policy.params, jax.random.key(0), prompts, 2, LENGTH, **chosen)[0]
+        for chosen in ({"temperature": 0}, options)
+    )
+    np.testing.assert_array_equal(drawn.tokens, greedy.tokens)
+    np.testing.assert_array_equal(drawn.mask, greedy.mask)
+
+
 def test_forbidden_tokens_are_never_drawn_and_have_no_probability():
     policy = dataclasses.replace(small_policy(), forbidden=("b",))
     prompts = policy.encode(["ab"], 3)
@@ -172,6 +185,7 @@ def test_bad_draws_are_refused(options, message):
         ({"stop": ("<end>",), "forbidden": ("<end>",)}, "forbidden: has '<end>'"),
         ({"stop": "<end>"}, "stop: is '<end>'; allowed are tuples"),
         ({"template": "no place"}, "template: is 'no place'"),
+        ({"template": "{prompt}a{prompt}"}, "template: is .*; allowed are texts with '{prompt}', once"),
         ({"context_length": 1}, "context_length: is 1"),
     ],
 )
@@ -194,6 +208,20 @@ def test_bad_policies_are_refused(options, message):
 def test_bad_prompts_are_refused(prompts, message):
     with pytest.raises(ValueError, match=message):
         small_policy().encode(prompts, LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([["a"], ["b", "c"]], r"answers\[1\]: is \['b', 'c'\]; allowed are lists of texts, equally long"),
+        ([["a", "b"], ["c"]], r"answers\[1\]: is \['c'\]"),
+        (["ab"], r"answers\[0\]: is 'ab'"),
+        ([["aaaa", "aaaaa"]], r"answers\[0, 1\]: has 5 tokens; allowed are up to 4"),
+    ],
+)
+def test_bad_answers_are_refused(answers, message):
+    with pytest.raises(ValueError, match=message):
+        small_policy().encode_answers(answers, LENGTH)
 
 
 def test_a_template_stands_around_a_prompt():

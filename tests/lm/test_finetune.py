@@ -289,6 +289,11 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "method": (("--method", "nash"), "method: is 'nash'; allowed are target, two_average, proximal_point, two_loop,"),
     "resume without output": (("--resume",), "--resume: needs --output, the folder of the run"),
     "resume of nothing": (("--resume", "--output", "no"), "--resume: no holds no run"),
+    "output in a file": (("--output", "p.jsonl/run"), "p.jsonl/run: cannot be read or written: Not a directory"),
+    "judge's model without an address": (
+        ("--judge-model", "big"),
+        "--judge-model: found 'big'; allowed is the model of an address, given with --judge URL",
+    ),
     "output is a file": (("--output", "p.jsonl"), "--output: found the file 'p.jsonl'; allowed are folders"),
     "model without prompts": (("--model", "folder"), "--prompts: is missing; without it there is the demonstration"),
     "weights without prompts": (("--gguf", "m.gguf"), "--prompts: is missing; without it there is the demonstration"),

@@ -287,6 +287,35 @@ def test_answers_end_at_the_files_end_token(policy):
     assert policy.decode(answers) == [["hello", "<|im_end|>"]]
 
 
+def test_a_chat_template_may_use_the_files_first_and_last_token(tmp_path):
+    def change(writer):
+        writer.add_bos_token_id(START)
+        writer.add_eot_token_id(0)
+
+    template = "{{ bos_token }}{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}"
+    policy = lm.load_gguf(write(tmp_path / "m.gguf", random_weights(), template=template, change=change))
+    assert policy.template == "<|im_start|>{prompt}<|im_end|>"
+    assert policy.stop == ("<|im_end|>", "<|endoftext|>")
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ bos_token + messages[0]['content'] }}", "<|im_start|>{prompt}"),
+        ("{{ messages[0]['content'] }}!", "<|im_start|>{prompt}!"),
+        ("{prompt}", "<|im_start|>{prompt}"),
+    ],
+)
+def test_a_first_token_that_the_file_asks_for_is_there_once(tmp_path, template, expected):
+    def change(writer):
+        writer.add_bos_token_id(START)
+        writer.add_add_bos_token(True)
+
+    path = write(tmp_path / "m.gguf", random_weights(), template=template, change=change)
+    assert lm.load_gguf(path).template == expected
+    assert lm.load_gguf(path, template="Say {prompt}").template == "Say {prompt}"
+
+
 def test_a_template_and_a_context_of_ones_own(tmp_path):
     path = write(tmp_path / "m.gguf", random_weights())
     policy = lm.load_gguf(path, template="Say {prompt}<|im_end|>", context_length=16)
@@ -295,6 +324,8 @@ def test_a_template_and_a_context_of_ones_own(tmp_path):
     assert row == [*policy.tokenizer.encode("Say "), NAMES.index("the"), END]
     with pytest.raises(ValueError, match=r"prompts\[0\]: has 26 tokens; allowed are 1 to 12"):
         policy.encode(["the" * 21], 4)
+    with pytest.raises(ValueError, match="context_length: is 0"):
+        lm.load_gguf(path, context_length=0)
 
 
 # Files that do not fit.

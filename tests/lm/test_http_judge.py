@@ -28,6 +28,7 @@ pytest.importorskip("tenacity", reason="needs the extra `lm`")
 
 from nashjax.lm import judges
 from nashjax.lm.judges import ask
+from nashjax.lm.judges.cache import AnswerCache
 
 SECRET = "sk-quite/secret+key=0123456789"
 
@@ -369,6 +370,19 @@ def test_a_folder_is_a_cache_too_and_two_judges_share_it_at_once(server, connect
     thread.join()
     assert one.calls == two.calls == 2
     assert outcomes["one"] == outcomes["two"]  # the first answer is everybody's
+
+
+def test_a_new_cache_waits_for_the_one_who_makes_it(tmp_path):
+    """SQLite itself does not, when the file is to be written in another way while someone else begins to write."""
+    other = sqlite3.connect(tmp_path / "judge.sqlite3", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    made = threading.Timer(0.2, lambda: other.execute("COMMIT"))
+    made.start()
+    cache = AnswerCache(tmp_path)
+    assert cache.put(b"key", 0.25) == 0.25
+    cache.close()
+    made.join()
+    other.close()
 
 
 def test_answers_survive_a_process_that_is_killed(server, connect, tmp_path):

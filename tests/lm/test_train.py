@@ -21,6 +21,7 @@ import pytest
 import nashjax as nj
 from nashjax import lm
 from nashjax.stochastic import CheckpointError
+from nashjax.stochastic.checkpoint import Checkpoints
 from tests.lm.small import frozen, small_policy
 
 PROMPTS = ["a", "ab", "ca", "bbb"]
@@ -225,6 +226,34 @@ def test_an_evaluation_that_fails_is_made_again(tmp_path):
     assert resumed.history[0]._replace(tokens_per_second=0) == whole.history[0]._replace(tokens_per_second=0)
 
 
+def test_a_record_that_was_written_and_not_saved_is_made_once(tmp_path, monkeypatch):
+    """A first run could not evaluate and left a checkpoint of that step; a second one was killed behind its record."""
+    options = {"held_out": HELD_OUT, "num_steps": 4, "num_records": 2, "output": tmp_path}
+
+    def failing(prompts, responses, opponents):
+        if set(prompts) <= set(HELD_OUT):
+            raise OSError("no")
+        return lm.RewardJudge(count_c)(prompts, responses, opponents)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self, number, state):
+        raise Killed
+
+    with pytest.raises(lm.JudgeError, match="no"):
+        train(judge=failing, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", killed)
+        with pytest.raises(Killed):
+            train(**options)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    learnt = train(**options)
+    assert [record.step for record in learnt.history] == [2, 4]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4]
+
+
 @pytest.mark.parametrize("answer", [1.7, float("nan"), "good", None])
 def test_answers_that_are_no_probability_stop_a_run(answer):
     with pytest.raises(lm.JudgeError):
@@ -236,6 +265,7 @@ def test_answers_that_are_no_probability_stop_a_run(answer):
     [
         {"policy": even_policy(seed=1)},
         {"policy": even_policy(width=8)},
+        {"policy": even_policy(rope_base=500.0)},
         {"prompts": [*PROMPTS, "c"]},
         {"beta": 0.2},
         {"num_steps": 5},
@@ -243,7 +273,7 @@ def test_answers_that_are_no_probability_stop_a_run(answer):
         {"accumulate": 2},
         {"method": lm.make_method("self_play", prompts_per_step=2, samples_per_prompt=2)},
     ],
-    ids=["weights", "shape", "prompts", "beta", "steps", "key", "accumulate", "method"],
+    ids=["weights", "shape", "rotation", "prompts", "beta", "steps", "key", "accumulate", "method"],
 )
 def test_the_folder_of_another_run_is_refused(finished, other):
     with pytest.raises(CheckpointError, match=r"the run in .* had"):
@@ -275,6 +305,12 @@ def test_weights_come_back_and_those_of_another_model_do_not(tmp_path):
     lm.save_weights(tmp_path / "more.npz", {"a": policy.params, "b": jnp.ones(1)})
     with pytest.raises(CheckpointError, match="which the model has not"):
         lm.load_weights(tmp_path / "more.npz", {"a": policy.params})
+    np.save(tmp_path / "one.npy", np.ones(2))
+    with pytest.raises(CheckpointError, match=r"one\.npy cannot be read"):
+        lm.load_weights(tmp_path / "one.npy", policy.params)
+    lm.save_weights(tmp_path / "nan.npz", {"a": jnp.array([1.0, jnp.nan])})
+    with pytest.raises(CheckpointError, match=r"has \['a'\] with entries that are not finite"):
+        lm.load_weights(tmp_path / "nan.npz", {"a": jnp.ones(2)})
     (tmp_path / "broken.npz").write_bytes(b"PK nothing")
     with pytest.raises(CheckpointError, match="cannot be read"):
         lm.load_weights(tmp_path / "broken.npz", policy.params)
@@ -293,6 +329,9 @@ def test_weights_come_back_and_those_of_another_model_do_not(tmp_path):
         ({"prompts": ["a" * 14]}, r"prompts\[0\]: has 14 tokens; allowed are 1 to 13"),
         ({"held_out": [""]}, r"prompts\[0\]: has 0 tokens"),
         ({"answer_length": 0}, "answer_length: is 0"),
+        ({"key": 0}, r"key: is 0; allowed are jax random keys, such as jax\.random\.key\(0\)"),
+        ({"mesh": 2}, "mesh: is a int; allowed are meshes of jax"),
+        ({"output": Path(__file__) / "run"}, "checkpoint: .* cannot be made "),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
@@ -302,8 +341,18 @@ def test_bad_arguments_are_refused(options, message):
 
 def test_a_run_that_goes_astray_says_so():
     method = lm.make_method(prompts_per_step=2, samples_per_prompt=2, learning_rate=1e38)
-    with pytest.raises(FloatingPointError, match=r"step 2: .* is not finite; a smaller learning rate may help"):
+    with pytest.raises(FloatingPointError, match=r"step 1: .* is not finite; a smaller learning rate may help"):
         train(method=method)
+
+
+def test_weights_that_are_no_numbers_are_neither_recorded_nor_saved(tmp_path):
+    """Also after the last step, which no other follows that would show it."""
+    broken = optax.stateless(lambda updates, params: jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), updates))
+    method = lm.make_method(prompts_per_step=2, samples_per_prompt=2, optimizer=broken)
+    with pytest.raises(FloatingPointError, match=r"step 1: .*'weight_norm': nan.* is not finite"):
+        train(method=method, num_steps=1, num_records=1, output=tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
 
 
 def test_a_tournament_goes_straight_into_solve():
@@ -322,6 +371,9 @@ def test_a_tournament_goes_straight_into_solve():
     assert nj.solve(found.preferences, 0.01).policy[1] > 0.9
     with pytest.raises(ValueError, match="entrants: are 1"):
         lm.evaluate({"first": entrants["first"]}, HELD_OUT, lm.DemoJudge(), answer_length=3, key=jax.random.key(0))
+    broken = entrants | {"broken": (policy, jax.tree.map(lambda x: x * jnp.nan, policy.params))}
+    with pytest.raises(FloatingPointError, match=r"entrants\['broken'\]: the log-probabilities .* are not finite"):
+        lm.evaluate(broken, HELD_OUT, lm.DemoJudge(), answer_length=3, key=jax.random.key(0))
     bad: Any = entrants | {"x": "y"}
     with pytest.raises(ValueError, match=r"entrants\['x'\]: is a str"):
         lm.evaluate(bad, HELD_OUT, lm.DemoJudge(), answer_length=3, key=jax.random.key(0))
@@ -355,6 +407,55 @@ SHARDED = """
     assert (asked.calls > 0) == (process == 0)
     print(json.dumps(rows))
 """
+
+
+SPLIT = """
+    import sys
+    root, output = sys.argv[1:]
+    import jax
+    jax.config.update("jax_num_cpu_devices", 2)
+    sys.path.insert(0, root)
+    from tests.lm.test_train import *
+    from nashjax.lm.game import LanguageGame
+    from nashjax.lm import step as steps
+
+    mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    policy = small_policy(width=64, mlp_width=256, spread=1.0)
+    method = lm.make_method("two_average", prompts_per_step=2, samples_per_prompt=2)
+
+    def run(judge=None, **options):
+        return train(policy, method=method, mesh=mesh, judge=judge, num_steps=3, **options)
+
+    def shardings(tree):
+        return [x.sharding.spec for x in jax.tree.leaves(tree)]
+
+    game = LanguageGame.of(policy, policy.encode(PROMPTS, 3), 0.1, 3, mesh)
+    first, whole = steps.init(game, method, jax.random.key(0)), run()
+    split = [any(spec) for spec in shardings(first.params)]
+    assert any(split) and not all(split)
+    for tree in (first.average, first.roles.center, first.optimizer[0].mu, first.optimizer[0].nu):
+        assert shardings(tree) == shardings(first.params)
+    assert shardings(whole.state) == shardings(first)
+
+    def failing(*texts, asked=[]):
+        asked.append(texts)
+        if len(asked) == 3:
+            raise OSError("no")
+        return count_c(*texts)
+
+    try:
+        run(lm.RewardJudge(failing), output=output)
+    except lm.JudgeError:
+        assert same(run(output=output).state, whole.state)
+        print("resumed")
+"""
+
+
+def test_what_learns_is_split_as_the_weights_are_from_the_first_step_on(tmp_path):
+    """Otherwise a device would hold the whole of an optimiser, and a resumed run compile to another program."""
+    arguments = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SPLIT), str(ROOT), str(tmp_path / "run")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "resumed\n"), done.stderr
 
 
 def two_processes(folder):

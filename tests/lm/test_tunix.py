@@ -328,15 +328,17 @@ def test_tokens_that_a_model_does_not_know_are_never_likely():
 
 
 def test_a_folder_names_its_stop_tokens_and_template(tmp_path):
-    chat = "{{ bos_token }}{% for message in messages %}<{{ message['content'] }}>{% endfor %}"
+    chat = "{{ bos_token }}{% for message in messages %}<{{ message['content'] }}>{{ eos_token }}{% endfor %}"
     folder = folder_of("qwen2", tmp_path)
     policy = load_tunix(folder, lora_rank=0)
     assert (policy.stop, policy.template, policy.context_length) == (("<end>",), "<start>{prompt}", 1024)
     assert policy.encode(["ab"], 1).tokens.tolist() == [[13, 0, 1]]
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<start>", "chat_template": chat}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"bos_token": "<start>", "eos_token": {"content": "<end>"}, "chat_template": chat})
+    )
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [12, 0]}))
     policy = load_tunix(folder, lora_rank=0, context_length=99)
-    assert (policy.stop, policy.template, policy.context_length) == (("<end>", "a"), "<start><{prompt}>", 99)
+    assert (policy.stop, policy.template, policy.context_length) == (("<end>", "a"), "<start><{prompt}><end>", 99)
 
 
 def test_patterns_that_leave_out_what_they_should_not_are_refused(tmp_path):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from nashjax.files.errors import quoted
 from nashjax.lm.judges.base import SHOWN, JudgeError
+
+WAIT = 30.0  # seconds for another process to let go of the file
 
 Pair = tuple[str, str, str]  # a prompt, the text that is called A, the text that is called B
 
@@ -26,15 +29,26 @@ class AnswerCache:
         self._lock = threading.Lock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._database = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None, check_same_thread=False)
             try:
-                self._prepare()
+                self._prepare_in_turn()
             except BaseException:
                 self._database.close()
                 raise
         except (OSError, sqlite3.Error) as error:
             said = f"{quoted(str(self.path), SHOWN)} cannot be used, {quoted(str(error), SHOWN)}"
             raise ValueError(f"cache: {said}; allowed are files that a judge has made, and new ones") from None
+
+    def _prepare_in_turn(self) -> None:
+        """As `_prepare`, again while another process makes the file: SQLite does not wait for a change of its mode."""
+        deadline = time.monotonic() + WAIT
+        while True:
+            try:
+                return self._prepare()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     def _prepare(self) -> None:
         """Make the table of a new file; raises sqlite3.Error for another program's."""

@@ -67,7 +67,7 @@ def load_tunix(
     return tunix_policy(
         model,
         tokenizer,
-        context_length=context_length or read("max_position_embeddings"),
+        context_length=read("max_position_embeddings") if context_length is None else context_length,
         stop=_stop(folder, tokenizer) if stop is None else stop,
         template=_template(folder, library_tokenizer) if template is None else template,
         lora_rank=lora_rank,
@@ -368,7 +368,6 @@ def _template(folder: Path, tokenizer: Any) -> str:
         found = tokenizer.encode("a")
         marked = zip(found.tokens, found.special_tokens_mask, strict=True)
         return "".join(name for name, _ in itertools.takewhile(lambda one: one[1], marked)) + "{prompt}"
-    first = settings.get("bos_token")
-    first = first.get("content") if isinstance(first, dict) else first
-    # `chat_template` has no first token of its own.
-    return chat_template(f"{{% set bos_token = {json.dumps(first or '')} %}}{template}")
+    first, end = (settings.get(name) for name in ("bos_token", "eos_token"))
+    first, end = (token.get("content") if isinstance(token, dict) else token for token in (first, end))
+    return chat_template(template, first or "", end or "")
