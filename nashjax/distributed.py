@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from nashjax.arguments import as_real_array, check_square, shown
 from nashjax.games import MatrixGame
-from nashjax.games.matrix import as_real_array, check_square
 from nashjax.inputs import to_host
 from nashjax.spread import put
 
@@ -134,7 +134,7 @@ def shard_rows(game: MatrixGame | Any, mesh: Mesh | None = None) -> MatrixGame:
     mesh, axis = _one_axis(mesh)
     whole = game if isinstance(game, MatrixGame) else MatrixGame(as_real_array("game", game))  # pyright: ignore
     shape = whole.preferences.shape
-    check_square(shape, "game")
+    check_square("game", shape)
     if len(shape) > 2:
         raise ValueError(f"game: has shape {list(shape)}; allowed is one matrix [n, n]")
     _check_axis("game", whole.preferences, mesh.size, "rows")
@@ -150,7 +150,7 @@ def gather(results: T) -> T:
 def _one_axis(mesh: Mesh | None) -> tuple[Mesh, str]:
     mesh = games_mesh() if mesh is None else mesh
     if not isinstance(mesh, Mesh):
-        raise ValueError(f"mesh: is {mesh!r}; allowed are meshes, such as games_mesh(devices)")
+        raise ValueError(f"mesh: is {shown(mesh)}; allowed are meshes, such as games_mesh(devices)")
     if len(mesh.axis_names) != 1:
         raise ValueError(
             f"mesh: has the axes {dict(mesh.shape)}; allowed is one axis, as of games_mesh(); "

@@ -14,15 +14,22 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import simplex
+from nashjax.arguments import (
+    SUM_TOLERANCE,
+    as_floating,
+    as_real_array,
+    check_all,
+    check_policy,
+    check_square,
+    first_index,
+    place_name,
+    shown,
+)
 from nashjax.games import EmbeddingGame, Game, LowRankGame, MatrixGame
-from nashjax.games.matrix import as_floating, as_real_array, check_square
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import Classes
 
 NOT_A_GAME = "is not a preference game; allowed is P + P^T = 1, P in [0, 1]"
-SUM_TOLERANCE = 1e-6
-"""How far the probabilities of a reference or initial policy may be from summing to 1."""
-
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
 """Those of a solve."""
 
@@ -179,7 +186,7 @@ def as_path_inputs(
       ValueError: as `as_inputs`; or the betas increase along the first axis.
     """
     if not isinstance(betas, jax.Array):
-        betas = _as_numbers(betas, "betas")
+        betas = as_numbers("betas", betas)
     if betas.ndim == 0 or betas.shape[0] == 0:
         raise ValueError(f"betas: has shape {list(betas.shape)}; allowed is [num_betas, ...], at least one")
     if validate and is_concrete(betas):
@@ -205,25 +212,12 @@ def as_policy(name: str, policy: ArrayLike, game: Game, *, validate: bool = True
             f"{name}: has shape {list(shape)}; allowed is [..., {game.num_actions}], a probability for each action"
         )
     if validate and is_concrete(policy):
-        values = _as_numbers(policy, name)
+        values = as_numbers(name, policy)
         check_policy(name, values)
         if name == "reference":  # in which a zero has a meaning
             tiny = float(jnp.finfo(dtype).tiny)
             check_all(name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}")
     return jnp.asarray(policy, dtype)
-
-
-def check_policy(name: str, policy: np.ndarray) -> None:
-    """Raise ValueError unless the last axis holds probabilities that sum to 1."""
-    check_all(name, policy, np.isfinite(policy) & (policy >= 0), "probabilities >= 0")
-    sums = policy.sum(axis=-1)
-    wrong = np.abs(sums - 1) > SUM_TOLERANCE
-    if wrong.any():
-        index = tuple(int(i) for i in np.argwhere(wrong)[0])
-        found = "is all zero" if sums[index] == 0 else f"sums to {sums[index]}"
-        raise ValueError(
-            f"{place_name(name, index)} {found}; allowed are probabilities that sum to 1 within {SUM_TOLERANCE:g}"
-        )
 
 
 def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
@@ -233,8 +227,8 @@ def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
     elif not isinstance(game, (jax.Array, np.ndarray)) and hasattr(game, "payoffs"):
         _check_attributes(game)
         return game  # pyright: ignore[reportReturnType]
-    preferences = as_real_array("game", game)  # pyright: ignore[reportArgumentType]
-    check_square(preferences.shape, "game")
+    preferences = as_real_array("game", game)
+    check_square("game", preferences.shape)
     if not (in_place or isinstance(preferences, jax.Array)):
         with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
             preferences = jnp.asarray(preferences)
@@ -337,12 +331,12 @@ def is_concrete(x: object) -> bool:
 def _check_numbers(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name: str = "beta") -> None:
     tiny, largest = _range(dtype)
     if not _is_number_from(beta, tiny, largest) and is_concrete(beta):
-        values = _as_numbers(beta, beta_name)
+        values = as_numbers(beta_name, beta)
         check_all(beta_name, values, np.isfinite(values) & (values >= 0), "finite numbers >= 0")
         allowed = f"0 or, in {dtype}, {tiny:.3g} to {largest:.3g}"
         check_all(beta_name, values, (values == 0) | ((values >= tiny) & (values <= largest)), allowed)
     if not _is_number_from(tol, 0, largest) and is_concrete(tol):
-        values = _as_numbers(tol, "tol")
+        values = as_numbers("tol", tol)
         allowed = f"numbers from 0 to, in {dtype}, {largest:.3g}"
         check_all("tol", values, (values >= 0) & (values <= largest), allowed)
 
@@ -357,23 +351,12 @@ def _is_number_from(x: object, low: float, high: float) -> bool:
     return isinstance(x, (int, float)) and low <= x <= high
 
 
-def _as_numbers(x: ArrayLike, name: str) -> np.ndarray:
+def as_numbers(name: str, x: Any) -> np.ndarray:
+    """The values of an argument in float64; raises ValueError where they are no real numbers."""
     try:
         return np.asarray(to_host(x), np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: is {x!r}; allowed are real numbers") from None
-
-
-def check_all(name: str, values: np.ndarray, good: np.ndarray, allowed: str) -> None:
-    """Raise ValueError, naming the first place where `good` is not true, what is there and what is allowed."""
-    if not good.all():
-        index = tuple(int(i) for i in np.argwhere(~good)[0])
-        raise ValueError(f"{place_name(name, index)} is {values[index]}; allowed are {allowed}")
-
-
-def place_name(name: str, index: tuple[int, ...]) -> str:
-    """The name of an argument and where in it."""
-    return name + (str(list(index)) if index else "")
+        raise ValueError(f"{name}: is {shown(x)}; allowed are real numbers") from None
 
 
 _all_valid = jax.jit(lambda game, classes: jnp.all(game.is_valid()))
@@ -386,7 +369,7 @@ def check_game(game: Game) -> None:
     with jax.ensure_compile_time_eval():  # a concrete game can also stand inside a trace
         if bool(_all_valid(game, Classes.of(game))):
             return
-        bad = tuple(int(i) for i in np.argwhere(~to_host(game.is_valid()))[0])  # pyright: ignore
+        bad = first_index(~to_host(game.is_valid()))  # pyright: ignore
         here = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(game))
         fault = game.fault() if here and hasattr(game, "fault") else None  # pyright: ignore
-    raise ValueError(f"game: {fault}" if fault else f"{place_name('game', bad)} {NOT_A_GAME}")
+    raise ValueError(f"game: {fault}" if fault else f"{place_name('game', bad)}: {NOT_A_GAME}")

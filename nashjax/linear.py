@@ -32,7 +32,10 @@ def margins(game: Game) -> jax.Array:
       TypeError: the game has no `dense()`.
     """
     if not hasattr(game, "dense"):
-        raise TypeError(f"{type(game).__name__} has no dense(), which interior points and plain equilibria need")
+        raise TypeError(
+            f"game: {type(game).__name__} has no dense(); allowed for interior points and plain equilibria are games "
+            "with a matrix"
+        )
     return game.dense() - 0.5  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -14,9 +14,9 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import linear, problem, simplex
+from nashjax.arguments import as_floating, check_policy
 from nashjax.games import Game
-from nashjax.games.matrix import as_floating
-from nashjax.inputs import Inputs, as_inputs, as_policy, check_policy
+from nashjax.inputs import Inputs, as_inputs, as_policy
 
 __all__ = [
     "Uniqueness",
@@ -39,7 +39,7 @@ def best_response(
     Args:
       game: a `Game` or preferences `[*batch, n, n]`.
       policy: probabilities `[*batch, n]`.
-      beta: regularisation `[*batch]`, >= 0.
+      beta: regularisation, `[*batch]`, >= 0, in units of preference.
       reference: probabilities `[*batch, n]`, default uniform; a zero excludes the action.
 
     Returns:
@@ -62,7 +62,7 @@ def exploitability(
     Args:
       game: as in `best_response`, as are the others and the errors.
       policy: probabilities `[*batch, n]`.
-      beta: regularisation `[*batch]`, >= 0.
+      beta: regularisation, `[*batch]`, >= 0, in units of preference.
       reference: probabilities `[*batch, n]`, default uniform; a zero excludes the action.
 
     Returns:
@@ -125,7 +125,7 @@ def l1_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
 
     Args:
       exploitability: `E_b(p)`, `[*batch]`, in units of preference.
-      beta: regularisation `[*batch]`, >= 0.
+      beta: regularisation, `[*batch]`, >= 0, in units of preference.
     """
     return problem.l1_bound(*_with_floor(exploitability, beta))
 

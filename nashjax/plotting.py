@@ -11,7 +11,6 @@ One file, though long: five pictures that share their colours, dashes and checks
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,11 +24,12 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.colors import LinearSegmentedColormap
 except ImportError as error:
-    raise ImportError('nashjax.plotting needs matplotlib: python -m pip install "nashjax[plot]"') from error
+    raise ImportError(f'nashjax.plotting needs {error.name}: python -m pip install "nashjax[plot]"') from error
 
 from nashjax import simplex
+from nashjax.arguments import check_all, check_choice, check_integer, check_policy, check_positive, shown
 from nashjax.games import Game
-from nashjax.inputs import as_inputs, check_all, check_policy
+from nashjax.inputs import as_inputs, as_numbers
 from nashjax.solve import Trajectory, solve
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
@@ -74,11 +74,10 @@ def convergence(
       ValueError: an argument is not valid.
     """
     if not isinstance(trajectories, Mapping) or not trajectories:
-        raise ValueError(f"trajectories: is {_short(trajectories)}; allowed are names with trajectories, at least one")
-    if measure not in MEASURES:
-        raise ValueError(f"measure: is {measure!r}; allowed are {', '.join(map(repr, MEASURES))}")
-    if beta is not None and not (np.ndim(beta) == 0 and 0 < float(beta) < math.inf):
-        raise ValueError(f"beta: is {_short(beta)}; allowed are finite numbers > 0, or None")
+        raise ValueError(f"trajectories: is {shown(trajectories)}; allowed are names with trajectories, at least one")
+    check_choice("measure", measure, tuple(MEASURES))
+    if beta is not None:
+        beta = check_positive("beta", beta)
     lines = {name: _medians(name, path, measure, equilibrium) for name, path in trajectories.items()}
 
     ax = _axes(ax)
@@ -87,7 +86,7 @@ def convergence(
     if beta is not None:
         first, start = (column[0] for column in next(iter(lines.values())))
         queries = np.unique(np.concatenate([queries for queries, _ in lines.values()]))
-        promised = start * (1 + 2 * float(beta)) ** (-(queries - first) / 2)
+        promised = start * (1 + 2 * beta) ** (-(queries - first) / 2)
         ax.plot(queries, promised, ":", color="black", label="(1 + 2 beta)^(-N/2)")
     ax.set(xlabel="queries N", ylabel=MEASURES[measure], yscale="log")
     return _finish(ax)
@@ -240,12 +239,12 @@ def equilibrium_path(
     b = _array("betas", betas, ("num_betas",))
     check_all("betas", b, np.isfinite(b) & (b >= 0), "finite numbers >= 0")
     if not (b > 0).any() or len(np.unique(b)) < len(b):
-        raise ValueError(f"betas: is {_short(b.tolist())}; allowed are different numbers, at least one of them > 0")
+        raise ValueError(f"betas: is {shown(b.tolist())}; allowed are different numbers, at least one of them > 0")
     p = _array("policies", policies, (len(b), "n"))
     check_policy("policies", p)
     n = p.shape[1]
     names = _names("items", range(n) if items is None else items, n)
-    top = _at_least("top", top, 1)
+    top = check_integer("top", top, 1)
 
     falling = np.argsort(-b)
     b, p = b[falling], p[falling]
@@ -303,7 +302,7 @@ def ranking_intervals(
         check_all(name, x, np.isfinite(x), "finite numbers")
     check_all("high", upper, upper >= lower, "numbers not below those of low")
     names = _names("items", items, len(v))
-    shown = min(_at_least("top", top, 1), len(v))
+    shown = min(check_integer("top", top, 1), len(v))
 
     ax = _axes(ax)
     rows = np.arange(shown)
@@ -343,7 +342,7 @@ def _medians(name: str, path: Trajectory, measure: str, equilibrium: ArrayLike |
     """Queries, and the median over games of the measure that each game has reached after them, `[points]` each."""
     place = f"trajectories[{name!r}]"
     if not isinstance(path, Trajectory):
-        raise ValueError(f"{place}: is {_short(path)}; allowed is what nashjax.trajectory returns")
+        raise ValueError(f"{place}: is {shown(path)}; allowed is what nashjax.trajectory returns")
     values = path.exploitability if measure == "exploitability" else _divergence(place, path, equilibrium)
     queries, values = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (path.queries, values))
     if queries.size == 0:
@@ -389,10 +388,7 @@ def _inside(parts: int) -> np.ndarray:
 
 def _array(name: str, x: ArrayLike, shape: tuple[int | str, ...]) -> np.ndarray:
     """A float64 array of this shape, of which words stand for any length >= 1."""
-    try:
-        array = np.asarray(x, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: is {_short(x)}; allowed are real numbers") from None
+    array = as_numbers(name, x)
     fits = array.ndim == len(shape) and array.size > 0
     if not fits or any(isinstance(b, int) and a != b for a, b in zip(array.shape, shape, strict=True)):
         allowed = ", ".join(map(str, shape))
@@ -410,20 +406,5 @@ def _names(name: str, items: Any, n: int) -> list[str]:
 def _order(order: ArrayLike, n: int) -> np.ndarray:
     place = np.asarray(order)
     if place.shape != (n,) or not np.array_equal(np.sort(place), np.arange(n)):
-        raise ValueError(f"order: is {_short(place.tolist())}; allowed are the numbers from 0 to {n - 1}, each once")
+        raise ValueError(f"order: is {shown(place.tolist())}; allowed are the numbers from 0 to {n - 1}, each once")
     return place.astype(int)
-
-
-def _at_least(name: str, value: Any, low: int) -> int:
-    try:
-        good = operator.index(value) >= low
-    except TypeError:
-        good = False
-    if not good:
-        raise ValueError(f"{name}: is {value!r}; allowed are integers >= {low}")
-    return operator.index(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

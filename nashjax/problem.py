@@ -22,7 +22,7 @@ class RegularizedGame:
 
     Attributes:
       game: what answers the preference queries.
-      beta: strength of the regularisation towards the reference, `[*batch]`, >= 0, in units of preference.
+      beta: regularisation towards the reference, `[*batch]`, >= 0, in units of preference.
       log_reference: log of the reference policy `r`, `[n, *batch]`, normalised; `-inf` excludes an action.
 
     Batch axes may have size 1 but must be there: `[n]` beside policies `[n, 5]` would be read as `[1, n]`.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from jax.typing import ArrayLike
 
 from nashjax import cores, spread
 from nashjax.algorithms import Algorithm
+from nashjax.arguments import LARGEST_INT, check_integer, shown
 from nashjax.blocks import default_block_size, map_blocks
 from nashjax.driver import Outcome, run
 from nashjax.games import Game
@@ -25,8 +25,6 @@ from nashjax.inputs import Inputs, as_inputs, as_path_inputs, check_game
 from nashjax.problem import kl_bound, rounding_floor
 from nashjax.solution import Solution, Status
 
-LARGEST_INT = 2**31 - 1
-"""Queries are counted in int32."""
 MASS_TOLERANCE = 1e-2
 """How far from 1 the probabilities of an answer may sum up: rounding of a million of them leaves less."""
 
@@ -91,9 +89,9 @@ def solve(
     """
     _check_algorithm(algorithm)
     if not isinstance(max_queries, Tracer):
-        _check_integer("max_queries", max_queries, 1)
+        check_integer("max_queries", max_queries, 1, LARGEST_INT)
     if block_size is not None:
-        _check_integer("block_size", block_size, 1)
+        check_integer("block_size", block_size, 1, LARGEST_INT)
     arguments = (game, beta, reference, initial, tol)
     on_cores = cores.can_share(*arguments, algorithm, max_queries)
     is_spread = not on_cores and spread.is_spread(*arguments)
@@ -149,7 +147,7 @@ def solve_path(
     """
     _check_algorithm(algorithm)
     if not isinstance(max_queries, Tracer):
-        _check_integer("max_queries", max_queries, 1)
+        check_integer("max_queries", max_queries, 1, LARGEST_INT)
     inputs = as_path_inputs(game, betas, reference, initial, tol, validate=validate).run_by(algorithm)
     kinds = beta_kinds(betas, inputs.beta.dtype)
     if not spread.is_spread(game, betas, reference, initial, tol):
@@ -205,7 +203,7 @@ def trajectory(
       ValueError: an argument is not valid.
     """
     _check_algorithm(algorithm, allow_none=False)
-    _check_integer("num_steps", num_steps, 0)
+    check_integer("num_steps", num_steps, 0, LARGEST_INT)
     return _trajectory(as_inputs(game, beta, reference, initial).run_by(algorithm), algorithm, num_steps)
 
 
@@ -213,21 +211,12 @@ def _check_algorithm(algorithm: object, *, allow_none: bool = True) -> None:
     if algorithm is None and allow_none:
         return
     if isinstance(algorithm, type) or not (hasattr(algorithm, "init") and hasattr(algorithm, "step")):
-        raise ValueError(f"algorithm: is {algorithm!r}; allowed are instances such as nashjax.NashMP()")
+        raise ValueError(f"algorithm: is {shown(algorithm)}; allowed are instances such as nashjax.NashMP()")
     name = type(algorithm).__name__
     if not hasattr(algorithm, "queries_per_step"):
         raise ValueError(f"algorithm: {name} has no queries_per_step; allowed is the most queries that one step asks")
     if any(leaf is algorithm for leaf in jax.tree.leaves(algorithm)):
         raise ValueError(f"algorithm: {name} is not a pytree; allowed are dataclasses registered with jax")
-
-
-def _check_integer(name: str, value: Any, low: int) -> None:
-    try:
-        good = low <= operator.index(value) <= LARGEST_INT
-    except TypeError:
-        good = False
-    if not good:
-        raise ValueError(f"{name}: is {value!r}; allowed are integers from {low} to {LARGEST_INT}")
 
 
 def _in_dtype(algorithm: Algorithm[Any] | None, dtype: jnp.dtype) -> Any:

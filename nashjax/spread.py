@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from nashjax.arguments import place_name
 from nashjax.cores import traces_constants
 from nashjax.games import Game, MatrixGame
-from nashjax.games.matrix import SYMMETRY_TOLERANCE
-from nashjax.inputs import NOT_A_GAME, Inputs, batch_shapes, is_concrete, place_name, to_host
+from nashjax.games.faults import SYMMETRY_TOLERANCE
+from nashjax.games.matrix import product
+from nashjax.inputs import NOT_A_GAME, Inputs, batch_shapes, is_concrete, to_host
 from nashjax.pytree import register_dataclass
 from nashjax.solution import Status
 
@@ -147,7 +149,7 @@ def check_statuses(game: Game, status: jax.Array) -> None:
     own = jax.tree.map(of_bad_game, game)
     seen = len(jax.tree.leaves(own)) == len(jax.tree.leaves(game)) and hasattr(own, "fault")
     fault = own.fault() if seen else None
-    raise ValueError(f"{place_name('game', bad)}: {fault}" if fault else f"{place_name('game', bad)} {NOT_A_GAME}")
+    raise ValueError(f"{place_name('game', bad)}: {fault}" if fault else f"{place_name('game', bad)}: {NOT_A_GAME}")
 
 
 def _specs(inputs: Inputs, where: Layout) -> list[PartitionSpec]:
@@ -190,7 +192,7 @@ class RowsOfGame:
 
     def payoffs(self, weights: jax.Array) -> jax.Array:
         """Answer one preference query `P v`: each device its rows, then one exchange of `n` numbers."""
-        own = jnp.einsum("...ij,j...->i...", self.preferences, weights, precision=jax.lax.Precision.HIGHEST)
+        own = product("...ij,j...->i...", self.preferences, weights)
         return jax.lax.all_gather(own, self.axes, axis=0, tiled=True)
 
     def prepared(self) -> tuple[RowsOfGame, jax.Array]:

@@ -177,7 +177,7 @@ def test_games_of_other_classes_are_checked_too():
     assert nj.solve(game, 0.1).converged.all()
     P[3, 0, 1] += 0.1
     bad: Any = dataclasses.replace(game, matrix=jnp.asarray(P))
-    with pytest.raises(ValueError, match=r"game\[3\] is not a preference game"):
+    with pytest.raises(ValueError, match=r"game\[3\]: is not a preference game"):
         nj.solve(bad, 0.1)
     assert (jax.jit(lambda game: nj.solve(game, 0.1).status)(bad) == nj.Status.INVALID).sum() == 1
 

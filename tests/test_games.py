@@ -10,7 +10,7 @@ from jax.core import ShapedArray
 
 import nashjax as nj
 from nashjax.games import random
-from nashjax.games.matrix import first_fault
+from nashjax.games.faults import first_fault
 from nashjax.games.random import KINDS
 
 
@@ -86,14 +86,15 @@ def test_kinds_are_what_they_say():
         ({"num_actions": 1}, "num_actions: is 1; allowed are integers >= 2"),
         ({"num_actions": 3.0}, "num_actions: is 3.0"),
         ({"num_actions": 3, "batch_shape": 4}, "batch_shape: is 4; allowed are tuples"),
-        ({"num_actions": 3, "kind": "chess"}, "kind: is 'chess'; allowed are gaussian, uniform"),
+        ({"num_actions": 3, "kind": "chess"}, "kind: is 'chess'; allowed are 'gaussian', 'uniform'"),
         ({"num_actions": 3, "scale": -1.0}, "scale: is -1.0"),
         ({"num_actions": 3, "rank": 0, "kind": "low_rank"}, "rank: is 0"),
+        ({"num_actions": 3, "key": 0}, "key: is 0; allowed are jax random keys"),
     ],
 )
 def test_random_game_refuses(options, message):
     with pytest.raises(ValueError, match=message):
-        nj.games.random_game(jax.random.key(0), **options)
+        nj.games.random_game(**{"key": jax.random.key(0), **options})
 
 
 def test_from_payoffs_records_its_units():
@@ -120,8 +121,8 @@ def test_from_payoffs_records_its_units():
     ("A", "bound", "message"),
     [
         ([[0.0, 1.0], [1.0, 0.0]], None, r"payoffs\[0, 1\] is 1.0 and payoffs\[1, 0\] is 1.0; .*skew-symmetric"),
-        ([[0.0, np.nan], [1.0, 0.0]], None, r"payoffs\[0, 1\] is nan"),
-        ([[0.0, 2.0], [-2.0, 0.0]], 1.0, r"payoffs\[0, 1\] is 2.0; allowed is at most the bound"),
+        ([[0.0, np.nan], [1.0, 0.0]], None, r"payoffs\[0, 1\]: is nan"),
+        ([[0.0, 2.0], [-2.0, 0.0]], 1.0, r"payoffs\[0, 1\]: is 2.0; allowed are those of at most the bound"),
         ([[0.0, 2.0], [-2.0, 0.0]], -1.0, "bound: is -1.0"),
         ([[0.0, 2.0]], None, r"payoffs: has shape \[1, 2\]"),
     ],

@@ -196,8 +196,8 @@ def test_a_path_may_differ_per_game_and_has_derivatives():
     [
         (0.1, r"betas: has shape \[\]"),
         ([], r"betas: has shape \[0\]"),
-        ([0.1, 0.2], r"betas\[0\] is 0.2; allowed are betas that do not increase"),
-        ([0.1, -0.2], r"betas\[1\] is -0.2; allowed are finite numbers >= 0"),
+        ([0.1, 0.2], r"betas\[0\]: is 0.2; allowed are betas that do not increase"),
+        ([0.1, -0.2], r"betas\[1\]: is -0.2; allowed are finite numbers >= 0"),
         (["x"], "betas: is"),
     ],
 )

@@ -170,7 +170,7 @@ class TestConvergence:
                 r"^equilibrium: has shape \[2\]; allowed for .* is \[3, 5\]",
             ),
             ({"measure": "kl", "equilibrium": np.ones((2, 5)) / 5}, r"^equilibrium: has shape \[2, 5\]"),
-            ({"measure": "kl", "equilibrium": [0.5] * 5}, "^equilibrium sums to 2.5; allowed are prob"),
+            ({"measure": "kl", "equilibrium": [0.5] * 5}, "^equilibrium: sums to 2.5; allowed are prob"),
         ],
     )
     def test_bad_input_is_named(self, paths: dict[str, nj.Trajectory], change: dict[str, Any], message: str):
@@ -231,12 +231,12 @@ class TestSimplexDynamics:
             ({"game": np.full((4, 4), 0.5)}, "^game: has, with beta and reference, 4 actions .* one game of 3 actions"),
             ({"game": np.full((2, 3, 3), 0.5)}, r"batch shape \[2\]; allowed is one game"),
             ({"beta": [0.1, 0.2]}, r"batch shape \[2\]; allowed is one game"),
-            ({"beta": -1.0}, "^beta is -1.0"),
+            ({"beta": -1.0}, "^beta: is -1.0"),
             ({"reference": [0.5, 0.5, 0]}, "^reference: is .*; allowed are probabilities > 0"),
             ({"labels": "ab"}, "^labels: has length 2; allowed is 3"),
             ({"trajectories": {"a": np.ones((2, 4)) / 4}}, r"^trajectories\['a'\]: has shape \[2, 4\]; allowed is \["),
             ({"trajectories": {"a": np.ones((0, 3))}}, r"^trajectories\['a'\]: has shape \[0, 3\]; .*not empty"),
-            ({"trajectories": {"a": np.ones((2, 3))}}, r"^trajectories\['a'\]\[0\] sums to 3"),
+            ({"trajectories": {"a": np.ones((2, 3))}}, r"^trajectories\['a'\]\[0\]: sums to 3"),
         ],
     )
     def test_bad_input_is_named(self, change: dict[str, Any], message: str):
@@ -313,12 +313,12 @@ class TestPreferenceHeatmap:
         [
             ({"preferences": np.ones((2, 3)) / 2}, r"^preferences: has shape \[2, 3\]; allowed are square"),
             ({"preferences": np.ones((0, 0))}, r"^preferences: has shape \[0, 0\]; .*not empty"),
-            ({"preferences": [[0.5, 2], [-1, 0.5]]}, r"^preferences\[0, 1\] is 2.0; allowed are numbers in \[0, 1\]"),
+            ({"preferences": [[0.5, 2], [-1, 0.5]]}, r"^preferences\[0, 1\]: is 2.0; allowed are numbers in \[0, 1\]"),
             ({"preferences": "words"}, "^preferences: is 'words'; allowed are real numbers"),
             ({"items": ["a"]}, "^items: has length 1; allowed is 3"),
             ({"order": [0, 0, 1]}, r"^order: is \[0, 0, 1\]; allowed are the numbers from 0 to 2"),
             ({"comparisons": np.ones((2, 2))}, r"^comparisons: has shape \[2, 2\]; allowed is \[3, 3\]"),
-            ({"comparisons": -np.ones((3, 3))}, r"^comparisons\[0, 0\] is -1.0; allowed are numbers >= 0"),
+            ({"comparisons": -np.ones((3, 3))}, r"^comparisons\[0, 0\]: is -1.0; allowed are numbers >= 0"),
         ],
     )
     def test_bad_input_is_named(self, change: dict[str, Any], message: str):
@@ -360,11 +360,11 @@ class TestEquilibriumPath:
         ("change", "message"),
         [
             ({"betas": []}, r"^betas: has shape \[0\]; allowed is \[num_betas\], not empty"),
-            ({"betas": [1.0, -1.0, 2.0, 3.0]}, r"^betas\[1\] is -1.0; allowed are finite numbers >= 0"),
+            ({"betas": [1.0, -1.0, 2.0, 3.0]}, r"^betas\[1\]: is -1.0; allowed are finite numbers >= 0"),
             ({"betas": [1.0, 1.0, 0.1, 0.0]}, "^betas: is .*; allowed are different numbers"),
             ({"betas": [0.0], "policies": [[1.0]]}, "at least one of them > 0"),
             ({"policies": np.ones((3, 2)) / 2}, r"^policies: has shape \[3, 2\]; allowed is \[4, n\]"),
-            ({"policies": np.ones((4, 2))}, r"^policies\[0\] sums to 2"),
+            ({"policies": np.ones((4, 2))}, r"^policies\[0\]: sums to 2"),
             ({"items": ["a"]}, "^items: has length 1; allowed is 4"),
             ({"top": 0}, "^top: is 0; allowed are integers >= 1"),
             ({"top": 1.5}, "^top: is 1.5; allowed are integers >= 1"),
@@ -396,8 +396,8 @@ class TestRankingIntervals:
                 r"^value: has shape \[0\]; allowed is \[n\], not empty",
             ),
             ({"low": [1.0]}, r"^low: has shape \[1\]; allowed is \[2\]"),
-            ({"high": [3.0, 0.0]}, r"^high\[1\] is 0.0; allowed are numbers not below those of low"),
-            ({"value": [np.nan, 1.0]}, r"^value\[0\] is nan; allowed are finite numbers"),
+            ({"high": [3.0, 0.0]}, r"^high\[1\]: is 0.0; allowed are numbers not below those of low"),
+            ({"value": [np.nan, 1.0]}, r"^value\[0\]: is nan; allowed are finite numbers"),
             ({"items": "abc"}, "^items: has length 3; allowed is 2"),
             ({"top": 0}, "^top: is 0; allowed are integers >= 1"),
         ],

@@ -124,11 +124,11 @@ def test_distances_broadcast_over_batches_and_refuse_what_is_no_policy():
     expected = np.sum(p * np.log(p / q), -1)
     np.testing.assert_allclose(nj.metrics.kl_divergence(p, q), expected, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(nj.metrics.kl_divergence(p[:3, :1], q), expected[:3, :1], rtol=1e-12, atol=1e-15)
-    with pytest.raises(ValueError, match=r"policy\[0\] is nan"):
+    with pytest.raises(ValueError, match=r"policy\[0\]: is nan"):
         nj.metrics.kl_divergence(np.array([np.nan, 1.0]), np.array([0.5, 0.5]))
     with pytest.raises(ValueError, match="numbers of actions differ"):
         nj.metrics.kl_divergence(np.array([1.0, 0.0]), q)
-    with pytest.raises(ValueError, match="policy sums to 2"):
+    with pytest.raises(ValueError, match="policy: sums to 2"):
         nj.metrics.entropy(np.array([1.0, 1.0]))
     assert np.isnan(simplex.kl_divergence(jnp.array([np.nan, 0.0]), jnp.log(jnp.array([0.5, 0.5]))))
 
@@ -190,7 +190,7 @@ def test_metrics_take_batches_and_refuse_what_is_no_policy():
         np.testing.assert_allclose(E[i, j], nj.metrics.exploitability(game.preferences[i, 0], p[j], 0.1), rtol=1e-12)
     pure = np.array([0.0, 1.0, 0.0, 0.0])
     assert np.isfinite(nj.metrics.exploitability(game, pure, 0.1)).all()
-    with pytest.raises(ValueError, match=r"policy\[1\] sums to 2"):
+    with pytest.raises(ValueError, match=r"policy\[1\]: sums to 2"):
         nj.metrics.exploitability(game, p * np.array([[1], [2], [1], [1], [1]]), 0.1)
     with pytest.raises(ValueError, match=r"policy: has shape \[3\]; allowed is \[..., 4\]"):
         nj.metrics.best_response(game, p[0, :3], 0.1)

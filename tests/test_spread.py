@@ -167,7 +167,7 @@ def test_faults_are_named():
     unchecked = nj.solve(nj.distributed.shard(bad), 0.1, validate=False, algorithm=first_order)
     assert unchecked.status.tolist() == [0] * 5 + [int(nj.Status.INVALID)] + [0] * 2
     beta = nj.distributed.shard(jnp.array([0.1] * 7 + [-1.0]))
-    refused(lambda: nj.solve(games, beta), "beta[7] is -1.0")
+    refused(lambda: nj.solve(games, beta), "beta[7]: is -1.0")
     columns = jax.device_put(games, NamedSharding(mesh, P(None, None, "b")))
     refused(lambda: nj.solve(columns, 0.1), "cut over devices", "allowed are batch axes and, of a MatrixGame, its rows")
     other = jax.device_put(jnp.ones(8), NamedSharding(jax.make_mesh((8,), ("z",)), P("z")))

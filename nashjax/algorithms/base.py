@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple, Protocol, TypeVar
 import jax
 import jax.numpy as jnp
 
+from nashjax.arguments import check_number
 from nashjax.problem import RegularizedGame
 
 UNREGULARIZED_STEP = 1 / 8
@@ -148,8 +149,5 @@ def check_hyperparameter(name: str, value: object, low: float, high: float, *, c
 
     Arrays are not looked at: they may be traced, or stand for no value at all while jax rebuilds a pytree.
     """
-    if not isinstance(value, Real):
-        return
-    number = float(value)
-    if not ((low < number or (closed and low == number)) and number < high):
-        raise ValueError(f"{name}: is {value}; allowed are numbers {'>=' if closed else '>'} {low:g} and < {high:g}")
+    if isinstance(value, Real):
+        check_number(name, value, low, high, open_at=(high,) if closed else (low, high))

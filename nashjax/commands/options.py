@@ -6,14 +6,22 @@ from typing import Annotated
 
 import typer
 
+from nashjax.arguments import LARGEST_SEED
 from nashjax.commands.terminal import number_option
 from nashjax.files import TIE_WORDS
+from nashjax.files.errors import bad_input, quoted
+from nashjax.games.random import KINDS
 
 Top = Annotated[
     int, typer.Option(parser=number_option(0, whole=True), metavar="INTEGER", help="Rows to show; 0 shows all.")
 ]
+OneBeta = Annotated[float, typer.Option(parser=number_option(0), metavar="NUMBER", help="Regularisation, >= 0.")]
+Tolerance = Annotated[
+    float, typer.Option(parser=number_option(0, closed=False), metavar="NUMBER", help="Exploitability to reach, > 0.")
+]
+Double = Annotated[bool, typer.Option("--x64", help="Compute in double precision.")]
 Seed = Annotated[
-    int, typer.Option(parser=number_option(0, whole=True, high=2**32 - 1), metavar="INTEGER", help="Of the draws.")
+    int, typer.Option(parser=number_option(0, whole=True, high=LARGEST_SEED), metavar="INTEGER", help="Of the draws.")
 ]
 Prior = Annotated[
     float,
@@ -30,3 +38,9 @@ TieWords = Annotated[
     list[str] | None,
     typer.Option(metavar="WORD", help=f"A word for a tie besides {', '.join(TIE_WORDS)}; repeatable."),
 ]
+
+
+def check_kind(kind: str) -> None:
+    """Raise BadInput unless random games can be drawn so."""
+    if kind not in KINDS:
+        raise bad_input("--kind", quoted(kind), f"are {', '.join(KINDS)}")

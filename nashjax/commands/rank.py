@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nashjax.commands import report
-from nashjax.commands.options import ItemA, ItemB, Prior, Seed, TieWords, Top, Winner
-from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, interruptible, number_option, put
+from nashjax.commands.options import ItemA, ItemB, OneBeta, Prior, Seed, TieWords, Top, Winner
+from nashjax.commands.terminal import (
+    NOT_CONVERGED,
+    errors_in_one_line,
+    interruptible,
+    library_errors,
+    number_option,
+    put,
+    warn,
+)
 from nashjax.files import BadInput, check_output
-from nashjax.files.errors import bad_input, quoted, shortened, visible
+from nashjax.files.errors import bad_input, quoted, shortened, unwritable, visible
 from nashjax.progress import progress_line
 
 if TYPE_CHECKING:
@@ -30,9 +36,7 @@ _PATH = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0)
 
 def rank(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The comparisons: see above.", show_default=False)],
-    beta: Annotated[
-        float, typer.Option(parser=number_option(0), metavar="NUMBER", help="Regularisation, >= 0.")
-    ] = 0.01,
+    beta: OneBeta = 0.01,
     bootstrap: Annotated[
         int,
         typer.Option(
@@ -103,7 +107,7 @@ def rank(
     preferred over that mixture; intervals are by bootstrap. The ranking goes to standard output, warnings and progress
     to standard error. Exit code 0: solved; 1: not solved to the tolerance; 2: an input cannot be used.
     """
-    with errors_in_one_line(), _extra_named():
+    with errors_in_one_line(), library_errors():
         if output is not None:
             check_output(output, file, suffixes=(".json", ".csv", ".html"))
         if plot is not None:
@@ -199,19 +203,13 @@ def _rank_all(parts: Mapping[str, Battles], bootstrap: int, options: dict[str, A
                 show(before + done, "resamples")
 
             try:
-                found[name] = interruptible(lambda part=part, progress=progress: _one(ranking, part, progress, options))
+                with library_errors():
+                    found[name] = interruptible(
+                        lambda part=part, progress=progress: ranking.rank(part, progress=progress, **options)
+                    )
             except BadInput as error:
                 raise BadInput(f"{visible(name) + ': ' if name else ''}{error}") from None
     return found
-
-
-def _one(ranking: Any, part: Battles, progress: Callable[[int], None], options: dict[str, Any]) -> Ranking:
-    try:
-        return ranking.rank(part, progress=progress, **options)
-    except BadInput:
-        raise
-    except (ValueError, MemoryError) as error:
-        raise BadInput(visible(str(error) or "not enough memory")) from None
 
 
 def _print(file: Path, rankings: Mapping[str, Ranking], top: int) -> None:
@@ -229,7 +227,7 @@ def _print(file: Path, rankings: Mapping[str, Ranking], top: int) -> None:
     put(shown.get())
     for name, ranking in rankings.items():
         for warning in ranking.warnings:
-            print(f"warning: {visible(name) + ': ' if name else ''}{warning}", file=sys.stderr)
+            warn(f"{visible(name) + ': ' if name else ''}{warning}")
 
 
 def _resampling(ranking: Ranking) -> str:
@@ -294,8 +292,8 @@ def _sentences(ranking: Ranking) -> Iterator[str]:
         yield f"To shrink the intervals most, compare next: {', '.join(pairs)}."
 
 
-def _listed(positions: tuple[int, ...], names: list[str], limit: int = 5) -> str:
-    if len(positions) > limit:
+def _listed(positions: tuple[int, ...], names: list[str]) -> str:
+    if len(positions) > 5:
         return f"{len(positions)} items"
     return ", ".join(names[i] for i in positions)
 
@@ -325,14 +323,5 @@ def _draw(path: Path, rankings: Mapping[str, Ranking]) -> None:
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise BadInput(f"{visible(str(path))}: cannot be written: {error.strerror or error}") from None
+        raise unwritable(path, error) from None
     plt.close(figure)
-
-
-@contextlib.contextmanager
-def _extra_named() -> Iterator[None]:
-    """A missing extra, in one line."""
-    try:
-        yield
-    except ImportError as error:
-        raise BadInput(visible(str(error))) from None

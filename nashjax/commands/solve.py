@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -13,13 +12,21 @@ import numpy as np
 import typer
 
 import nashjax as nj
+from nashjax.arguments import LARGEST_INT, LARGEST_SEED
 from nashjax.commands import report
-from nashjax.commands.options import ItemA, ItemB, Prior, TieWords, Top, Winner
-from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, interruptible, number_option, put
+from nashjax.commands.options import Double, ItemA, ItemB, Prior, TieWords, Tolerance, Top, Winner, check_kind
+from nashjax.commands.terminal import (
+    NOT_CONVERGED,
+    errors_in_one_line,
+    interruptible,
+    library_errors,
+    number_option,
+    put,
+    warn,
+)
 from nashjax.files import (
     FORMATS,
     Answer,
-    BadInput,
     Columns,
     GameFile,
     check_output,
@@ -37,10 +44,6 @@ Beta = Annotated[
         metavar="NUMBERS", help="Regularisation, >= 0, default 0.01; several with commas between or by repeating."
     ),
 ]
-Tolerance = Annotated[
-    float, typer.Option(parser=number_option(0, closed=False), metavar="NUMBER", help="Exploitability to reach, > 0.")
-]
-Double = Annotated[bool, typer.Option("--x64", help="Compute in double precision.")]
 
 
 def solve(
@@ -50,7 +53,7 @@ def solve(
     max_queries: Annotated[
         int,
         typer.Option(
-            parser=number_option(1, whole=True, high=2**31 - 1),
+            parser=number_option(1, whole=True, high=LARGEST_INT),
             metavar="INTEGER",
             help="Most preference queries for each game.",
         ),
@@ -119,7 +122,7 @@ def demo(
     seed: Annotated[
         int,
         typer.Option(
-            parser=number_option(0, whole=True, high=2**32 - 1),
+            parser=number_option(0, whole=True, high=LARGEST_SEED),
             metavar="INTEGER",
             help="The same seed draws the same games, others with --x64.",
         ),
@@ -133,8 +136,7 @@ def demo(
         betas = _parse_betas([beta], default=0.05)
         if betas.size > 1:
             raise bad_input("--beta", quoted(beta), "is one number")
-        if kind not in KINDS:
-            raise bad_input("--kind", quoted(kind), f"are {', '.join(KINDS)}")
+        check_kind(kind)
         check_game_memory("demo", actions, games)
         jax.config.update("jax_enable_x64", x64)
         drawn = nj.games.random_game(jax.random.key(seed), actions, (games,), kind=kind)
@@ -172,12 +174,8 @@ def _solve(
     def run() -> nj.Solution:
         return jax.block_until_ready(nj.solve(preferences, beta, reference=reference, tol=tol, max_queries=max_queries))
 
-    try:
+    with library_errors():
         return interruptible(run)
-    except ValueError as error:
-        raise BadInput(visible(str(error))) from None
-    except jax.errors.JaxRuntimeError as error:  # such as a device with less memory than the machine
-        raise BadInput(f"the solve failed: {visible(str(error))}") from None
 
 
 def _gather(game: GameFile, betas: np.ndarray, solution: nj.Solution) -> Answer:
@@ -216,7 +214,7 @@ def _print_answer(file: Path, game: GameFile, answer: Answer, top: int, output: 
             console.print(f"Written to {visible(str(output))}.")
     put(shown.get())
     for warning in report.data_warnings(game):
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(warning)
 
 
 def _parse_betas(texts: list[str] | None, default: float) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +9,13 @@ import jax
 import typer
 
 import nashjax as nj
-from nashjax.commands.solve import Double, Tolerance
-from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, number_option, put
+from nashjax.arguments import LARGEST_SEED
+from nashjax.commands.options import Double, OneBeta, Tolerance, check_kind
+from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, library_errors, number_option, put, warn
 from nashjax.files import BadInput
-from nashjax.files.errors import bad_input, quoted, visible
+from nashjax.files.errors import bad_input, visible
 from nashjax.games.random import KINDS
-from nashjax.sweeps.sources import LARGEST_CHUNK, LARGEST_SEED, MOST_RANDOM_GAMES
+from nashjax.sweeps.sources import LARGEST_CHUNK, MOST_RANDOM_GAMES
 
 
 def sweep(
@@ -41,9 +41,7 @@ def sweep(
             parser=number_option(0, whole=True, high=LARGEST_SEED), metavar="INTEGER", help="Of the draws, default 0."
         ),
     ] = None,
-    beta: Annotated[
-        float, typer.Option(parser=number_option(0), metavar="NUMBER", help="Regularisation, >= 0.")
-    ] = 0.01,
+    beta: OneBeta = 0.01,
     tol: Tolerance = 1e-6,
     chunk_size: Annotated[
         int | None,
@@ -92,10 +90,12 @@ def sweep(
         else:
             if num_actions is None or num_games is None:
                 missing = [name for name in ("--num-actions", "--num-games") if drawing[name] is None]
-                raise BadInput(f"{' and '.join(missing)}: missing, to draw games; or give --input DIR, games to read")
-            if kind is not None and kind not in KINDS:
-                raise bad_input("--kind", quoted(kind), f"are {', '.join(KINDS)}")
-            source = nj.sweeps.RandomGames(kind or "gaussian", num_actions, num_games, seed or 0)
+                raise BadInput(
+                    f"{' and '.join(missing)}: is missing to draw games; allowed is also --input DIR, games to read"
+                )
+            kind = "gaussian" if kind is None else kind
+            check_kind(kind)
+            source = nj.sweeps.RandomGames(kind, num_actions, num_games, seed or 0)
 
         by_hand = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
         missing = [name for name, value in by_hand.items() if value is None]
@@ -104,17 +104,8 @@ def sweep(
                 raise BadInput(f"{missing[0]}: is missing; allowed are all of {', '.join(by_hand)}, or --distributed")
             _join("--distributed" if distributed else "--coordinator", coordinator, num_processes, process_id)
 
-        def warn(sentence: str) -> None:
-            print(f"warning: {sentence}", file=sys.stderr)
-
-        try:
+        with library_errors():
             done = nj.sweep(source, output, beta=beta, tol=tol, chunk_size=chunk_size, notify=warn)
-        except BadInput:
-            raise
-        except ValueError as error:
-            raise BadInput(visible(str(error))) from None
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:  # such as a device with too little memory
-            raise BadInput(f"the solve failed: {visible(str(error) or 'not enough memory')}") from None
         ends = ", ".join(f"{count} {name}" for name, count in done.statuses.items() if count)
         put(f"{done.games} games: {ends}.\nWritten to {visible(str(output))}, {done.shards} shards.\n")
         raise typer.Exit(0 if done.converged else NOT_CONVERGED)

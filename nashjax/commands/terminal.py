@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
+import jax
 import typer
 
 from nashjax.files import BadInput
-from nashjax.files.errors import number, quoted
+from nashjax.files.errors import number, quoted, unwritable, visible
 
 NOT_CONVERGED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -48,7 +49,7 @@ def put(text: str) -> None:
         # What Python still flushes at its end goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # there, whoever read it has seen enough
-            raise BadInput(f"standard output: cannot be written: {error.strerror}") from None
+            raise unwritable("standard output", error) from None
 
 
 def interruptible(work: Callable[[], _T]) -> _T:
@@ -75,6 +76,24 @@ def fail(message: str) -> NoReturn:
     """End with an error in one line."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(BAD_INPUT)
+
+
+def warn(sentence: str) -> None:
+    """Say what is no error but should be known."""
+    print(f"warning: {sentence}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def library_errors() -> Iterator[None]:
+    """Turn what the library refuses, an extra that is missing, and what a device cannot do into `BadInput`."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (ImportError, ValueError) as error:
+        raise BadInput(visible(str(error))) from None
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:  # such as a device with less memory than the machine
+        raise BadInput(f"the solve failed: {visible(str(error) or 'not enough memory')}") from None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Games from files, answers to files. Needs numpy only; what cannot be used raises `BadInput`."""
+"""Games from files, answers to files. What cannot be used raises `BadInput`."""
 
 from nashjax.files.errors import BadInput
 from nashjax.files.read import FORMATS, GameFile, read_games

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nashjax.files.errors import shortened
+from nashjax.games.matrix import half_plus
 
 FEW_COMPARISONS = 10
 
@@ -21,13 +22,6 @@ def preferences_of_counts(lead: np.ndarray, comparisons: np.ndarray, prior: floa
     """
     weight = comparisons + prior
     return half_plus(np.divide(lead, 2 * weight, out=np.zeros_like(lead), where=weight > 0))
-
-
-def half_plus(margin: np.ndarray) -> np.ndarray:
-    """`1/2 + margin`, the entries of an antisymmetric margin and of its mirror image summing to 1 exactly."""
-    # The larger of the two probabilities is rounded, the smaller one is its exact complement.
-    larger = 0.5 + np.abs(margin)
-    return np.where(margin >= 0, larger, 1 - larger)
 
 
 def data_warnings(items: Sequence[str], comparisons: np.ndarray, ties: float) -> list[str]:

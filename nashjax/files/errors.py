@@ -7,11 +7,7 @@ class BadInput(ValueError):  # noqa: N818 (it reads as what it is)
 
 def bad_input(where: object, found: str, allowed: str) -> BadInput:
     """The error `WHERE: found FOUND; allowed ALLOWED`; `allowed` begins with its verb ("are counts >= 0")."""
-    return BadInput(f"{_short(visible(str(where)))}: found {found}; allowed {allowed}")
-
-
-def _short(text: str, limit: int = 300) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}..."
+    return BadInput(f"{shortened(str(where), 300)}: found {found}; allowed {allowed}")
 
 
 def unreadable(where: object, error: OSError) -> BadInput:
@@ -21,6 +17,11 @@ def unreadable(where: object, error: OSError) -> BadInput:
     if isinstance(error, IsADirectoryError):
         return bad_input(where, "a directory", "is a file")
     return BadInput(f"{visible(str(where))}: cannot be read: {error.strerror or error}")
+
+
+def unwritable(where: object, error: OSError) -> BadInput:
+    """The error for a file that the operating system does not take."""
+    return BadInput(f"{visible(str(where))}: cannot be written: {error.strerror or error}")
 
 
 def visible(text: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nashjax.files.arrays import read_game_array
-from nashjax.files.counts import half_plus, preferences_of_counts
+from nashjax.files.counts import preferences_of_counts
 from nashjax.files.errors import BadInput, bad_input, quoted, visible
 from nashjax.files.memory import check_game_memory
 from nashjax.files.tables import (
@@ -23,7 +23,8 @@ from nashjax.files.tables import (
     read_pairs,
     recognise,
 )
-from nashjax.games.matrix import Fault, first_fault
+from nashjax.games.faults import Fault, first_fault
+from nashjax.games.matrix import half_plus
 
 FORMATS = ("array", "matrix", "pairs", "battles")
 SUFFIXES = (".npy", ".npz", ".csv")

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nashjax.arguments import SUM_TOLERANCE, first_index
 from nashjax.files.arrays import read_vector_array
 from nashjax.files.errors import BadInput, bad_input, listed, number, quoted, unreadable, visible
 from nashjax.files.tables import open_table
-
-SUM_TOLERANCE = 1e-6
-"""How far the probabilities of a reference may be from summing to 1."""
 
 _FORMS = ".csv (item,probability), .json ({item: probability}), .npy, or numbers with commas between"
 
@@ -131,12 +129,12 @@ def _in_order(path: Path, given: dict[str, float], items: Iterable[str]) -> np.n
 def _check_values(where: str, reference: np.ndarray, items: tuple[str, ...]) -> None:
     bad = ~(np.isfinite(reference) & (reference >= 0))
     if bad.any():
-        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        index = first_index(bad)
         raise _bad_at(where, index, items[index[-1]], str(reference[index]), "are probabilities >= 0")
     sums = reference.sum(axis=-1)
     wrong = np.abs(sums - 1) > SUM_TOLERANCE
     if wrong.any():
-        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        index = first_index(wrong)
         found = "only zeros" if sums[index] == 0 else f"a sum of {sums[index]:.9g}"
         raise _bad_at(where, index, None, found, f"are probabilities that sum to 1 within {SUM_TOLERANCE:g}")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nashjax.files.errors import BadInput, bad_input, quoted, visible
+from nashjax.files.errors import bad_input, quoted, unwritable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def write_whole(path: Path, content: bytes) -> None:
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise BadInput(f"{visible(str(path))}: cannot be written: {error.strerror or error}") from None
+        raise unwritable(path, error) from None
 
 
 def _as_json(answer: Answer) -> bytes:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nashjax.games.faults import check_factor, describe_not_finite
+from nashjax.games.matrix import product
 from nashjax.pytree import register_dataclass
 
 CHUNK = 4096
@@ -64,8 +65,8 @@ class LowRankGame:
     def payoffs(self, weights: jax.Array) -> jax.Array:
         """Answer one preference query `P v`; see `Game.payoffs`."""
         left_sums, right_sums = _sums(self.left, weights), _sums(self.right, weights)
-        margins = _product("...ir,r...->i...", self.left, right_sums)
-        return jnp.sum(weights, axis=0) / 2 + margins - _product("...ir,r...->i...", self.right, left_sums)
+        margins = product("...ir,r...->i...", self.left, right_sums)
+        return jnp.sum(weights, axis=0) / 2 + margins - product("...ir,r...->i...", self.right, left_sums)
 
     def is_valid(self) -> jax.Array:
         """Tell which games have finite factors, bool `[*batch_shape]`."""
@@ -87,11 +88,7 @@ def _sums(factor: jax.Array, weights: jax.Array) -> jax.Array:
 
     def add(total: jax.Array, k: jax.Array) -> tuple[jax.Array, None]:
         rows = jax.lax.dynamic_slice_in_dim(factor, k * CHUNK, CHUNK, -2)
-        return total + _product(SUMS, rows, jax.lax.dynamic_slice_in_dim(weights, k * CHUNK, CHUNK, 0)), None
+        return total + product(SUMS, rows, jax.lax.dynamic_slice_in_dim(weights, k * CHUNK, CHUNK, 0)), None
 
-    rest = _product(SUMS, factor[..., whole * CHUNK :, :], weights[whole * CHUNK :])
+    rest = product(SUMS, factor[..., whole * CHUNK :, :], weights[whole * CHUNK :])
     return jax.lax.scan(add, rest, jnp.arange(whole))[0] if whole else rest
-
-
-def _product(subscripts: str, *arrays: jax.Array) -> jax.Array:
-    return jnp.einsum(subscripts, *arrays, precision=jax.lax.Precision.HIGHEST)

@@ -1,4 +1,4 @@
-"""Games given by their preference matrix, and what is wrong with a matrix that is none."""
+"""Games given by their preference matrix."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import operator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,12 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import simplex
+from nashjax.arguments import as_floating, as_real_array, check_all, check_square
+from nashjax.games.faults import SYMMETRY_TOLERANCE, describe_not_skew, first_fault
 from nashjax.pytree import register_dataclass
 
 MOST_SMALL = 32
 """Up to this many actions a batch of games is queried all at once; above, by a product for each game."""
-SYMMETRY_TOLERANCE = 1e-6
-"""How far `P + P^T` may be from 1, entry by entry (spec 2)."""
 
 
 @register_dataclass
@@ -58,7 +59,7 @@ class MatrixGame:
         [[0.5, 0.75], [0.25, 0.5]]
         """
         payoffs = as_floating(as_real_array("payoffs", payoffs))
-        check_square(payoffs.shape, "payoffs")
+        check_square("payoffs", payoffs.shape)
         largest = jnp.max(jnp.abs(payoffs), axis=(-2, -1))
         if bound is None:
             bound = jnp.where(largest > 0, largest, 1)
@@ -81,11 +82,8 @@ class MatrixGame:
         return self.preferences.shape[:-2]
 
     def payoffs(self, weights: jax.Array) -> jax.Array:
-        """Answer one preference query `P v`; see `Game.payoffs`.
-
-        Always in full precision: a certificate computed in bfloat16 or TF32 is false (spec 2).
-        """
-        answer = jnp.einsum("...ij,j...->i...", self.preferences, weights, precision=jax.lax.Precision.HIGHEST)
+        """Answer one preference query `P v`; see `Game.payoffs`."""
+        answer = product("...ij,j...->i...", self.preferences, weights)
         return simplex.materialize(answer, self.preferences)
 
     def dense(self) -> jax.Array:
@@ -138,7 +136,7 @@ class MatrixGame:
           ValueError: the game was not made by `from_payoffs`.
         """
         if self.payoff_scale is None:
-            raise ValueError("the game has no payoff units: it was not made by MatrixGame.from_payoffs")
+            raise ValueError("game: has no payoff units; allowed are games made by MatrixGame.from_payoffs")
         return (preference - 0.5) * (self.payoff_scale[..., None] if per_action else self.payoff_scale)
 
 
@@ -174,6 +172,11 @@ class SmallGames:
         return jnp.moveaxis(self.preferences, (0, 1), (-2, -1))
 
 
+def product(subscripts: str, *arrays: jax.Array) -> jax.Array:
+    """`einsum` in full precision, always: a certificate computed in bfloat16 or TF32 is false (spec 2)."""
+    return jnp.einsum(subscripts, *arrays, precision=jax.lax.Precision.HIGHEST)
+
+
 def times(matrices: jax.Array, vectors: jax.Array) -> jax.Array:
     """The products of small matrices `[n, n, *batch]` with vectors `[n, *batch]`, all at once.
 
@@ -182,103 +185,22 @@ def times(matrices: jax.Array, vectors: jax.Array) -> jax.Array:
     return functools.reduce(operator.add, [matrices[:, j] * vectors[j] for j in range(matrices.shape[1])])
 
 
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """The first thing found wrong with a matrix.
-
-    Attributes:
-      index: the index `(..., i, j)` of the entry.
-      found: what is there.
-      allowed: what is allowed there.
-    """
-
-    index: tuple[int, ...]
-    found: str
-    allowed: str
+A = TypeVar("A", jax.Array, np.ndarray)
 
 
-def first_fault(preferences: np.ndarray) -> Fault | None:
-    """Find what keeps `[..., n, n]` preferences from being a game; None if nothing.
-
-    Looks, in this order, for an entry that is not a number, one outside [0, 1] (the first of each), and a pair
-    whose two probabilities do not sum to 1 within 1e-6 (the worst).
-    """
-    P = np.asarray(preferences)
-    # Not in place: the caller's matrix may be large, but a mask of it is needed only once something is wrong.
-    if not np.isfinite(P).all():
-        index = _first_index(~np.isfinite(P))
-        return Fault(index, str(P[index]), "a finite probability")
-    if P.size and (P.min() < 0 or P.max() > 1):
-        index = _first_index((P < 0) | (P > 1))
-        return Fault(index, str(P[index]), "a probability in [0, 1]")
-    excess = np.abs(P + np.swapaxes(P, -1, -2) - 1)
-    if P.size and excess.max() > SYMMETRY_TOLERANCE:
-        index = tuple(int(i) for i in np.unravel_index(np.argmax(excess), P.shape))
-        mirrored = (*index[:-2], index[-1], index[-2])
-        if index[-1] == index[-2]:
-            return Fault(index, str(P[index]), "1/2 on the diagonal")
-        return Fault(
-            index,
-            f"{P[index]}, and {P[mirrored]} at the mirrored entry, sum {P[index] + P[mirrored]}",
-            "P[i, j] + P[j, i] = 1 within 1e-6",
-        )
-    return None
-
-
-def check_square(shape: tuple[int, ...], name: str) -> None:
-    """Raise ValueError, naming the argument, unless the last two axes are `n, n` with `n >= 2`."""
-    if len(shape) < 2 or shape[-1] != shape[-2]:
-        raise ValueError(f"{name}: has shape {list(shape)}; allowed are square matrices [..., n, n]")
-    if shape[-1] < 2:
-        raise ValueError(f"{name}: has {shape[-1]} action(s), shape {list(shape)}; a game needs at least 2")
-
-
-def as_real_array(name: str, x: ArrayLike) -> jax.Array | np.ndarray:
-    """The argument as an array of real numbers; raises ValueError, naming it, where it is none."""
-    if not isinstance(x, jax.Array):
-        try:
-            x = np.asarray(x)
-        except ValueError:
-            raise ValueError(f"{name}: is not an array; allowed are real numbers in rows of equal length") from None
-    if not (jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.kind in "biu"):
-        raise ValueError(f"{name}: has dtype {x.dtype}; allowed are real numbers")
-    return x if isinstance(x, jax.Array) else x.astype(x.dtype.newbyteorder("="), copy=False)
-
-
-def as_floating(array: jax.Array | np.ndarray) -> jax.Array:
-    """The array in float32 or float64 as it came; half precision in float32, integers and booleans in jax's default.
-
-    What is numpy's stays numpy's, concrete also inside of a trace.
-    """
-    if jnp.issubdtype(array.dtype, jnp.floating):
-        dtype = jax.dtypes.canonicalize_dtype(array.dtype) if array.dtype.itemsize >= 4 else jnp.float32
-    else:
-        dtype = jnp.result_type(float)
-    if isinstance(array, np.ndarray):
-        return array.astype(dtype, copy=False)  # pyright: ignore[reportReturnType]
-    # A weak type would give way to others.
-    return array.astype(dtype) if array.dtype != dtype or array.weak_type else array
+def half_plus(margin: A) -> A:
+    """`1/2 + margin`, the entries of an antisymmetric margin and of its mirror image summing to 1 exactly."""
+    # The larger of the two probabilities is rounded, the smaller one is its exact complement.
+    larger = 0.5 + abs(margin)
+    xp: Any = jnp if isinstance(margin, jax.Array) else np
+    return xp.where(margin >= 0, larger, 1 - larger)
 
 
 def _check_payoffs(A: np.ndarray, bound: np.ndarray) -> None:
-    if not np.isfinite(A).all():
-        index = _first_index(~np.isfinite(A))
-        raise ValueError(f"payoffs{list(index)} is {A[index]}; allowed are finite numbers")
-    if not (np.isfinite(bound).all() and (bound > 0).all()):
-        raise ValueError(f"bound: is {bound}; allowed are positive finite numbers")
+    check_all("payoffs", A, np.isfinite(A), "finite numbers")
+    check_all("bound", bound, np.isfinite(bound) & (bound > 0), "finite numbers > 0")
     limit = np.broadcast_to(bound, A.shape[:-2])[..., None, None]
-    excess = np.abs(A + np.swapaxes(A, -1, -2)) / limit
-    if (excess > SYMMETRY_TOLERANCE).any():
-        index = tuple(int(i) for i in np.unravel_index(np.argmax(excess), A.shape))
-        mirrored = (*index[:-2], index[-1], index[-2])
-        raise ValueError(
-            f"payoffs{list(index)} is {A[index]} and payoffs{list(mirrored)} is {A[mirrored]}; "
-            "allowed are skew-symmetric matrices, A[i, j] = -A[j, i]"
-        )
-    if (np.abs(A) > limit).any():
-        index = _first_index(np.abs(A) > limit)
-        raise ValueError(f"payoffs{list(index)} is {A[index]}; allowed is at most the bound {bound} in absolute value")
-
-
-def _first_index(mask: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.unravel_index(np.argmax(mask), mask.shape))
+    fault = describe_not_skew("payoffs", A, SYMMETRY_TOLERANCE * limit)
+    if fault:
+        raise ValueError(f"payoffs: {fault}")
+    check_all("payoffs", A, np.abs(A) <= limit, f"those of at most the bound {bound} in absolute value")

@@ -8,7 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from nashjax.games.matrix import MatrixGame
+from nashjax.arguments import check_choice, check_integer, check_key, check_number
+from nashjax.games.matrix import MatrixGame, half_plus, product
 
 KINDS = ("gaussian", "uniform", "tournament", "cyclic", "bradley_terry", "low_rank")
 
@@ -45,24 +46,20 @@ def random_game(
       Games `[*batch_shape, n, n]` in jax's default float type, `P + P^T = 1` exactly.
 
     Raises:
-      ValueError: an argument is out of range or the kind is not known.
+      ValueError: an argument is not valid.
 
     >>> games = random_game(jax.random.key(0), num_actions=3, batch_shape=(2,), kind="cyclic")
     >>> games.preferences.sum(axis=-1).tolist()  # each beats one and loses to one
     [[1.5, 1.5, 1.5], [1.5, 1.5, 1.5]]
     """  # noqa: E501 (a table cell cannot be broken)
-    if not isinstance(num_actions, int) or num_actions < 2:
-        raise ValueError(f"num_actions: is {num_actions!r}; allowed are integers >= 2")
+    check_key("key", key)
+    n = check_integer("num_actions", num_actions, 2)
     if isinstance(batch_shape, int):
         raise ValueError(f"batch_shape: is {batch_shape}; allowed are tuples such as ({batch_shape},)")
-    if not (math.isfinite(scale) and scale >= 0):
-        raise ValueError(f"scale: is {scale}; allowed are finite numbers >= 0")
-    if rank < 1:
-        raise ValueError(f"rank: is {rank}; allowed are integers >= 1")
-    margin = _margin(key, num_actions, tuple(batch_shape), kind, scale, rank)
-    # The larger of the two probabilities is rounded, the smaller one is its exact complement.
-    larger = 0.5 + jnp.abs(margin)
-    return MatrixGame(jnp.where(margin >= 0, larger, 1 - larger))
+    check_choice("kind", kind, KINDS)
+    check_number("scale", scale)
+    margin = _margin(key, n, tuple(batch_shape), kind, scale, check_integer("rank", rank, 1))
+    return MatrixGame(half_plus(margin))
 
 
 @functools.partial(jax.jit, static_argnames=("n", "batch", "kind", "rank"))
@@ -81,12 +78,10 @@ def _margin(key: jax.Array, n: int, batch: tuple[int, ...], kind: str, scale: ja
         case "bradley_terry":
             rating = scale * jax.random.normal(key, (*batch, n))
             margin = _logit_margin(rating[..., :, None] - rating[..., None, :])
-        case "low_rank":
+        case _:  # low_rank
             blades, chests = jax.random.normal(key, (2, *batch, n, rank))
-            product = jnp.einsum("...ir,...jr->...ij", blades, chests, precision=jax.lax.Precision.HIGHEST)
-            margin = _logit_margin(scale * (product - jnp.swapaxes(product, -1, -2)) / math.sqrt(2 * rank))
-        case _:
-            raise ValueError(f"kind: is {kind!r}; allowed are {', '.join(KINDS)}")
+            upper = product("...ir,...jr->...ij", blades, chests)
+            margin = _logit_margin(scale * (upper - jnp.swapaxes(upper, -1, -2)) / math.sqrt(2 * rank))
     # Where two entries that should mirror each other differ by rounding, the upper one counts.
     upper = jnp.triu(margin, 1)
     return upper - jnp.swapaxes(upper, -1, -2)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nashjax.arguments import check_all, check_choice, shown
 from nashjax.files.counts import preferences_of_counts
 from nashjax.files.errors import bad_input, listed, quoted
+from nashjax.inputs import as_numbers
 
 if TYPE_CHECKING:
     from nashjax.ranking.reading import Source
@@ -148,22 +150,19 @@ class Battles:
         """
         n = len(items)
         if n < 2 or len(set(items)) < n:
-            raise bad_input("items", listed(list(items)), "are at least 2 distinct names")
+            raise ValueError(f"items: is {shown(list(items))}; allowed are at least 2 distinct names")
         tables = {"wins": wins, "ties": np.zeros((n, n)) if ties is None else ties}
         for name, table in tables.items():
-            tables[name] = table = np.asarray(table, np.float64)
+            tables[name] = table = as_numbers(name, table)
             if table.shape != (n, n):
-                raise bad_input(name, f"shape {list(table.shape)}", f"is [{n}, {n}]")
-            wrong = np.argwhere(~(np.isfinite(table) & (table >= 0)))
-            if wrong.size:
-                raise bad_input(f"{name}{wrong[0].tolist()}", str(table[tuple(wrong[0])]), "are finite numbers >= 0")
-        if not np.array_equal(tables["ties"], tables["ties"].T):
-            raise bad_input("ties", "a matrix that is not symmetric", "is one that is")
+                raise ValueError(f"{name}: has shape {list(table.shape)}; allowed is [{n}, {n}]")
+            check_all(name, table, np.isfinite(table) & (table >= 0), "finite numbers >= 0")
+        check_all("ties", tables["ties"], tables["ties"] == tables["ties"].T, "symmetric matrices")
         off_diagonal = ~np.eye(n, dtype=bool)
         won, tied = np.nonzero((tables["wins"] > 0) & off_diagonal), np.nonzero(np.triu(tables["ties"], 1) > 0)
         first, second = (np.concatenate([a, b]).astype(np.int32) for a, b in zip(won, tied, strict=True))
         if not first.size:
-            raise bad_input("wins", "no comparison", "is at least one")
+            raise ValueError("wins: is 0 off the diagonal, as are ties; allowed is at least one comparison")
         return cls(
             tuple(items),
             first,
@@ -229,6 +228,5 @@ class Battles:
 
 
 def check_ties(ties: str) -> None:
-    """Raise BadInput unless this is a way to count ties."""
-    if ties not in ("half", "drop"):
-        raise bad_input("ties", quoted(str(ties)), "are half and drop")
+    """Raise ValueError unless this is a way to count ties."""
+    check_choice("ties", ties, ("half", "drop"))

@@ -28,7 +28,7 @@ def bradley_terry(counts: Counts) -> np.ndarray:
     try:
         import choix
     except ImportError as error:
-        raise ImportError('nashjax.ranking needs the extra `rank`: python -m pip install "nashjax[rank]"') from error
+        raise ImportError(f'nashjax.ranking needs {error.name}: python -m pip install "nashjax[rank]"') from error
 
     wins = (counts.comparisons + counts.lead) / 2
     n = len(wins)

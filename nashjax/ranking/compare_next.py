@@ -27,7 +27,7 @@ class Suggestion(NamedTuple):
 
 
 def compare_next(
-    preferences: np.ndarray, comparisons: np.ndarray, policy: np.ndarray, beta: float, number: int = 5
+    preferences: np.ndarray, comparisons: np.ndarray, policy: np.ndarray, beta: float, num: int = 5
 ) -> tuple[Suggestion, ...]:
     """The pairs of which one more comparison shrinks the intervals of the payoffs most.
 
@@ -39,7 +39,7 @@ def compare_next(
       comparisons: of each pair, `[n, n]`.
       policy: the equilibrium at `beta`, `[n]`.
       beta: >= `SMALLEST_BETA`.
-      number: how many pairs.
+      num: how many pairs.
     """
     P, p = preferences, policy
     n = len(p)
@@ -56,6 +56,6 @@ def compare_next(
     total = np.triu(variance, 1).sum()
     if not total > 0:
         return ()
-    best = np.argsort(-saved, axis=None, kind="stable")[: min(number, n * (n - 1) // 2)]
+    best = np.argsort(-saved, axis=None, kind="stable")[: min(num, n * (n - 1) // 2)]
     found = (divmod(int(place), n) for place in best)
     return tuple(Suggestion((i, j), float(comparisons[i, j]), float(saved[i, j] / total)) for i, j in found)

@@ -66,7 +66,7 @@ def solve_all(
 
     Args:
       preferences: of all comparisons, `[n, n]`.
-      beta: regularisation.
+      beta: regularisation, >= 0.
       path: further betas for all comparisons.
       draws: preferences of resamples, `[some, n, n]`.
       num_draws: how many these are.

@@ -30,10 +30,10 @@ def warnings_about(ranking: Ranking) -> Iterator[str]:
         yield f"The equilibrium was not solved to its tolerance; its exploitability is {ranking.exploitability:.2g}."
 
 
-def disagreements(ranking: Ranking, number: int = 5) -> list[tuple[int, float]]:
+def disagreements(ranking: Ranking, num: int = 5) -> list[tuple[int, float]]:
     """The items whose rank differs most from that by Bradley-Terry, as position and the latter; none where none do."""
     apart = np.abs(ranking.rank.value - ranking.bradley_terry_rank)
-    order = np.argsort(-apart, kind="stable")[:number]
+    order = np.argsort(-apart, kind="stable")[:num]
     return [(int(i), float(ranking.bradley_terry_rank[i])) for i in order if apart[i] > 0]
 
 

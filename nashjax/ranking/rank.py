@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from nashjax.arguments import check_integer, check_number
 from nashjax.files.errors import bad_input
 from nashjax.ranking.battles import BadRows, Battles
 from nashjax.ranking.bradley_terry import bradley_terry
@@ -52,7 +52,7 @@ class Ranking:
 
     Attributes:
       items: the `n` names.
-      beta: strength of the regularisation.
+      beta: regularisation, in units of preference.
       mass: of each item in the equilibrium.
       payoff: how often each is preferred over the equilibrium, the Nash average; 1/2 is that of the equilibrium itself.
       rank: 1 is the best; items of equal payoff share one.
@@ -235,15 +235,8 @@ def rank(
 
 
 def _check(beta: float, bootstrap: int, seed: int, level: float, prior: float, path: Sequence[float]) -> None:
-    for name, value, least in (("bootstrap", bootstrap, 0), ("seed", seed, 0)):
-        try:
-            good = operator.index(value) >= least
-        except TypeError:
-            good = False
-        if not good:
-            raise bad_input(name, repr(value), f"are integers >= {least}")
+    check_integer("bootstrap", bootstrap, 0)
+    check_integer("seed", seed, 0)
     for name, value in (("beta", beta), ("prior", prior), *((f"path[{i}]", value) for i, value in enumerate(path))):
-        if not (isinstance(value, (int, float, np.number)) and 0 <= value < math.inf):
-            raise bad_input(name, repr(value), "are finite numbers >= 0")
-    if not (isinstance(level, (int, float, np.number)) and 0 < level < 1):
-        raise bad_input("level", repr(level), "are numbers between 0 and 1")
+        check_number(name, value)
+    check_number("level", level, 0, 1, open_at=(0, 1))

@@ -22,7 +22,7 @@ try:
     import pyarrow.csv
     import pyarrow.parquet
 except ImportError as error:
-    raise ImportError('nashjax.ranking needs the extra `rank`: python -m pip install "nashjax[rank]"') from error
+    raise ImportError(f'nashjax.ranking needs {error.name}: python -m pip install "nashjax[rank]"') from error
 
 FORMS = ("battles", "pairs")
 LONGEST_NAME = 10_000

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nashjax.files.settings import first_difference, told
+
 SMALL = 8
 """Arrays of up to so many entries are told in full, larger ones by a hash."""
 
@@ -68,12 +70,12 @@ class Checkpoints:
         if number is None:
             return None
         found = self._read(number, settings=self._args.JsonRestore())
-        different = _first_difference("", found, json.loads(json.dumps(self._settings)))
+        different = first_difference(found, json.loads(json.dumps(self._settings)))
         if different is not None:
             name, there, here = different
             raise CheckpointError(
-                f"checkpoint: the run in {self._manager.directory} had {name} {there}, this one has {here}; allowed "
-                "are the folder of the same run and an empty one"
+                f"checkpoint: the run in {self._manager.directory} had {name} {told(there)}, this one has "
+                f"{told(here)}; allowed are the folder of the same run and an empty one"
             )
         state = self._read(number, state=self._args.StandardRestore(jax.tree.map(_as_array, like)))
         return number, jax.tree.map(_as_was, like, state)
@@ -173,17 +175,6 @@ def _source(code: types.CodeType) -> bytes:
             constant = sorted(map(repr, constant))
         parts.append(_source(constant) if isinstance(constant, types.CodeType) else repr(constant).encode())
     return b" ".join(parts)
-
-
-def _first_difference(name: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
-    """Where two descriptions differ first, and what stands there; None where they do not."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in here:
-            different = _first_difference(f"{name}.{key}".lstrip("."), there.get(key), here[key])
-            if different is not None:
-                return different
-        return None
-    return None if there == here else (name, there, here)
 
 
 def _closure(function: types.FunctionType) -> list[Any]:

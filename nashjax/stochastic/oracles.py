@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from nashjax.arguments import check_integer, shown
 from nashjax.games import Game, MatrixGame
 from nashjax.inputs import as_inputs
-from nashjax.stochastic.arguments import at_least
 
 
 class OracleError(ValueError):
@@ -74,7 +74,9 @@ class _MatrixOracle:
                 raise ValueError(f"game: {type(game).__name__} has no dense(); allowed are games with a matrix")
             checked = MatrixGame(checked.dense())
         if contextual and not checked.batch_shape:
-            raise ValueError("game: has no batch axis; the last one of a contextual game is that of its contexts")
+            raise ValueError(
+                "game: has no batch axis; allowed with contextual=True are games whose last one is that of contexts"
+            )
         self.game = checked.symmetrized()
         self.contextual = contextual
 
@@ -170,9 +172,9 @@ class CallableOracle:
         batch_shape: tuple[int, ...] = (),
     ):
         for name, value, least in (("num_actions", num_actions, 2), ("num_contexts", num_contexts, 1)):
-            at_least(name, value, least)
+            check_integer(name, value, least)
         if not callable(function):
-            raise ValueError(f"function: is {function!r}; allowed are functions of (context, action, opponent)")
+            raise ValueError(f"function: is {shown(function)}; allowed are functions of (context, action, opponent)")
         self.function = function
         self.num_actions = num_actions
         self.num_contexts = num_contexts

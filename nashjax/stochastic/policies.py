@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax.games.matrix import as_floating, as_real_array
+from nashjax.arguments import as_floating, as_real_array, check_all, check_integer
 from nashjax.inputs import is_concrete
 from nashjax.pytree import register_dataclass
-from nashjax.stochastic.arguments import at_least
 
 Params = Any
 
@@ -71,10 +70,8 @@ class FlaxPolicy:
         if isinstance(self.features, (list, tuple, np.ndarray)):
             object.__setattr__(self, "features", jnp.asarray(as_floating(as_real_array("features", self.features))))
         if isinstance(self.features, jax.Array) and is_concrete(self.features):
-            bad = ~np.isfinite(np.asarray(self.features))
-            if bad.any():
-                index = [int(i) for i in np.argwhere(bad)[0]]
-                raise ValueError(f"features{index} is {self.features[tuple(index)]}; allowed are finite numbers")
+            values = np.asarray(self.features)
+            check_all("features", values, np.isfinite(values), "finite numbers")
         if not callable(self.module) or _is_nnx(self.module):
             raise ValueError(
                 f"module: is {type(self.module).__name__}; allowed are flax.linen modules and functions from nnx.Rngs "
@@ -89,7 +86,7 @@ class FlaxPolicy:
             its logits have the wrong shape.
         """
         if self.features.ndim < 2 or self.features.shape[0] != num_contexts:
-            raise ValueError(f"features: have shape {list(self.features.shape)}; allowed is [{num_contexts}, ...]")
+            raise ValueError(f"features: has shape {list(self.features.shape)}; allowed is [{num_contexts}, ...]")
         if _is_linen(self.module):
             variables = self.module.init(key, self.features[:1])
             if set(variables) - {"params"}:
@@ -155,10 +152,10 @@ def MLPPolicy(features: ArrayLike, num_actions: int, *, hidden: Sequence[int] = 
 
     array = as_floating(as_real_array("features", features))
     if array.ndim != 2:
-        raise ValueError(f"features: have shape {list(array.shape)}; allowed is [num_contexts, d]")
+        raise ValueError(f"features: has shape {list(array.shape)}; allowed is [num_contexts, d]")
     layers: list[Callable[..., Any]] = []
     for width in hidden if isinstance(hidden, Sequence) else (hidden,):
-        at_least("hidden", width, 1)
+        check_integer("hidden", width, 1)
         layers += [linen.Dense(width), linen.tanh]
     layers.append(linen.Dense(num_actions, kernel_init=linen.initializers.zeros))
     return FlaxPolicy(jnp.asarray(array), linen.Sequential(layers))

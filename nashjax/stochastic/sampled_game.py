@@ -47,7 +47,7 @@ class SampledGame:
     Attributes:
       oracle: who answers.
       policy: the family of policies.
-      beta: strength of the regularisation, `[]`.
+      beta: regularisation, `[]`.
       log_reference: `[num_contexts, n]`, `-inf` excludes an action.
     """
 
@@ -158,7 +158,9 @@ def known_game(oracle: PreferenceOracle) -> MatrixGame:
     """
     game = getattr(oracle, "game", None)
     if not isinstance(game, MatrixGame):
-        raise ValueError(f"{type(oracle).__name__} knows no matrix; exact values need a BernoulliOracle or such")
+        raise ValueError(
+            f"oracle: {type(oracle).__name__} knows no matrix; allowed is one that does, such as a BernoulliOracle"
+        )
     n = game.num_actions
     return MatrixGame(game.preferences.reshape(-1, n, n))
 

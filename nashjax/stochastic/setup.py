@@ -13,12 +13,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from nashjax import simplex
+from nashjax.arguments import LARGEST_INT, check_all, check_integer, check_key
 from nashjax.games import MatrixGame
-from nashjax.inputs import as_policy, is_concrete
+from nashjax.inputs import as_numbers, as_policy, is_concrete
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
-from nashjax.solve import LARGEST_INT
-from nashjax.stochastic.arguments import at_least, random_key
 from nashjax.stochastic.checkpoint import describe, describe_code
 from nashjax.stochastic.methods import Method
 from nashjax.stochastic.oracles import PreferenceOracle
@@ -175,9 +174,9 @@ def make_setup(
     _check_protocol("oracle", oracle, PreferenceOracle, "BernoulliOracle(game)")
     _check_protocol("method", method, Method, "StochasticNashMP()")
     _check_protocol("policy", policy, Policy, "TabularPolicy()")
-    at_least("num_comparisons", num_comparisons, 1)
-    at_least("num_records", num_records, 1)
-    at_least("evaluation_comparisons", evaluation_comparisons, 0)
+    check_integer("num_comparisons", num_comparisons, 1)
+    check_integer("num_records", num_records, 1)
+    check_integer("evaluation_comparisons", evaluation_comparisons, 0)
     # Each record has at least one step to report.
     num_records = min(num_records, max(num_comparisons // (method.batch_size + evaluation_comparisons), 1))
     steps = (num_comparisons - num_records * evaluation_comparisons) // method.batch_size
@@ -189,7 +188,7 @@ def make_setup(
         )
     if not is_concrete((oracle, policy, beta, reference, key)):
         raise ValueError("train: is called inside of jit, vmap or grad; allowed are arguments that are not traced")
-    random_key("key", key)
+    check_key("key", key)
 
     batch, contexts, n = tuple(oracle.batch_shape), oracle.num_contexts, oracle.num_actions
     contextual = bool(getattr(oracle, "contextual", contexts > 1))
@@ -257,14 +256,9 @@ def _flatten(leaf: jax.Array, batch: tuple[int, ...]) -> jax.Array:
 
 
 def _as_betas(beta: ArrayLike, batch: tuple[int, ...], dtype: Any) -> jax.Array:
-    try:
-        values = np.asarray(beta, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"beta: is {beta!r}; allowed are real numbers") from None
+    values = as_numbers("beta", beta)
     good = (values >= float(jnp.finfo(dtype).tiny)) & (values <= float(jnp.finfo(dtype).max))
-    if not good.all():
-        index = [int(i) for i in np.argwhere(~good)[0]]
-        raise ValueError(f"beta{index or ''} is {values[tuple(index)]}; allowed are finite numbers > 0")
+    check_all("beta", values, good, "finite numbers > 0")
     return jnp.asarray(_broadcast("beta", values, batch), dtype)
 
 

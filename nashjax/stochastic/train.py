@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from nashjax.arguments import check_number
 from nashjax.progress import progress_line
-from nashjax.stochastic.arguments import number
 from nashjax.stochastic.checkpoint import Checkpoints
 from nashjax.stochastic.methods import LearnerState, Method, StochasticNashMP
 from nashjax.stochastic.oracles import PreferenceOracle
@@ -76,7 +76,7 @@ def train(
 
     Args:
       oracle: who answers, a `PreferenceOracle`.
-      beta: strength of the regularisation towards the reference, broadcast to `[*batch]`, > 0, in units of preference.
+      beta: regularisation towards the reference, broadcast to `[*batch]`, > 0, in units of preference.
       method: how to learn; default `StochasticNashMP()`. Where the actions can be listed, `PlugIn()` needs far fewer
         comparisons.
       num_comparisons: the most that may be spent on each game; an action that meets itself counts, although that is not
@@ -110,7 +110,7 @@ def train(
         oracle, beta, method, num_comparisons, key, reference, policy, num_records, evaluation_comparisons
     )
     if tol is not None:
-        number("tol", tol)
+        check_number("tol", tol)
     if tol is not None and not setup.knows_matrix:
         raise ValueError(f"tol: is {tol}, but {type(oracle).__name__} knows no matrix; allowed is None")
     saved = None if checkpoint is None else Checkpoints(checkpoint, setup.settings())

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from nashjax import distributed
+from nashjax.arguments import check_integer, check_number, shown
 from nashjax.cores import num_cores
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, visible
-from nashjax.games.matrix import first_fault
+from nashjax.games.faults import first_fault
 from nashjax.inputs import as_inputs
 from nashjax.progress import progress_line
 from nashjax.solution import Solution, Status
@@ -33,7 +34,7 @@ from nashjax.sweeps.lock import locked
 from nashjax.sweeps.pipeline import pipeline
 from nashjax.sweeps.processes import agree
 from nashjax.sweeps.shards import Damaged, Shard, as_shard, read_shard, shard_name
-from nashjax.sweeps.sources import LARGEST_CHUNK, Chunk, Source, as_source, check_integer
+from nashjax.sweeps.sources import LARGEST_CHUNK, Chunk, Source, as_source
 from nashjax.version import __version__
 
 
@@ -86,8 +87,8 @@ def sweep(
         `nashjax.sweeps.RandomGames`, or an iterable of preferences `[n, n]` or `[games, n, n]` or a `MatrixGame` of
         these. An iterable is drawn from its start again when a sweep goes on, and has to give the same games.
       output: the directory, made if it is not there.
-      beta: regularisation, one number >= 0.
-      tol: exploitability to reach, one number >= 0.
+      beta: regularisation, one number >= 0, in units of preference.
+      tol: exploitability to reach, one number >= 0, in units of preference.
       chunk_size: games solved together, one shard; by default 65,536, or fewer where games have more than 16 actions.
         Consecutive games of another size begin another chunk.
       dtype: float32 or float64 (which needs `jax_enable_x64`); default that of jax.
@@ -156,7 +157,7 @@ class _Run:
         if chunk_size is not None:
             chunk_size = check_integer("chunk_size", chunk_size, 1, LARGEST_CHUNK)
         kind = _check_dtype(dtype)
-        beta, tol = _check_number("beta", beta), _check_number("tol", tol)
+        beta, tol = check_number("beta", beta), check_number("tol", tol)
         as_inputs(np.full((2, 2), 0.5, kind), beta, tol=tol)  # within the limits of the dtype
         return cls(stream, directory, beta, tol, chunk_size, kind, notify)
 
@@ -323,20 +324,10 @@ def solve_chunk(games: np.ndarray, beta: float, tol: float) -> Solution:
 
 def _check_output(output: object) -> Path:
     if not isinstance(output, (str, os.PathLike)) or not str(output) or "\0" in str(output):
-        raise ValueError(f"output: is {output!r}; allowed are paths of a directory")
+        raise ValueError(f"output: is {shown(output)}; allowed are paths of a directory")
     if Path(output).exists() and not Path(output).is_dir():
         raise bad_input(f"output: {output}", "a file", "are directories")
     return Path(output)
-
-
-def _check_number(name: str, value: Any) -> float:
-    try:
-        number = math.nan if isinstance(value, (str, bool)) or np.ndim(value) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{name}: is {value!r}; allowed is one finite number >= 0")
-    return number
 
 
 def _check_dtype(dtype: Any) -> np.dtype:
@@ -351,7 +342,7 @@ def _check_dtype(dtype: Any) -> np.dtype:
     except TypeError:
         found = np.dtype(object)
     if found not in (np.float32, np.float64):
-        raise ValueError(f"dtype: is {dtype!r}; allowed are float32 and float64")
+        raise ValueError(f"dtype: is {shown(dtype)}; allowed are float32 and float64")
     if found == np.float64 and default != np.float64:
         raise ValueError("dtype: is float64; allowed is that after jax.config.update('jax_enable_x64', True)")
     return found

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,18 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nashjax.arguments import LARGEST_INT, LARGEST_SEED, as_real_array, check_choice, check_integer, check_number
 from nashjax.files.arrays import describe_game_archive, read_game_array
 from nashjax.files.errors import BadInput, bad_input, unreadable, visible
 from nashjax.files.memory import check_game_memory
 from nashjax.games import MatrixGame
-from nashjax.games.matrix import as_real_array
 from nashjax.games.random import KINDS, random_game
 
 MOST_GAMES, MOST_ENTRIES = 2**16, 2**24
 """Of a chunk, unless the caller says how many games: enough to keep a device busy, little to do again after a kill."""
 MOST_DRAWN, MOST_DRAWN_ENTRIES = 2**12, 2**19
 """Of the random games that are drawn together. Drawn games depend on these numbers only, not on the chunks."""
-LARGEST_CHUNK, LARGEST_SEED, MOST_RANDOM_GAMES = 2**31 - 1, 2**32 - 1, 2**32
+LARGEST_CHUNK, MOST_RANDOM_GAMES = LARGEST_INT, 2**32
 
 K = TypeVar("K")
 
@@ -157,8 +156,7 @@ class RandomGames:
     rank: int = 2
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"kind: is {self.kind!r}; allowed are {', '.join(KINDS)}")
+        check_choice("kind", self.kind, KINDS)
         limits = {
             "num_actions": (2, 2**15),
             "num_games": (1, MOST_RANDOM_GAMES),
@@ -168,9 +166,7 @@ class RandomGames:
         for name, (low, high) in limits.items():
             # As plain numbers, which the manifest can hold.
             object.__setattr__(self, name, check_integer(name, getattr(self, name), low, high))
-        if not (isinstance(self.scale, (int, float)) and math.isfinite(self.scale) and self.scale >= 0):
-            raise ValueError(f"scale: is {self.scale!r}; allowed are finite numbers >= 0")
-        object.__setattr__(self, "scale", float(self.scale))
+        object.__setattr__(self, "scale", check_number("scale", self.scale))
 
     def games(self, first: int, count: int) -> np.ndarray:
         """Draw games: the preferences `[count, n, n]` of those from position `first` on, in jax's default float type.
@@ -325,17 +321,6 @@ class Iterated:
             first += len(games)
             for item in [item for item in held if item < pieces[-1][0]]:
                 del held[item]
-
-
-def check_integer(name: str, value: Any, low: int, high: int) -> int:
-    """The value as a Python integer; raises ValueError, naming it, unless it is one within the limits."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = low - 1
-    if isinstance(value, bool) or not low <= number <= high:
-        raise ValueError(f"{name}: is {value!r}; allowed are integers from {low} to {high}")
-    return number
 
 
 def _as_games(item: Any, name: str) -> np.ndarray:

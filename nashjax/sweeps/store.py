@@ -13,6 +13,7 @@ from typing import Any
 
 from nashjax.files.errors import BadInput, bad_input, listed, shortened, unreadable, visible
 from nashjax.files.memory import size
+from nashjax.files.settings import first_difference, told
 from nashjax.sweeps import lock
 from nashjax.sweeps.shards import (
     CHECKSUM,
@@ -90,12 +91,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 def compare_manifest(directory: Path, settings: dict[str, Any]) -> None:
     """Raise BadInput, naming the first difference, unless the directory is that of a sweep with these settings."""
     manifest = read_manifest(directory)
-    different = _first_difference("", manifest, json.loads(json.dumps({"format": FORMAT, **settings})))
+    different = first_difference(manifest, json.loads(json.dumps({"format": FORMAT, **settings})))
     if different is not None:
         name, there, here = different
         raise BadInput(
-            f"{visible(str(directory))}: holds a sweep with {visible(name)} = {_told(there)}, this one has "
-            f"{_told(here)}; allowed are the same settings, or another directory"
+            f"{visible(str(directory))}: holds a sweep with {visible(name)} = {told(there)}, this one has "
+            f"{told(here)}; allowed are the same settings, or another directory"
         )
 
 
@@ -211,18 +212,3 @@ def _read_json(path: Path) -> Any:
         raise unreadable(path, error) from None
     except (ValueError, RecursionError):
         raise BadInput(f"{visible(str(path))}: is damaged: no JSON") from None
-
-
-def _first_difference(name: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
-    """Where two settings differ first, and what stands there; None where they do not."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in (*here, *(key for key in there if key not in here)):
-            different = _first_difference(f"{name}.{key}".lstrip("."), there.get(key, ...), here.get(key, ...))
-            if different is not None:
-                return different
-        return None
-    return None if there == here and type(there) is type(here) else (name, there, here)
-
-
-def _told(value: Any) -> str:
-    return "nothing there" if value is ... else shortened(json.dumps(value), 80)

@@ -214,17 +214,20 @@ def test_things_that_are_no_source():
 COUNTS: dict[str, tuple[tuple[Any, ...], str]] = {
     "one item": ((["a"], np.zeros((1, 1))), "are at least 2 distinct names"),
     "names twice": ((["a", "a"], np.zeros((2, 2))), "are at least 2 distinct names"),
-    "shape": ((["a", "b"], np.zeros((2, 3))), r"wins: found shape \[2, 3\]; allowed is \[2, 2\]"),
-    "negative": ((["a", "b"], np.array([[0, -1], [0, 0]])), r"wins\[0, 1\]: found -1.0"),
-    "not symmetric": ((["a", "b"], np.ones((2, 2)), np.array([[0, 1], [0, 0]])), "ties: found a matrix that is not"),
-    "nothing": ((["a", "b"], np.eye(2)), "no comparison"),
+    "shape": ((["a", "b"], np.zeros((2, 3))), r"wins: has shape \[2, 3\]; allowed is \[2, 2\]"),
+    "negative": ((["a", "b"], np.array([[0, -1], [0, 0]])), r"wins\[0, 1\]: is -1.0"),
+    "not symmetric": (
+        (["a", "b"], np.ones((2, 2)), np.array([[0, 1], [0, 0]])),
+        r"ties\[0, 1\]: is 1.0; allowed are symmetric matrices",
+    ),
+    "nothing": ((["a", "b"], np.eye(2)), "allowed is at least one comparison"),
 }
 
 
 @pytest.mark.parametrize("kind", COUNTS)
 def test_counts_that_cannot_be_used(kind: str):
     arguments, message = COUNTS[kind]
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(ValueError, match=message):
         Battles.from_counts(*arguments)
 
 

@@ -172,7 +172,7 @@ def test_bradley_terry_is_the_maximum_of_the_likelihood():
 def test_pairs_to_compare_next_are_those_of_finite_differences(small: Battles):
     counts = small.counts()
     P, met, beta = counts.preferences(), counts.comparisons, 0.05
-    found = compare_next(P, met, equilibrium(P, beta, np.full(5, 0.2)), beta, number=10)
+    found = compare_next(P, met, equilibrium(P, beta, np.full(5, 0.2)), beta, num=10)
 
     def payoffs(i: int, j: int, step: float) -> np.ndarray:
         moved = P.copy()
@@ -233,15 +233,15 @@ def test_warnings_say_what_is_wrong_with_the_data():
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "beta": ({"beta": -1.0}, "beta: found -1.0; allowed are finite numbers >= 0"),
-    "beta nan": ({"beta": float("nan")}, "beta: found nan"),
-    "beta text": ({"beta": "x"}, "beta: found 'x'"),
-    "bootstrap": ({"bootstrap": -1}, "bootstrap: found -1; allowed are integers >= 0"),
-    "bootstrap float": ({"bootstrap": 1.5}, "bootstrap: found 1.5"),
-    "level": ({"level": 1.0}, "level: found 1.0; allowed are numbers between 0 and 1"),
-    "prior": ({"prior": float("inf")}, "prior: found inf"),
-    "path": ({"path": (0.1, -0.1)}, r"path\[1\]: found -0.1"),
-    "ties": ({"ties": "win"}, "ties: found 'win'; allowed are half and drop"),
+    "beta": ({"beta": -1.0}, "beta: is -1.0; allowed are finite numbers >= 0"),
+    "beta nan": ({"beta": float("nan")}, "beta: is nan"),
+    "beta text": ({"beta": "x"}, "beta: is 'x'"),
+    "bootstrap": ({"bootstrap": -1}, "bootstrap: is -1; allowed are integers >= 0"),
+    "bootstrap float": ({"bootstrap": 1.5}, "bootstrap: is 1.5"),
+    "level": ({"level": 1.0}, "level: is 1.0; allowed are finite numbers > 0 and < 1"),
+    "prior": ({"prior": float("inf")}, "prior: is inf"),
+    "path": ({"path": (0.1, -0.1)}, r"path\[1\]: is -0.1"),
+    "ties": ({"ties": "win"}, "ties: is 'win'; allowed are 'half', 'drop'"),
     "cluster": ({"cluster": "judge"}, "column: found 'judge'; allowed are the labels that were read: none"),
 }
 
@@ -249,7 +249,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("kind", BAD)
 def test_arguments_that_cannot_be_used(small: Battles, kind: str):
     arguments, message = BAD[kind]
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(ValueError, match=message):
         rank(small, **arguments)
 
 

@@ -89,7 +89,7 @@ ERRORS = {
     "where": (["--where", "kind"], "--where: found 'kind'; allowed are COLUMN=TEXT"),
     "no such text": (["--where", "kind=three"], "column kind: found no 'three'; allowed are 'one', 'two'"),
     "beta": (["--beta", "-1"], "allowed are finite numbers >= 0"),
-    "ties": (["--ties", "win"], "ties: found 'win'; allowed are half and drop"),
+    "ties": (["--ties", "win"], "ties: is 'win'; allowed are 'half', 'drop'"),
     "level": (["--level", "1"], "allowed are finite numbers > 0 and <= 0.9999"),
     "format": (["--format", "xml"], "--format: found 'xml'; allowed are battles, pairs, matrix, array"),
 }

@@ -332,8 +332,8 @@ def test_a_method_of_ones_own():
         (lambda: st.StochasticNashMP(schedule=anything(0.5)), "schedule: is 0.5; allowed are functions"),
         (lambda: st.MLPPolicy(np.zeros((3, 2)), 4, hidden=(0,)), "hidden: is 0; allowed are integers"),
         (lambda: st.FlaxPolicy(jnp.zeros((3, 2)), "net"), "module: is str; allowed are flax.linen modules"),
-        (lambda: st.MLPPolicy(np.array([[0.0, np.nan]]), 5), r"features\[0, 1\] is nan; allowed are finite"),
-        (lambda: st.MLPPolicy(np.zeros(3), 4), r"features: have shape \[3\]"),
+        (lambda: st.MLPPolicy(np.array([[0.0, np.nan]]), 5), r"features\[0, 1\]: is nan; allowed are finite"),
+        (lambda: st.MLPPolicy(np.zeros(3), 4), r"features: has shape \[3\]"),
     ],
 )
 def test_bad_settings_are_refused(make, said):

@@ -128,8 +128,8 @@ def test_a_run_that_diverged_says_so():
     [
         ({"oracle": GAMES}, "oracle: is a MatrixGame, which lacks compare, num_contexts; allowed"),
         ({"oracle": st.BernoulliOracle}, "oracle: is the class BernoulliOracle; allowed are instances"),
-        ({"beta": 0.0}, "beta is 0.0; allowed are finite numbers > 0"),
-        ({"beta": [0.1, np.nan, 0.1]}, r"beta\[1\] is nan"),
+        ({"beta": 0.0}, "beta: is 0.0; allowed are finite numbers > 0"),
+        ({"beta": [0.1, np.nan, 0.1]}, r"beta\[1\]: is nan"),
         ({"beta": np.ones(4)}, r"beta: has shape \[4\]; allowed are shapes that broadcast to \[2, 3\]"),
         ({"beta": "small"}, "beta: is 'small'"),
         ({"method": st.PlugIn}, "method: is the class PlugIn; allowed"),
@@ -144,14 +144,14 @@ def test_a_run_that_diverged_says_so():
         ({"evaluation_comparisons": -1}, "evaluation_comparisons: is -1"),
         ({"tol": -1.0}, r"tol: is -1.0; allowed are finite numbers >= 0"),
         ({"policy": st.MLPPolicy(np.zeros((1, 2)), 4)}, r"module: its logits of one context have shape \[1, 4\]"),
-        ({"beta": 1e400}, r"beta is inf"),
+        ({"beta": 1e400}, r"beta: is inf"),
         ({"key": jax.random.split(KEY)}, r"(?s)key: is .*allowed are jax random keys"),
         ({"key": jnp.zeros(2)}, r"(?s)key: is .*allowed are jax random keys"),
         ({"key": 0}, "key: is 0"),
-        ({"reference": np.ones(5)}, "reference sums to 5"),
+        ({"reference": np.ones(5)}, "reference: sums to 5"),
         ({"reference": np.full(4, 0.25)}, r"reference: has shape \[4\]"),
         ({"reference": np.full((3, 2, 5), 0.2)}, r"reference: has shape \[3, 2, 5\]; allowed are shapes"),
-        ({"policy": st.MLPPolicy(np.zeros((7, 2)), 5)}, r"features: have shape \[7, 2\]; allowed is \[1, ...\]"),
+        ({"policy": st.MLPPolicy(np.zeros((7, 2)), 5)}, r"features: has shape \[7, 2\]; allowed is \[1, ...\]"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, said):

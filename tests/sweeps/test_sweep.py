@@ -289,9 +289,9 @@ def test_directories_that_are_something_else(tmp_path: Path, copy: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"beta": -1}, "beta: is -1; allowed is one finite number >= 0"),
+        ({"beta": -1}, "beta: is -1; allowed are finite numbers >= 0"),
         ({"beta": np.array([0.1, 0.2])}, "beta: is array"),
-        ({"beta": 1e-320}, "beta is 1e-320; allowed are 0 or, in float64"),
+        ({"beta": 1e-320}, "beta: is 1e-320; allowed are 0 or, in float64"),
         ({"tol": float("nan")}, "tol: is nan"),
         ({"chunk_size": 0}, "chunk_size: is 0; allowed are integers from 1"),
         ({"chunk_size": 1.5}, "chunk_size: is 1.5"),
@@ -309,7 +309,7 @@ def test_bad_arguments(change: dict[str, Any], message: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "normal"}, "kind: is 'normal'; allowed are gaussian"),
+        ({"kind": "normal"}, "kind: is 'normal'; allowed are 'gaussian'"),
         ({"num_actions": 1}, "num_actions: is 1"),
         ({"num_games": True}, "num_games: is True"),
         ({"seed": -1}, "seed: is -1; allowed are integers from 0 to 4294967295"),

@@ -61,7 +61,7 @@ def test_options_that_do_not_go_together(tmp_path: Path):
     assert done.returncode == 2
     assert done.stderr == "error: --input: found it and --kind, --seed; allowed is one kind of source\n"
     done = run(tmp_path / "out", "--num-games", 5)
-    assert done.stderr.startswith("error: --num-actions: missing, to draw games; or give --input DIR")
+    assert done.stderr.startswith("error: --num-actions: is missing to draw games; allowed is also --input DIR")
     done = run(tmp_path / "out", *DRAWN, "--kind", "normal")
     assert done.stderr.startswith("error: --kind: found 'normal'; allowed are gaussian, ")
     assert not (tmp_path / "out").exists()

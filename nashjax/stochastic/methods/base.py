@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nashjax.stochastic.arguments import at_least, number, positive
+from nashjax.arguments import check_integer, check_number, check_positive, shown
 from nashjax.stochastic.estimators import Comparisons, Sample, policy_gradient_loss
 from nashjax.stochastic.policies import Params
 from nashjax.stochastic.sampled_game import Asked, SampledGame
@@ -141,10 +141,10 @@ class PolicyMethod:
     exact: bool = False
 
     def __post_init__(self):
-        positive("learning_rate", self.learning_rate)
-        at_least("batch_size", self.batch_size, 2)
+        check_positive("learning_rate", self.learning_rate)
+        check_integer("batch_size", self.batch_size, 2)
         if self.samples_per_context is not None:
-            at_least("samples_per_context", self.samples_per_context, 2)
+            check_integer("samples_per_context", self.samples_per_context, 2)
             if self.batch_size % (self.samples_per_context ** (2 if self.all_pairs else 1)):
                 kind = "numbers whose square divides" if self.all_pairs else "divisors of"
                 raise ValueError(
@@ -154,11 +154,11 @@ class PolicyMethod:
         elif self.all_pairs:
             raise ValueError("all_pairs: is True without samples_per_context; allowed is False there")
         if self.averaging is not None:
-            number("averaging", self.averaging)
+            check_number("averaging", self.averaging)
         if not callable(self.schedule):
-            raise ValueError(f"schedule: is {self.schedule!r}; allowed are functions of the share of the run")
+            raise ValueError(f"schedule: is {shown(self.schedule)}; allowed are functions of the share of the run")
         if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
-            raise ValueError(f"optimizer: is {self.optimizer!r}; allowed are optax gradient transformations")
+            raise ValueError(f"optimizer: is {shown(self.optimizer)}; allowed are optax gradient transformations")
 
     # --- what a subclass may say --------------------------------------------------------------------------------------
 

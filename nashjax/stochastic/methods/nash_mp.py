@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from nashjax.stochastic.arguments import at_least, positive
+from nashjax.arguments import check_integer, check_positive
 from nashjax.stochastic.methods.base import PolicyMethod, Roles, choose, move
 from nashjax.stochastic.policies import Params
 
@@ -33,9 +33,9 @@ class StochasticNashMP(PolicyMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least("inner_steps", self.inner_steps, 1)
+        check_integer("inner_steps", self.inner_steps, 1)
         if self.eta is not None:
-            positive("eta", self.eta)
+            check_positive("eta", self.eta)
 
     @property
     def keeps_optimizer(self) -> bool:
@@ -81,10 +81,10 @@ class AveragedNashMP(PolicyMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        positive("opponent_rate", self.opponent_rate, 1)
-        positive("center_rate", self.center_rate, 1)
+        check_positive("opponent_rate", self.opponent_rate, 1)
+        check_positive("center_rate", self.center_rate, 1)
         if self.eta is not None:
-            positive("eta", self.eta)
+            check_positive("eta", self.eta)
 
     @classmethod
     def target(cls, rate: float = 1 / 24, **options: Any) -> AveragedNashMP:

@@ -6,7 +6,7 @@ import dataclasses
 
 import jax
 
-from nashjax.stochastic.arguments import at_least, number, positive
+from nashjax.arguments import check_integer, check_number, check_positive
 from nashjax.stochastic.estimators import Comparisons, dpo_loss, ipo_loss
 from nashjax.stochastic.methods.base import PolicyMethod, Roles, choose
 from nashjax.stochastic.policies import Params
@@ -29,7 +29,7 @@ class NashMDPolicyGradient(PolicyMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        number("mixture", self.mixture, 0.0, 1.0)
+        check_number("mixture", self.mixture, 0.0, 1.0)
 
     def reference_share(self, beta: jax.Array) -> float:
         """As `mixture`."""
@@ -51,9 +51,9 @@ class _OuterLoop(PolicyMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least("inner_steps", self.inner_steps, 1)
+        check_integer("inner_steps", self.inner_steps, 1)
         if self.eta is not None:
-            positive("eta", self.eta)
+            check_positive("eta", self.eta)
 
     def start(self, params: Params) -> Roles:
         """The centre is the first policy."""
@@ -118,7 +118,7 @@ class OnlineDPO(PolicyMethod):
         super().__post_init__()
         _refuse_exact(self)
         if self.scale is not None:
-            positive("scale", self.scale)
+            check_positive("scale", self.scale)
 
     def loss(self, compared: Comparisons, beta: jax.Array) -> jax.Array:
         """The logistic loss of spec 6."""

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from nashjax.algorithms import AdaptiveNashMP, NashMP
+from nashjax.arguments import check_choice, check_integer, check_number, check_positive
 from nashjax.games import MatrixGame
 from nashjax.problem import RegularizedGame, proximal_map
 from nashjax.solve import solve
-from nashjax.stochastic.arguments import at_least, number, positive
 from nashjax.stochastic.methods.base import linear_decay
 from nashjax.stochastic.sampled_game import Asked, SampledGame, draw
 
@@ -55,10 +55,9 @@ class PlugIn:
     batch_size: int = 128
 
     def __post_init__(self):
-        at_least("batch_size", self.batch_size, 1)
-        if self.ask not in ("uniform", "equilibrium"):
-            raise ValueError(f"ask: is {self.ask!r}; allowed are 'uniform', 'equilibrium'")
-        number("prior", self.prior)
+        check_integer("batch_size", self.batch_size, 1)
+        check_choice("ask", self.ask, ("uniform", "equilibrium"))
+        check_number("prior", self.prior)
 
     def init(self, game: SampledGame, key: jax.Array) -> PlugInState:
         """Nothing is known."""
@@ -156,14 +155,14 @@ class ClosedFormNashMP:
     averaging: float | None = 1.0
 
     def __post_init__(self):
-        at_least("batch_size", self.batch_size, 2)
+        check_integer("batch_size", self.batch_size, 2)
         if self.batch_size % 2:
             raise ValueError(f"batch_size: is {self.batch_size}; allowed are even numbers")
-        positive("exploration", self.exploration, 1)
+        check_positive("exploration", self.exploration, 1)
         if self.eta is not None:
-            positive("eta", self.eta)
+            check_positive("eta", self.eta)
         if self.averaging is not None:
-            number("averaging", self.averaging)
+            check_number("averaging", self.averaging)
 
     def init(self, game: SampledGame, key: jax.Array) -> ClosedFormState:
         """Start from the reference."""
