@@ -19,14 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
 
 from nashjax.inputs import Inputs, is_concrete
 from nashjax.solution import Solution
-
-try:
-    from jax.extend.core import get_opaque_trace_state
-except ImportError:  # as in jax 0.7
-    get_opaque_trace_state = None
 
 T = TypeVar("T")
 
@@ -66,8 +62,8 @@ _leaves_constants_alone: list[Any] = []
 def traces_constants() -> bool:
     """Whether what is computed here, even of constants, becomes part of a trace that is being made."""
     # Computing something tells, but takes long for a question of every call. A state is a trace: what is known stays.
-    state = get_opaque_trace_state() if get_opaque_trace_state else None
-    if state is not None and state in _leaves_constants_alone:
+    state = get_opaque_trace_state()
+    if state in _leaves_constants_alone:
         return False
     if isinstance(jax.lax.neg(np.float32(0)), Tracer):
         return True

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from nashjax.arguments import check_integer, check_key
 from nashjax.lm.judges import Judge
 from nashjax.lm.judges.base import ask_rows
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.records import Rate
-from nashjax.stochastic.arguments import at_least, random_key
 from nashjax.stochastic.policies import Params
 
 
@@ -71,8 +71,8 @@ def evaluate(
     """
     if len(entrants) < 2:
         raise ValueError(f"entrants: are {len(entrants)}; allowed are at least two")
-    at_least("samples_per_prompt", samples_per_prompt, 1)
-    random_key("key", key)
+    check_integer("samples_per_prompt", samples_per_prompt, 1)
+    check_key("key", key)
     answers = []
     for index, (name, entrant) in enumerate(entrants.items()):
         if not (isinstance(entrant, tuple) and len(entrant) == 2 and isinstance(entrant[0], LanguagePolicy)):

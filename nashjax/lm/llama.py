@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from nashjax.arguments import check_integer, check_positive
 from nashjax.lm.decoding import Tokens
 from nashjax.pytree import register_dataclass
-from nashjax.stochastic.arguments import at_least, positive
 from nashjax.stochastic.policies import Params
 
 
@@ -56,10 +56,10 @@ class LlamaConfig:
     def __post_init__(self):
         sizes = ("vocabulary_size", "width", "num_layers", "num_heads", "num_kv_heads", "mlp_width", "context_length")
         for name in sizes:
-            at_least(name, getattr(self, name), 1)
-        at_least("lora_rank", self.lora_rank, 0)
+            check_integer(name, getattr(self, name), 1)
+        check_integer("lora_rank", self.lora_rank, 0)
         for name in ("rope_base", "norm_epsilon", "lora_scale"):
-            positive(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_kv_heads: is {self.num_kv_heads}; allowed are divisors of num_heads, {self.num_heads}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nashjax.stochastic.arguments import at_least
+from nashjax.arguments import check_integer
 from nashjax.stochastic.methods import (
     AveragedNashMP,
     NashMDPolicyGradient,
@@ -64,8 +64,8 @@ def make_method(
     """
     if name not in METHODS:
         raise ValueError(f"method: is {name!r}; allowed are {', '.join(METHODS)}")
-    at_least("prompts_per_step", prompts_per_step, 1)
-    at_least("samples_per_prompt", samples_per_prompt, 2)
+    check_integer("prompts_per_step", prompts_per_step, 1)
+    check_integer("samples_per_prompt", samples_per_prompt, 2)
     return METHODS[name](
         batch_size=prompts_per_step * samples_per_prompt ** (2 if all_pairs else 1),
         samples_per_context=samples_per_prompt,

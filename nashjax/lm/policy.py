@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nashjax.arguments import check_integer, check_number, check_positive
 from nashjax.lm.decoding import Decoder, Tokens, generate, log_probs
 from nashjax.lm.tokenizers import Tokenizer
-from nashjax.stochastic.arguments import at_least, number, positive
 from nashjax.stochastic.policies import Params
 
 PROMPT_STEP = 16
@@ -49,7 +49,7 @@ class LanguagePolicy:
     template: str = "{prompt}"
 
     def __post_init__(self):
-        at_least("context_length", self.context_length, 2)
+        check_integer("context_length", self.context_length, 2)
         for name, tokens in (("stop", self.stop), ("forbidden", self.forbidden)):
             if isinstance(tokens, str) or len(set(tokens)) < len(tokens):
                 raise ValueError(f"{name}: is {tokens!r}; allowed are tuples of names, each once")
@@ -173,11 +173,11 @@ class LanguagePolicy:
         Returns:
           Answers `[prompts, num, length]`, and their log-probabilities `[prompts, num]` at temperature 1.
         """
-        at_least("num", num, 1)
-        at_least("length", length, 1)
-        number("temperature", temperature)
-        positive("top_p", top_p, 1)
-        number("reference_share", reference_share, 0, 1)
+        check_integer("num", num, 1)
+        check_integer("length", length, 1)
+        check_number("temperature", temperature)
+        check_positive("top_p", top_p, 1)
+        check_number("reference_share", reference_share, 0, 1)
         return _generate(
             self.decoder,
             mixture(params, self.params, reference_share),

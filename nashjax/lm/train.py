@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from nashjax.arguments import check_integer, check_key, check_positive
 from nashjax.lm import step as steps
 from nashjax.lm.decoding import Tokens
 from nashjax.lm.game import LanguageGame
@@ -24,7 +25,6 @@ from nashjax.lm.records import Rate, Record, RecordFile, Totals
 from nashjax.lm.sharding import check_mesh, to_all_processes, to_mesh, whole
 from nashjax.progress import progress_line
 from nashjax.solve import LARGEST_INT
-from nashjax.stochastic.arguments import at_least, positive, random_key
 from nashjax.stochastic.checkpoint import Checkpoints, describe, describe_model
 from nashjax.stochastic.methods import LearnerState, PolicyMethod
 from nashjax.stochastic.policies import Params
@@ -354,9 +354,9 @@ def _checked(
         ("num_records", num_records, 1),
         ("accumulate", accumulate, 1),
     ):
-        at_least(name, value, least)
-    positive("beta", beta)
-    random_key("key", key)
+        check_integer(name, value, least)
+    check_positive("beta", beta)
+    check_key("key", key)
     if isinstance(method, str):
         method = make_method(method)
     if not isinstance(method, PolicyMethod) or method.samples_per_context is None or method.exact:

@@ -24,11 +24,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from nashjax.arguments import check_integer, check_number, check_positive
 from nashjax.files.errors import quoted
 from nashjax.lm.judges.base import SHOWN, JudgeError, Question, as_questions, describe
 from nashjax.lm.judges.cache import AnswerCache, Pair
 from nashjax.lm.judges.template import conversation, draw_marks
-from nashjax.stochastic.arguments import at_least, number, positive
 
 try:
     import httpx
@@ -118,10 +118,10 @@ class HttpJudge:
             ("max_characters", max_characters, 1),
             *([] if max_tokens is None else [("max_tokens", max_tokens, 1)]),
         ):
-            at_least(name, value, least)
-        positive("timeout", timeout)
+            check_integer(name, value, least)
+        check_positive("timeout", timeout)
         for name, value in (("wait", wait), ("max_wait", max_wait), ("temperature", temperature or 0.0)):
-            number(name, value)
+            check_number(name, value)
         address = _endpoint(url)
         self.url = str(address)
         self.model = model

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nashjax.arguments import check_positive
 from nashjax.files.errors import quoted
 from nashjax.lm.judges.base import SHOWN, JudgeError, as_numbers, as_questions, describe, sigmoid
-from nashjax.stochastic.arguments import positive
 
 
 class CallableJudge:
@@ -68,7 +68,7 @@ class RewardJudge:
     def __init__(self, reward: Callable[[list[str], list[str]], ArrayLike], *, scale: float = 1.0):
         if not callable(reward):
             raise ValueError(f"reward: is {reward!r}; allowed are functions of (prompts, texts)")
-        positive("scale", scale)
+        check_positive("scale", scale)
         self.reward = reward
         self.scale = scale
 
@@ -206,7 +206,7 @@ class DemoJudge:
     """
 
     def __init__(self, strength: float = 4.0):
-        positive("strength", strength)
+        check_positive("strength", strength)
         self.strength = strength
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], opponents: Sequence[str]) -> np.ndarray:

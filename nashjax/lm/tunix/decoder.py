@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from nashjax.arguments import check_integer, check_positive
 from nashjax.lm.decoding import Tokens
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.tokenizers import Tokenizer
 from nashjax.pytree import register_dataclass
-from nashjax.stochastic.arguments import at_least, positive
 from nashjax.stochastic.policies import Params
 
 LORA_PATTERN = r".*attn/(q|k|v|o)_proj|.*mlp/(gate|up|down)_proj|.*attn/(q|kv|qkv|attn_vec)_einsum"
@@ -212,8 +212,8 @@ def tunix_policy(
       ImportError: qwix is not installed.
       ValueError: an argument is not allowed, or the pattern fits no module, or none of the attention.
     """
-    at_least("lora_rank", lora_rank, 0)
-    positive("lora_scale", lora_scale)
+    check_integer("lora_rank", lora_rank, 0)
+    check_positive("lora_scale", lora_scale)
     if lora_rank:
         key = jax.random.key(0) if key is None else key
         model = _adapted(model, lora_rank, lora_scale, lora_pattern, key)
