@@ -35,7 +35,8 @@ from benchmarks.peer_solvers import PEERS, Peer, Task, exploitability, newton_wi
 from benchmarks.record import RESULTS, write_results
 
 ABOUT = (
-    "One row for each peer and set of games. us: microseconds for each game, median of `runs` runs after a warm-up; "
+    "One row for each peer and set of games. us: microseconds for each game, median of `runs` runs after a warm-up, "
+    "each of as many calls as take 0.2 s; "
     "compile_s: how much longer the first call took. exploitability: the largest of the solved games, and unsolved: "
     "the share of games above `target`, both recomputed in float64 by numpy. log_error: largest error of a "
     "log-probability in the first games (16, or 2 above n = 100) as far as solved, against Newton's method in numpy; "
@@ -50,6 +51,8 @@ LARGEST_SAMPLE = 256
 SAMPLE_SECONDS = 2.0
 """Peers that take one game at a time get as many games as fit into this."""
 RUNS = 5
+SHORTEST = 0.2
+"""Seconds that a run takes at least: shorter calls are made several times."""
 SLACK = 1.01
 """A float32 certificate and the check in float64 differ in the last digits."""
 
@@ -251,7 +254,7 @@ def run_kind(case: Case, kind: str, limit: float) -> None:
     sampled, warm_up = sample(peer, task)
     solve = peer.prepare(sampled)
     log_policy, first_seconds = timed(solve)
-    seconds = [timed(solve)[1]]
+    seconds = [repeated(solve)]
     expected = log_equilibria(sampled)
     found = judge(sampled, log_policy, None if peer.prepare is numpy_newton else expected, peer.target)
     compile_s = warm_up if peer.one_by_one else max(first_seconds - seconds[0], 0)
@@ -261,12 +264,11 @@ def run_kind(case: Case, kind: str, limit: float) -> None:
 
     here = task._replace(beta=task.beta if group.beta is None else group.beta)
     rival, as_accurate, settings = match(group, here, peer, found, expected if here.beta == task.beta else None)
-    _, rival_seconds = timed(rival)
-    rival_seconds = [rival_seconds]
+    rival_seconds = [repeated(rival)]
     enough = 0.4 * limit / (seconds[0] + rival_seconds[0])
     for _ in range(min(RUNS, math.ceil(enough)) - 1):
-        seconds.append(timed(solve)[1])
-        rival_seconds.append(timed(rival)[1])
+        seconds.append(repeated(solve))
+        rival_seconds.append(repeated(rival))
     row |= {"runs": len(seconds), "us": round(statistics.median(seconds) / len(sampled.P) * 1e6, 2)} | settings
     row["nashjax_us"] = round(statistics.median(rival_seconds) / len(task.P) * 1e6, 2)
     row |= {"ratio": float(f"{row['us'] / row['nashjax_us']:.3g}"), "as_accurate": as_accurate}
@@ -394,6 +396,13 @@ def timed(solve: Callable[[], Any]) -> tuple[np.ndarray, float]:
     answer = jax.block_until_ready(solve())
     seconds = time.perf_counter() - start
     return np.asarray(answer, np.float64), seconds
+
+
+def repeated(solve: Callable[[], Any]) -> float:
+    """Seconds of a call: the mean of as many as fill `SHORTEST`, since one of milliseconds says little."""
+    _, seconds = timed(solve)
+    calls = math.ceil(SHORTEST / seconds)
+    return seconds if calls == 1 else statistics.mean(timed(solve)[1] for _ in range(calls))
 
 
 if __name__ == "__main__":

@@ -127,10 +127,26 @@ def blocks(rows: list[Row]) -> str:
 
 def throughput(rows: list[Row]) -> str:
     """The rates of the machine, and one line a case."""
-    limits, *cases = rows
+    limits, cases = rows[0], [row for row in rows if row["study"] in ("actions", "batch")]
     names = ("n", "games", "us", "games_per_s", "queries", "flops_share", "bytes_share")
     ceilings = f"Ceilings: {limits['flops_per_s'] / 1e9:.4g} Gflop/s, {limits['bytes_per_s'] / 1e9:.3g} GB/s."
     return f"{ceilings}\n\n" + markdown(cases, {name: f"{{{name}:.5g}}" for name in names})
+
+
+def parts(rows: list[Row]) -> str:
+    """Where the time of a call goes."""
+    columns = {
+        "n": "{n}",
+        "games": "{games:,}",
+        "us": "{us:.4g}",
+        "mean steps": "{mean_steps}",
+        "us of a step": "{us_of_a_step:.3g}",
+        "before": "{share_before:.0%}",
+        "steps": "{share_steps:.0%}",
+        "waiting": "{share_waiting:.0%}",
+        "matrices read, GB/s": "{gigabytes_per_s:.3g}",
+    }
+    return markdown([row for row in rows if row["study"] == "parts"], columns)
 
 
 def fuzz(rows: list[Row]) -> str:
@@ -372,6 +388,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "default": ("default", default),
     "blocks": ("blocks", blocks),
     "throughput": ("throughput_cpu", throughput),
+    "throughput-parts": ("throughput_cpu", parts),
     **{f"peers-{group}": ("peers", lambda rows, g=group: peer_table.table(rows, g)) for group in peer_table.GROUPS},
     "peers-grid": ("peers", peer_table.ratios_over_sizes),
     "convergence": ("convergence", lambda rows: convergence(rows, 0.03)),

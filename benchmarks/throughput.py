@@ -25,12 +25,15 @@ ABOUT = (
     "`gaussian` games, float32, uniform reference, tol 1e-6, median of 5 compiled runs of `nashjax.solve` with its "
     "checks. queries: mean of a game. flops_share: the multiplications and additions of these queries alone (2 n^2 "
     "each) against the largest rate that a product of two matrices reaches in the same process. bytes_share: the "
-    "bytes of all matrices, read once, against the largest rate at which an array is read."
+    "bytes of all matrices, read once, against the largest rate at which an array is read. parts: shares of the time "
+    "of a call: before the first step, the mean game's steps, and waiting for the slowest games (and all else "
+    "that grows with the steps); gigabytes_per_s: the matrices twice for each step."
 )
 BETA = 0.01
 CPU_SIZES = (3, 5, 10, 18, 32, 56, 100, 178, 316, 562, 1000)
 ACCELERATOR_CASES = {10: 10**6, 100: 10**5, 500: 4000}
 BATCHES = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+PARTS = ((10, 256), (10, 1024), (10, 4096), (10, 65536), (100, 1024), (500, 64))
 ENTRIES = 2**24
 """Of all matrices of a case on a processor, at most."""
 
@@ -79,6 +82,41 @@ def measure(study: str, n: int, num_games: int, limits: dict[str, float]) -> dic
     return row
 
 
+def parts(n: int, num_games: int) -> dict[str, Any]:
+    """Where the time of a call goes: what it costs before the first step, the steps, and waiting for the slowest game.
+
+    With no tolerance to reach, games go on as long as their queries last, nearly all as many steps: two such limits
+    give the cost of a step and of what comes before.
+    """
+    games = nj.games.random_game(jax.random.key(n), n, (num_games,))
+
+    def limited(max_queries: int) -> tuple[float, float]:
+        def solve() -> nj.Solution:
+            return nj.solve(games, BETA, algorithm=nj.AdaptiveNashMP(), tol=0.0, max_queries=max_queries)
+
+        return median_seconds(solve, 15), float(np.mean(solve().steps))
+
+    (few_seconds, few), (many_seconds, many) = limited(11), limited(31)
+    step = (many_seconds - few_seconds) / (many - few)
+    seconds = median_seconds(lambda: nj.solve(games, BETA), 15)
+    steps = float(np.mean(np.asarray(nj.solve(games, BETA).steps)))
+    before = few_seconds - few * step
+    shares = {"before": before / seconds, "steps": steps * step / seconds}
+    row = {
+        "study": "parts",
+        "n": n,
+        "games": num_games,
+        "us": float(f"{seconds / num_games * 1e6:.4g}"),
+        "us_of_a_step": float(f"{step / num_games * 1e6:.3g}"),
+        "mean_steps": round(steps, 1),
+        **{f"share_{name}": round(share, 3) for name, share in shares.items()},
+        "share_waiting": round(1 - sum(shares.values()), 3),
+        "gigabytes_per_s": float(f"{2 * 4 * n**2 * num_games / step / 1e9:.3g}"),
+    }
+    print(row, flush=True)
+    return row
+
+
 def study() -> list[dict[str, Any]]:
     """The rates of the machine, then a row for each case."""
     limits = ceilings()
@@ -88,7 +126,8 @@ def study() -> list[dict[str, Any]]:
         rows += [measure("actions", n, int(min(max(ENTRIES // n**2, 16), 65536)), limits) for n in CPU_SIZES]
     else:
         rows += [measure("actions", n, num_games, limits) for n, num_games in ACCELERATOR_CASES.items()]
-    return rows + [measure("batch", 10, num_games, limits) for num_games in BATCHES]
+    rows += [measure("batch", 10, num_games, limits) for num_games in BATCHES]
+    return rows + [parts(n, num_games) for n, num_games in PARTS]
 
 
 def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
