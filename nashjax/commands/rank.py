@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,6 +113,7 @@ def rank(
             check_output(output, file, suffixes=(".json", ".csv", ".html"))
         if plot is not None:
             check_output(plot, file, suffixes=PLOTS)
+            importlib.import_module("nashjax.plotting")  # says what is missing before anything is computed
         labels = [name for name in (cluster, by) if name is not None]
         battles = _read(file, form, (item_a, item_b, winner), weight, tie_word or [], labels, where or [],
                         strict, comparisons_per_pair)  # fmt: skip

@@ -70,6 +70,17 @@ def test_groups_pages_and_pictures(battles: Path, tmp_path: Path):
     assert "Ranking of b.csv" in page.read_text(encoding="utf-8")
 
 
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_ranking(battles: Path):
+    code = "import sys; sys.modules['matplotlib'] = None; from nashjax.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "rank", battles, "--plot", "r.png"], capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: nashjax.plotting needs matplotlib")
+    assert done.stderr.endswith(': python -m pip install "nashjax[plot]"\n')
+
+
 def test_a_matrix_with_its_number_of_comparisons(tmp_path: Path):
     path = tmp_path / "p.npy"
     np.save(path, np.array([[0.5, 0.75, 0.25], [0.25, 0.5, 0.75], [0.75, 0.25, 0.5]]))
