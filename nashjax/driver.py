@@ -177,6 +177,23 @@ def judge(problem: RegularizedGame, exploitability: jax.Array, tol: jax.Array) -
     return jnp.where(exploitability <= tol, jnp.int8(Status.CONVERGED), verdict)
 
 
+def certify(problem: RegularizedGame, outcome: Outcome, among: jax.Array) -> Outcome:
+    """Judge the policies of the games `among`, bool `[*batch]`, once more, by a query that is not counted.
+
+    A method certifies itself with the payoffs that it holds. They may be those of another policy: in float32 at tiny
+    betas logarithms of 1e6 are rounded once for the policy and differently for its query, and a user's own method may
+    be wrong. A certificate that is off by more than rounding gives way to the true one, and the game is not solved.
+    """
+    exploitability = problem.exploitability(outcome.log_policy, problem.payoffs(outcome.log_policy))
+    rounding = jnp.sqrt(STALL_LEVEL * problem.rounding_floor())
+    refuted = ~(exploitability <= jnp.square(jnp.sqrt(outcome.exploitability) + rounding))
+    refuted &= among & (outcome.status != Status.INVALID)
+    return outcome._replace(
+        exploitability=jnp.where(refuted, exploitability, outcome.exploitability),
+        status=jnp.where(refuted, jnp.int8(Status.MAX_QUERIES), outcome.status),
+    )
+
+
 def _polish(
     problem: RegularizedGame,
     algorithm: Any,

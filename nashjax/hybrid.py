@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from nashjax import plain
 from nashjax.algorithms import AdaptiveNashMP, InteriorPoint, Newton
 from nashjax.blocks import map_blocks, update_some
-from nashjax.driver import STALL_LEVEL, Outcome, judge, keep_better, restart, resume, run
+from nashjax.driver import STALL_LEVEL, Outcome, certify, judge, keep_better, restart, resume, run
 from nashjax.inputs import Inputs, is_concrete, to_host
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Status
@@ -164,8 +164,10 @@ def _finish(
         best = _choose(playing & is_small & closer, last, _count(last, best)._replace(status=last.status))
     if dtype == jnp.float32 and (betas.regular or betas.small):
         # In float32 rounding can defeat Newton's method at a small beta.
-        playing &= ~is_plain & (best.status == Status.MAX_QUERIES)
+        best = certify(problem, best, first.status == Status.MAX_QUERIES)
+        playing = (first.status == Status.MAX_QUERIES) & ~is_plain & (best.status == Status.MAX_QUERIES)
         best = resume(problem, AdaptiveNashMP(), best, playing, tol, max_queries)
+    best = certify(problem, best, first.status == Status.MAX_QUERIES)
     ended = (first.status == Status.MAX_QUERIES) & (best.status != Status.INVALID)
     verdict = judge(problem, best.exploitability, tol)
     verdict = jnp.where(is_plain | (best.exploitability <= tol), verdict, best.status)

@@ -17,7 +17,7 @@ from nashjax import cores, spread
 from nashjax.algorithms import Algorithm
 from nashjax.arguments import LARGEST_INT, check_integer, shown
 from nashjax.blocks import default_block_size, map_blocks
-from nashjax.driver import Outcome, run
+from nashjax.driver import Outcome, certify, run
 from nashjax.games import Game
 from nashjax.hybrid import BetaKinds, beta_kinds, run_hybrid
 from nashjax.implicit import attach_derivative
@@ -291,7 +291,8 @@ def _solve_games(
 
         def solve_block(block: Inputs) -> Outcome:
             problem, log_initial, valid = block.prepare()
-            return run(problem, algorithm, log_initial, valid, block.tol, max_queries).batch_first()
+            end = run(problem, algorithm, log_initial, valid, block.tol, max_queries)
+            return certify(problem, end, valid).batch_first()
 
         end = map_blocks(solve_block, inputs, block_size)
     # An exploitability is one of a policy: of weights that do not sum to 1 it certifies nothing.

@@ -135,3 +135,24 @@ def test_in_float32_no_prediction_is_so_large_that_a_policy_is_lost():
     assert solution.converged.mean() > 0.9
     assert (solution.status != nj.Status.INVALID).all()
     np.testing.assert_allclose(solution.policy.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.compiled_as_by_users
+def test_in_float32_a_certificate_is_that_of_the_policy_returned():
+    """Logarithms near 1e6, rounded once for a policy and again for its query, certified 0.36 and 0.42 by 1e-6."""
+    halves = [
+        "11201220 11201220 00102022 22210210 11021002 00202121 00012012 22020101",
+        "10220012 21210002 00121220 01012220 22101002 22002101 12002210 00220121",
+    ]
+    P = np.array([[[int(digit) / 2 for digit in row] for row in game.split()] for game in halves], np.float32)
+    beta = np.array([2.343317419217783e-06, 1.0395615390734747e-06], np.float32)
+    reference = np.array(
+        [
+            [0.0, 0.0, 0.17986264824867249, 0.0, 0.0, 0.0020554212387651205, 0.5573532581329346, 0.260728657245636],
+            [0.0, 0.0012374521465972066, 0.36761412024497986, 0.1389790028333664, 0.0, 0.0, 0.0, 0.49216943979263306],
+        ],
+        np.float32,
+    )
+    policy = np.asarray(nj.solve(P, beta, reference=reference).policy, np.float64)
+    payoffs = np.where(reference > 0, np.einsum("gij,gj->gi", P, policy), 0)
+    assert (payoffs.max(1) - 0.5 <= 1e-4).all()

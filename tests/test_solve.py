@@ -254,6 +254,24 @@ def changed(index: tuple[int, ...], value: float) -> np.ndarray:
     return P
 
 
+def test_a_method_that_holds_wrong_payoffs_does_not_certify_itself():
+    @register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Flatters:
+        queries_per_step: ClassVar[int] = 1
+
+        def init(self, problem, log_policy):
+            return BasicState.start(problem, log_policy)
+
+        def step(self, problem, state):
+            return state._replace(payoffs=jnp.full_like(state.payoffs, 0.5), queries=state.queries + 1)
+
+    games = nj.games.random_game(jax.random.key(0), 5, (3,))
+    solution = nj.solve(games, 0.1, algorithm=Flatters(), max_queries=9)
+    assert (solution.status == nj.Status.MAX_QUERIES).all()
+    np.testing.assert_allclose(solution.exploitability, nj.metrics.exploitability(games, solution.policy, 0.1))
+
+
 def test_a_method_that_loses_its_policy_certifies_nothing():
     """Weights that sum to 0 have a divergence of 1 from the best response, so a certificate of `beta` (no policy)."""
 

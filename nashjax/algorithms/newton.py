@@ -108,9 +108,11 @@ class Newton:
         change = problem.newton_change(state.log_opponent, state.opponent_payoffs, residual, s / (1 + eta))
         prediction = state.opponent_payoffs + problem.game.payoffs(change)
         # Far from its solution the equation may predict payoffs of 1e4; times `s` these would drown the logarithms.
+        # Kept in memory: computed again for its query, a policy of such logarithms would be another.
         opponent = problem.proximal_map(state.log_policy, -problem.shortfall(prediction), s)
+        opponent = simplex.materialize(opponent, state.log_policy)
         payoffs = problem.payoffs(opponent)
-        moved = problem.proximal_map(state.log_policy, payoffs, s)
+        moved = simplex.materialize(problem.proximal_map(state.log_policy, payoffs, s), state.log_policy)
 
         error = s * jnp.sum((payoffs - prediction) * (jnp.exp(moved) - jnp.exp(opponent)), axis=0)
         room = simplex.kl_divergence(opponent, state.log_policy) + (1 + eta) * simplex.kl_divergence(moved, opponent)
