@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 jax.config.update("jax_enable_x64", True)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell's job in the background ignores interrupts, and so would the programs that tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 APART = {"test_notebooks.py", "test_readme.py"}
 """Files whose tests start processes and share nothing."""
