@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 GROUPS = ("root-finders", "logit", "plain", "bootstrap-exact", "bootstrap", "textbook")
@@ -29,8 +30,14 @@ HEAD = (
 def table(rows: list[dict[str, Any]], group: str) -> str:
     """One line for each peer, size, beta and number of games of a group; kinds of games are brought together."""
     here = sorted((row for row in rows if row["group"] == group), key=place)
-    lines = [line(list(same)) for _, same in itertools.groupby(here, key=place)]
-    return "\n".join(map(markdown, [HEAD, ["---"] * len(HEAD), *lines]))
+    return lines(HEAD, [line(list(same)) for _, same in itertools.groupby(here, key=place)])
+
+
+def lines(heads: Iterable[object], cells: Iterable[Iterable[object]]) -> str:
+    """A table of these cells, in markdown."""
+    heads = list(heads)
+    table = [heads, ["---"] * len(heads), *cells]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in table)
 
 
 def ratios_over_sizes(rows: list[dict[str, Any]]) -> str:
@@ -41,8 +48,8 @@ def ratios_over_sizes(rows: list[dict[str, Any]]) -> str:
     for row in here:
         found.setdefault((row["peer"], row["beta"]), {})[row["n"], row["batch"]] = ratio_or_outcome(row)
     heads = [f"n = {n}, {batch} game{'s' if batch > 1 else ''}" for n, batch in cases]
-    lines = [[peer, f"{beta:g}", *(cells.get(case, "") for case in cases)] for (peer, beta), cells in found.items()]
-    return "\n".join(map(markdown, [["peer", "beta", *heads], ["---"] * (2 + len(heads)), *lines]))
+    table = ([peer, f"{beta:g}", *(cells.get(case, "") for case in cases)] for (peer, beta), cells in found.items())
+    return lines(["peer", "beta", *heads], table)
 
 
 def ratio_or_outcome(row: dict[str, Any]) -> str:
@@ -105,7 +112,3 @@ def ratios(rows: list[dict[str, Any]], compared: list[dict[str, Any]]) -> str:
     if not all(row["as_accurate"] for row in compared):
         notes.append("the peer is more accurate")
     return "; ".join([text, *notes])
-
-
-def markdown(cells: Any) -> str:
-    return f"| {' | '.join(cells)} |"

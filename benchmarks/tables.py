@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peer_table
+from benchmarks.peer_table import lines
 from benchmarks.record import RESULTS
 
 PAGE = Path(__file__).parent / "README.md"
@@ -31,13 +32,6 @@ def markdown(rows: Iterable[Row], columns: dict[str, str]) -> str:
             return ""
 
     return lines(columns, [[cell(shown, row) for shown in columns.values()] for row in rows])
-
-
-def lines(heads: Iterable[object], cells: Iterable[Iterable[object]]) -> str:
-    """A table of these cells."""
-    heads = list(heads)
-    table = [heads, ["---"] * len(heads), *cells]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in table)
 
 
 def grid(rows: Iterable[Row], down: Sequence[str], across: str, show: Callable[[Row], str], name: str = "{}") -> str:
@@ -111,18 +105,14 @@ def default(rows: list[Row]) -> str:
 
 
 def blocks(rows: list[Row]) -> str:
-    """Time of a game against the games in a block."""
-    sizes = sorted({row["block_size"] for row in rows if row["block_size"] not in (0, "default")})
-    by_size = sorted(rows, key=lambda row: [*sizes, 0, "default"].index(row["block_size"]))
-    by_size = [row | {"block_size": row["block_size"] or "all"} for row in by_size]
-    by_case = dict.fromkeys((row["n"], row["games"], row["beta"]) for row in rows)
-    order = {case: place for place, case in enumerate(by_case)}
-    heads = list(dict.fromkeys(row["block_size"] for row in by_size))
-    found: dict[Any, dict[Any, str]] = {case: {} for case in order}
-    for row in by_size:
-        found[row["n"], row["games"], row["beta"]][row["block_size"]] = f"{row['microseconds']:.3g}"
-    table = [[*case, *(cells.get(head, "") for head in heads)] for case, cells in found.items()]
-    return lines(["n", "games", "beta", *heads], table)
+    """Time of a game against the games in a block; 0 stands for all of them."""
+    sizes = [*sorted({row["block_size"] for row in rows} - {0, "default"}), 0, "default"]
+    found: dict[tuple[Any, ...], dict[Any, str]] = {}
+    for row in rows:
+        case = found.setdefault((row["n"], row["games"], row["beta"]), {})
+        case[row["block_size"]] = f"{row['microseconds']:.3g}"
+    table = ([*case, *(cells.get(size, "") for size in sizes)] for case, cells in found.items())
+    return lines(["n", "games", "beta", *(size or "all" for size in sizes)], table)
 
 
 def throughput(rows: list[Row]) -> str:

@@ -170,19 +170,19 @@ def keep_better(new: Outcome, old: Outcome) -> Outcome:
     )
 
 
-def judge(problem: RegularizedGame, exploitability: jax.Array, tol: jax.Array) -> jax.Array:
+def judge(problem: RegularizedGame, exploitability: jax.Array, tol: jax.Array | float) -> jax.Array:
     """The status of games that have ended with these exploitabilities, int8 `[*batch]`."""
     stalled = exploitability <= STALL_LEVEL * problem.rounding_floor()
     verdict = jnp.where(stalled, jnp.int8(Status.STALLED), jnp.int8(Status.MAX_QUERIES))
     return jnp.where(exploitability <= tol, jnp.int8(Status.CONVERGED), verdict)
 
 
-def certify(problem: RegularizedGame, outcome: Outcome, among: jax.Array) -> Outcome:
+def certify(problem: RegularizedGame, outcome: Outcome, among: jax.Array, tol: jax.Array | float) -> Outcome:
     """Judge the policies of the games `among`, bool `[*batch]`, once more, by a query that is not counted.
 
     A method certifies itself with the payoffs that it holds. They may be those of another policy: in float32 at tiny
     betas logarithms of 1e6 are rounded once for the policy and differently for its query, and a user's own method may
-    be wrong. A certificate that is off by more than rounding gives way to the true one, and the game is not solved.
+    be wrong. A certificate that is off by more than rounding gives way to the true one, and the status follows it.
     """
     exploitability = problem.exploitability(outcome.log_policy, problem.payoffs(outcome.log_policy))
     rounding = jnp.sqrt(STALL_LEVEL * problem.rounding_floor())
@@ -190,7 +190,7 @@ def certify(problem: RegularizedGame, outcome: Outcome, among: jax.Array) -> Out
     refuted &= among & (outcome.status != Status.INVALID)
     return outcome._replace(
         exploitability=jnp.where(refuted, exploitability, outcome.exploitability),
-        status=jnp.where(refuted, jnp.int8(Status.MAX_QUERIES), outcome.status),
+        status=jnp.where(refuted, judge(problem, exploitability, tol), outcome.status),
     )
 
 

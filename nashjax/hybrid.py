@@ -164,10 +164,10 @@ def _finish(
         best = _choose(playing & is_small & closer, last, _count(last, best)._replace(status=last.status))
     if dtype == jnp.float32 and (betas.regular or betas.small):
         # In float32 rounding can defeat Newton's method at a small beta.
-        best = certify(problem, best, first.status == Status.MAX_QUERIES)
+        best = certify(problem, best, first.status == Status.MAX_QUERIES, tol)
         playing = (first.status == Status.MAX_QUERIES) & ~is_plain & (best.status == Status.MAX_QUERIES)
         best = resume(problem, AdaptiveNashMP(), best, playing, tol, max_queries)
-    best = certify(problem, best, first.status == Status.MAX_QUERIES)
+    best = certify(problem, best, first.status == Status.MAX_QUERIES, tol)
     ended = (first.status == Status.MAX_QUERIES) & (best.status != Status.INVALID)
     verdict = judge(problem, best.exploitability, tol)
     verdict = jnp.where(is_plain | (best.exploitability <= tol), verdict, best.status)

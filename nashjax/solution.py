@@ -48,7 +48,8 @@ class Solution:
       exploitability: `E_b` of that policy (spec 2), `[*batch]`, in units of preference; inf where INVALID.
       kl_bound: certified bound on `KL(policy || equilibrium)` in nats, `[*batch]`:
         `(sqrt(exploitability) + sqrt(rounding floor))^2 / beta`; inf at `beta = 0`.
-      queries: evaluations of `P v`, the first included, int32 `[*batch]`.
+      queries: evaluations of `P v`, the first included, int32 `[*batch]`; not that by which what linear solves or a
+        named method have found is judged once more.
       steps: steps of the algorithm (an adaptive one: trials), int32 `[*batch]`.
       status: values of `Status`, int8 `[*batch]`.
     """

@@ -292,7 +292,7 @@ def _solve_games(
         def solve_block(block: Inputs) -> Outcome:
             problem, log_initial, valid = block.prepare()
             end = run(problem, algorithm, log_initial, valid, block.tol, max_queries)
-            return certify(problem, end, valid).batch_first()
+            return certify(problem, end, valid, block.tol).batch_first()
 
         end = map_blocks(solve_block, inputs, block_size)
     # An exploitability is one of a policy: of weights that do not sum to 1 it certifies nothing.

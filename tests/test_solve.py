@@ -270,6 +270,12 @@ def test_a_method_that_holds_wrong_payoffs_does_not_certify_itself():
     solution = nj.solve(games, 0.1, algorithm=Flatters(), max_queries=9)
     assert (solution.status == nj.Status.MAX_QUERIES).all()
     np.testing.assert_allclose(solution.exploitability, nj.metrics.exploitability(games, solution.policy, 0.1))
+    # With a tolerance that the true certificate is within, after a false one that is better still, it has converged.
+    start = np.eye(5) * 0.5 + 0.1
+    good_enough = nj.solve(games, 0.1, algorithm=Flatters(), initial=start[:3], tol=0.05)
+    true = nj.metrics.exploitability(games, good_enough.policy, 0.1)
+    np.testing.assert_allclose(good_enough.exploitability, true)
+    np.testing.assert_array_equal(good_enough.converged, true <= 0.05)
 
 
 def test_a_method_that_loses_its_policy_certifies_nothing():

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from nashjax.arguments import check_integer, check_key, check_positive
+from nashjax.arguments import LARGEST_INT, check_integer, check_key, check_positive
 from nashjax.lm import step as steps
 from nashjax.lm.decoding import Tokens
 from nashjax.lm.game import LanguageGame
@@ -24,7 +24,6 @@ from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.records import Rate, Record, RecordFile, Totals
 from nashjax.lm.sharding import check_mesh, to_all_processes, to_mesh, whole
 from nashjax.progress import progress_line
-from nashjax.solve import LARGEST_INT
 from nashjax.stochastic.checkpoint import Checkpoints, describe, describe_model
 from nashjax.stochastic.methods import LearnerState, PolicyMethod
 from nashjax.stochastic.policies import Params
