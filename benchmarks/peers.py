@@ -7,6 +7,8 @@ Run `python -m benchmarks.peers` in the project's folder, with the extra `peers`
 Each case is one peer on games of one size and beta, in a process of its own that is ended after `--limit` seconds for
 each kind of games. It solves the games with the peer, checks the answers, finds the largest `tol` at which this library
 is as accurate, and then times both by turns, so that whatever else the machine does meets both.
+
+One file, though long: drawing games, timing by turns and judging answers are one procedure that all groups share.
 """
 
 from __future__ import annotations

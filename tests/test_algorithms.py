@@ -1,4 +1,7 @@
-"""Every algorithm through the same checks; a new one adds a row to ALGORITHMS."""
+"""Every algorithm through the same checks; a new one adds a row to ALGORITHMS.
+
+One file, though long: all methods go through the same checks.
+"""
 
 import functools
 from typing import Any, NamedTuple

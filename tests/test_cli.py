@@ -1,4 +1,7 @@
-"""The installed program: every form of input, every kind of error, its answers and its exit codes."""
+"""The installed program: every form of input, every kind of error, its answers and its exit codes.
+
+One file, though long: all inputs go through the same program.
+"""
 
 from __future__ import annotations
 

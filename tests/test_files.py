@@ -1,4 +1,7 @@
-"""Reading games and references, every kind of bad input, and writing answers."""
+"""Reading games and references, every kind of bad input, and writing answers.
+
+One file, though long: all forms of files share what writes them.
+"""
 
 from __future__ import annotations
 

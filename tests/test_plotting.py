@@ -1,4 +1,7 @@
-"""Pictures show the numbers that they are given, also in black and white."""
+"""Pictures show the numbers that they are given, also in black and white.
+
+One file, though long: all pictures are looked at by the same functions.
+"""
 
 import subprocess
 import sys

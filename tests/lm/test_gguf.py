@@ -1,6 +1,8 @@
 """GGUF files: their weights against a llama of plain numpy, their tokenizer, and what is said of files that do not fit.
 
 The numpy model reads the tensors as they are defined for the file, so no code of the library is on its side.
+
+One file, though long: the numpy model and the writer of files serve all tests.
 """
 
 from __future__ import annotations

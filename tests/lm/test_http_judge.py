@@ -1,4 +1,7 @@
-"""The judge behind an endpoint, against a server of this process that answers as badly as it is told to."""
+"""The judge behind an endpoint, against a server of this process that answers as badly as it is told to.
+
+One file, though long: every fault is one of the same server.
+"""
 
 import itertools
 import json

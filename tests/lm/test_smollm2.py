@@ -9,15 +9,13 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.plain_answers import HELD_OUT, TRAINING, PlainAnswers
 from benchmarks.smollm2 import (
     ANSWER_LENGTH,
-    HELD_OUT,
     MOST_PERPLEXITY,
     PASSAGE,
     QUESTIONS,
     TEMPLATE,
-    TRAINING,
-    PlainAnswers,
     check_tokenizer,
     perplexity,
 )

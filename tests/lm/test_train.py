@@ -1,4 +1,7 @@
-"""Fine-tuning runs: what they record, what stops them, and that a run which was killed ends as if it had not been."""
+"""Fine-tuning runs: what they record, what stops them, and that a run which was killed ends as if it had not been.
+
+One file, though long: all runs share the model and its compiled steps.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Models of Tunix: what is drawn is what is scored, padding does not matter, and weights mean what they should."""
+"""Models of Tunix: what is drawn is what is scored, padding does not matter, and weights mean what they should.
+
+One file, though long: all families of models go through the same checks.
+"""
 
 import dataclasses
 import gc

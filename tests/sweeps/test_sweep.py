@@ -1,4 +1,7 @@
-"""A sweep says what a solve says, in files that are the same bit by bit, and repairs them."""
+"""A sweep says what a solve says, in files that are the same bit by bit, and repairs them.
+
+One file, though long: all sweeps share the games and what is compiled for them.
+"""
 
 from __future__ import annotations
 
