@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -140,10 +141,11 @@ def main() -> None:
     parser.add_argument("--arenas", type=int, default=200)
     parser.add_argument("--bootstrap", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     rows = [measure(setting, arguments.arenas, arguments.bootstrap, arguments.seed) for setting in SETTINGS]
-    write_results("intervals", ABOUT, rows, RESULTS)
+    write_results("intervals", ABOUT, rows, arguments.output)
     print(tables.intervals(rows))
 
 

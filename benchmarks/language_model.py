@@ -1,8 +1,8 @@
 """The exact study of fine-tuning: exploitability against judge calls, where all answers can be listed (spec 7).
 
-Run `python -m benchmarks.language_model` in the project's folder with the extras `train` and `plot` installed (an
-hour and more on two cores); `--quick` is a small part, `--tune` finds the settings that the others use (half an hour).
-Writes `language_model.json` and `language_model.png` into benchmarks/results, or what `--output` names.
+Run `python -m benchmarks.language_model` in the project's folder with the extras `train` and `plot` installed (TIME on
+two cores); `--quick` is a small part, `--tune` finds the settings that the others use (TUNETIME). Writes
+`language_model.json` and `language_model.png` into benchmarks/results, parts of the study only what `--output` names.
 
 Setting L: 4 prompts, answers of 3 letters of 4, no stop token, beta 0.03, a strongly cyclic judge, votes 0 or 1, 256 in
 a step. The easy setting has beta 0.1 and a milder judge, the long one 32,768 answers to a prompt (8 letters, 5 long).
@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.record import RESULTS, describe_machine
+from benchmarks.record import RESULTS, write_file
 from benchmarks.tables import interval
 from nashjax import lm
 from nashjax.problem import RegularizedGame
@@ -41,20 +41,24 @@ ABOUT = (
 TUNING = RESULTS / "language_model_tuning.json"
 RATES = (0.0005, 0.0015, 0.004)
 VARIANTS: dict[str, tuple[dict[str, float], ...]] = {
-    "target": ({"rate": 0.05}, {"rate": 0.02}),
-    "two_average": ({"fast": 0.1, "slow": 0.02}, {"fast": 0.05, "slow": 0.05}),
-    "proximal_point": ({"rate": 0.02}, {"rate": 0.05}),
-    "two_loop": ({"inner_steps": 20}, {"inner_steps": 50}),
+    "target": ({"rate": 0.05}, {"rate": 0.2}),
+    "two_average": ({"fast": 0.1, "slow": 0.02}, {"fast": 0.5, "slow": 0.1}),
+    "proximal_point": ({"rate": 0.05}, {"rate": 0.2}),
+    "two_loop": ({"inner_steps": 20}, {"inner_steps": 10}),
     "nash_md": ({"mixture": 0.1}, {"mixture": 0.02}),
     "self_play": ({},),
     "online_ipo": ({},),
-    "online_dpo": ({}, {"scale": 0.3}),
+    "online_dpo": ({}, {"scale": 0.1}, {"scale": 0.3}, {"scale": 1.0}),
 }
 """What is tuned besides the learning rate; of DPO, `scale` is beta if not given."""
+EXPLORATION = (0.0, 0.25)
+"""Tuned for all policy gradients."""
+NO_GRADIENTS = ("online_ipo", "online_dpo")
 FAMILY = ("target", "two_average", "proximal_point", "two_loop")
 CALLS_PER_STEP, PROMPTS, RANK = 256, 4, 6
 BUDGET, LONG_BUDGET, TUNING_BUDGET = 512_000, 2_048_000, 256_000
-TUNING_SEED = 100
+TUNING_SEEDS = (100, 101)
+SEEDS = 4
 RECORDS = 8
 
 
@@ -227,20 +231,20 @@ def in_parallel(jobs: list[tuple[Any, ...]], workers: int) -> list[dict[str, Any
 
 
 def tune(methods: list[str], workers: int) -> dict[str, dict[str, float]]:
-    """The best settings of each method, all over the same learning rates, on a game of its own; written down."""
+    """The best settings of each method, all over the same learning rates, on games of their own; written down."""
     grid = [
-        (method, {"learning_rate": rate, **variant})
+        (method, {"learning_rate": rate, **variant} | explored)
         for method in methods
         for variant in VARIANTS[method]
+        for explored in ([{}] if method in NO_GRADIENTS else [{"exploration": share} for share in EXPLORATION])
         for rate in RATES
     ]
-    pairs = [(TUNING_SEED, TUNING_SEED)]
-    jobs = [("L", method, options, pairs, TUNING_BUDGET) for method, options in grid]
-    rows = in_parallel(jobs, workers)
-    ends = [row for row in rows if "seconds" in row]
+    pairs = [(seed, seed) for seed in TUNING_SEEDS]
+    rows = in_parallel([("L", method, options, pairs, TUNING_BUDGET) for method, options in grid], workers)
+    ends = np.array([row["exploitability"] for row in rows if "seconds" in row]).reshape(len(grid), len(pairs))
     tried = [
-        {"method": method, **options, "exploitability": row["exploitability"]}
-        for (method, options), row in zip(grid, ends, strict=True)
+        {"method": method, **options, "exploitability": rounded(mean, 6)}
+        for (method, options), mean in zip(grid, ends.mean(axis=1), strict=True)
     ]
     best = {
         method: min((row for row in tried if row["method"] == method), key=lambda row: row["exploitability"])
@@ -250,13 +254,15 @@ def tune(methods: list[str], workers: int) -> dict[str, dict[str, float]]:
         method: {name: value for name, value in row.items() if name not in ("method", "exploitability")}
         for method, row in best.items()
     }
-    about = f"Setting L, game and seed {TUNING_SEED}, {TUNING_BUDGET} judge calls; settings: the best of each method."
-    lines = ",\n  ".join(json.dumps(row) for row in tried)
-    TUNING.write_text(
-        f'{{\n "about": {json.dumps(about)},\n "machine": {json.dumps(describe_machine())},\n'
-        f' "settings": {json.dumps(settings)},\n "rows": [\n  {lines}\n ]\n}}\n',
-        encoding="utf-8",
+    games = " and ".join(map(str, TUNING_SEEDS))
+    about = (
+        f"Setting L, games and seeds {games}, {TUNING_BUDGET} judge calls: the mean; settings: the best of each method."
     )
+    if TUNING.exists():  # what it says of other methods stays
+        before = json.loads(TUNING.read_text(encoding="utf-8"))
+        settings = before["settings"] | settings
+        tried = [row for row in before["rows"] if row["method"] not in methods] + tried
+    write_file(TUNING, about, tried, settings=settings)
     return settings
 
 
@@ -313,17 +319,9 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
     """The JSON, with the matrices of the games whose answers are few."""
     pairs = sorted({(row["setting"], row["game_seed"]) for row in rows if SETTINGS[row["setting"]].letters == 4})
     games = [{"setting": name, "game_seed": seed, **arena(name, seed).as_json()} for name, seed in pairs]
-    top: dict[str, Any] = {"about": ABOUT, "machine": describe_machine(), "beta": SETTINGS["L"].beta}
-    if len(games) == 1:
-        top |= {name: games[0][name] for name in ("preferences", "log_reference")} | {
-            "beta": SETTINGS[pairs[0][0]].beta
-        }
-    else:
-        top["games"] = games
-    head = ",\n ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in top.items())
-    lines = ",\n  ".join(json.dumps(row) for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'{{\n {head},\n "rows": [\n  {lines}\n ]\n}}\n', encoding="utf-8")
+    first = pairs[0][0] if len(pairs) == 1 else "L"
+    here = {name: games[0][name] for name in ("preferences", "log_reference")} if len(games) == 1 else {"games": games}
+    write_file(path, ABOUT, rows, beta=SETTINGS[first].beta, **here)
 
 
 def main() -> None:
@@ -333,16 +331,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="setting L, two methods, one game, 64,000 judge calls")
     parser.add_argument("--settings", default="L,easy,long")
     parser.add_argument("--methods", default=",".join(VARIANTS))
-    parser.add_argument("--seeds", type=int, default=4, help="pairs of game and training seed")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="pairs of game and training seed")
     parser.add_argument("--game-seed", type=int, help="one game for all training seeds")
     parser.add_argument("--judge-calls", type=int, default=BUDGET)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--figure", action="store_true", help="draw and tabulate the file again")
-    parser.add_argument("--output", type=Path, default=RESULTS / "language_model.json")
+    parser.add_argument(
+        "--output", type=Path, help="FILE.json; default: that of benchmarks/results for the whole study"
+    )
     arguments = parser.parse_args()
+    committed = RESULTS / "language_model.json"
     if arguments.figure:
-        rows = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
-        draw(rows, arguments.output.with_suffix(".png"))
+        path = arguments.output or committed
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        draw(rows, path.with_suffix(".png"))
         print(summarise(rows))
         return
     methods = arguments.methods.split(",")
@@ -376,10 +378,14 @@ def main() -> None:
         if "long" in names:
             more += [("long", method, options[method], pairs[:2], BUDGET) for method in both]
         rows += in_parallel(more, arguments.workers)
-    write(rows, arguments.output)
-    if not arguments.quick:
-        draw(rows, arguments.output.with_suffix(".png"))
+    whole &= set(names) == set(SETTINGS) and arguments.seeds == SEEDS and arguments.game_seed is None
+    path = arguments.output or (committed if whole else None)
+    if path is not None:
+        write(rows, path)
+        if not arguments.quick:
+            draw(rows, path.with_suffix(".png"))
     print(summarise(rows))
+    print("a part of the study: written only where --output says" if path is None else f"written to {path}")
 
 
 if __name__ == "__main__":

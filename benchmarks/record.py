@@ -39,14 +39,16 @@ def processor() -> str:
 
 def write_results(study: str, about: str, rows: list[dict[str, Any]], folder: Path) -> Path:
     """Write `STUDY.json`: what was measured, on what, and one object a row."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{study}.json"
+    return write_file(folder / f"{study}.json", about, rows)
+
+
+def write_file(path: Path, about: str, rows: list[dict[str, Any]], **more: Any) -> Path:
+    """As `write_results`, to any file, with more fields before the rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fields = {"about": about, "machine": describe_machine()} | more
+    head = ",\n ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
     lines = ",\n  ".join(json.dumps(row) for row in rows)
-    machine = json.dumps(describe_machine())
-    path.write_text(
-        f'{{\n "about": {json.dumps(about)},\n "machine": {machine},\n "rows": [\n  {lines}\n ]\n}}\n',
-        encoding="utf-8",
-    )
+    path.write_text(f'{{\n {head},\n "rows": [\n  {lines}\n ]\n}}\n', encoding="utf-8")
     return path
 
 

@@ -38,7 +38,7 @@ from nashjax.lm import step as steps
 from nashjax.lm.evaluate import win_rate
 from nashjax.lm.game import LanguageGame
 from nashjax.lm.gguf import load_gguf
-from nashjax.lm.judges import ask
+from nashjax.lm.judges.base import ask_rows
 from nashjax.stochastic.methods import PolicyMethod
 from nashjax.stochastic.policies import Params
 
@@ -258,11 +258,9 @@ def time_steps(policy: LanguagePolicy, result: TrainResult) -> Seconds:
         start = time.perf_counter()
         question = jax.block_until_ready(steps.draw(game, method, state, key))
         drawn = time.perf_counter()
-        sides = [policy.decode(side) for side in method.pairs(question)]
-        ours, theirs = ([text for row in rows for text in row] for rows in sides)
-        num = len(sides[0][0])
-        prompts = [TRAINING[int(place)] for place in question.contexts for _ in range(num)]
-        outcome = ask(judge, prompts, ours, theirs).reshape(-1, num).astype(np.float32)
+        ours, theirs = (policy.decode(side) for side in method.pairs(question))
+        prompts = [TRAINING[int(place)] for place in question.contexts]
+        outcome = ask_rows(judge, prompts, ours, theirs).astype(np.float32)
         judged = time.perf_counter()
         state, _ = jax.block_until_ready(
             steps.learn(

@@ -54,6 +54,13 @@ def check_positive(name: str, value: Any, most: float = math.inf) -> float:
     return check_number(name, value, 0.0, most, open_at=(0.0,))
 
 
+def check_shape(name: str, value: Any) -> tuple[int, ...]:
+    """The value as a tuple of Python integers; raises ValueError unless it is a tuple or list of integers >= 0."""
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(f"{name}: is {shown(value)}; allowed are tuples of integers >= 0")
+    return tuple(check_integer(f"{name}[{axis}]", size, 0) for axis, size in enumerate(value))
+
+
 def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
     """Raise ValueError unless the value is one of some words."""
     if not isinstance(value, str) or value not in allowed:

@@ -113,9 +113,10 @@ def uniqueness(game: Game | ArrayLike, policy: ArrayLike, reference: ArrayLike |
 
 
 def kl_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
-    """Certified bound on `KL(p||p*)` in nats, `(E_b(p) + rounding) / beta` (spec 2); inf at `beta = 0`; `[*batch]`.
+    """Certified bound on `KL(p||p*)` in nats (spec 2), `[*batch]`; inf at `beta = 0`.
 
-    The rounding is what the dtype of the exploitability may hide.
+    `(sqrt(exploitability) + sqrt(rounding))^2 / beta`, where the rounding is what the dtype of the exploitability may
+    hide.
     """
     return problem.kl_bound(*_with_floor(exploitability, beta))
 

@@ -106,7 +106,7 @@ def solve(
         inputs = spread.place(inputs, where)
         solution = _solve_spread(inputs, algorithm, max_queries, block_size, betas, where=where)
         if validate:
-            spread.check_statuses(inputs.game, solution.status)
+            spread.check_statuses(inputs, solution.status, where)
         return jax.block_until_ready(solution)
     solution = _solve_on_cores(inputs, algorithm, max_queries, block_size, betas)
     status = np.asarray(jax.block_until_ready(solution).status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -14,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nashjax.arguments import place_name
 from nashjax.cores import traces_constants
-from nashjax.games import Game, MatrixGame
+from nashjax.games import MatrixGame
 from nashjax.games.faults import SYMMETRY_TOLERANCE
 from nashjax.games.matrix import product
 from nashjax.inputs import NOT_A_GAME, Inputs, batch_shapes, is_concrete, to_host
@@ -126,11 +127,17 @@ def solve_spread(solve: Callable[[Inputs, Any], T], inputs: Inputs, others: Any,
     )(leaves, others)
 
 
-def check_statuses(game: Game, status: jax.Array) -> None:
-    """Raise ValueError, naming the first of the games whose status is INVALID; all processes call it together."""
+def check_statuses(inputs: Inputs, status: jax.Array, where: Layout) -> None:
+    """Raise ValueError, naming the first that is no game of those that are INVALID; all processes call it together.
+
+    The others are games of which the method has returned no policy.
+    """
     if not bool(jnp.any(status == Status.INVALID)):
         return
-    found = np.argwhere(to_host(status) == Status.INVALID)
+    game = inputs.game
+    found = np.argwhere(to_host((status == Status.INVALID) & ~_are_games(inputs, where)))
+    if not len(found):
+        return
     bad = tuple(int(i) for i in found[0][status.ndim - len(game.batch_shape) :])
 
     def of_bad_game(leaf: jax.Array) -> np.ndarray | None:
@@ -150,6 +157,12 @@ def check_statuses(game: Game, status: jax.Array) -> None:
     seen = len(jax.tree.leaves(own)) == len(jax.tree.leaves(game)) and hasattr(own, "fault")
     fault = own.fault() if seen else None
     raise ValueError(f"{place_name('game', bad)}: {fault}" if fault else f"{place_name('game', bad)}: {NOT_A_GAME}")
+
+
+@functools.partial(jax.jit, static_argnames="where")
+def _are_games(inputs: Inputs, where: Layout) -> jax.Array:
+    """Which of the games are some, `[*batch]`."""
+    return solve_spread(lambda own, _: own.prepare()[2], inputs, (), where)
 
 
 def _specs(inputs: Inputs, where: Layout) -> list[PartitionSpec]:

@@ -8,7 +8,19 @@ import inspect
 import re
 from typing import Any
 
-MODULES = ("", "games", "metrics", "distributed", "sweeps", "stochastic", "lm", "ranking", "plotting")
+MODULES = (
+    "",
+    "games",
+    "algorithms",
+    "metrics",
+    "distributed",
+    "sweeps",
+    "stochastic",
+    "lm",
+    "lm.tunix",
+    "ranking",
+    "plotting",
+)
 """Those with public names, and what is installed with them is tested."""
 HEAD = """# Public names
 
@@ -54,11 +66,12 @@ def has_parameters(value: Any) -> bool:
 
 
 def table(name: str) -> str:
-    """The section of one module."""
+    """The section of one module; of the methods, which stand in the first, only what they have in common."""
     public = module(name)
     prefix = f"nj.{name}." if name else "nj."
     lines = [f"## `{prefix.rstrip('.')}`", "", "| name | what it is |", "| --- | --- |"]
-    for member in sorted(public.__all__, key=str.lower):
+    known = set(module("").__all__) if name == "algorithms" else set()
+    for member in sorted((one for one in public.__all__ if one not in known), key=str.lower):
         value = getattr(public, member)
         is_value = not inspect.ismodule(value) and not callable(value)  # whose docstring is that of its type
         summary = "" if is_value else inspect.getdoc(value) or ""

@@ -88,12 +88,12 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         jax.clear_caches()
 
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("NASHJAX_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real data sets with reference answers."""
     if not DATA.is_dir():
-        pytest.skip("needs the real data sets in ../shared/data, which are not part of the project")
+        pytest.skip("needs real data sets, which are not part of the project, see CONTRIBUTING.md")
     return DATA

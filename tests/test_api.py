@@ -12,7 +12,13 @@ import jax
 import pytest
 
 PAGE = Path(__file__).resolve().parents[1] / "API.md"
-NEEDS = {"stochastic": "optax", "lm": "tokenizers", "ranking": "pandas", "plotting": "matplotlib"}
+NEEDS = {
+    "stochastic": "optax",
+    "lm": "tokenizers",
+    "lm.tunix": "tokenizers",
+    "ranking": "pandas",
+    "plotting": "matplotlib",
+}
 GAMES = tuple(f"games.{name}" for name in ("base", "matrix", "embedding", "low_rank", "random"))
 EXAMPLES = ("solve", *GAMES, "metrics", "sweeps.run")
 

@@ -85,7 +85,9 @@ def test_kinds_are_what_they_say():
     [
         ({"num_actions": 1}, "num_actions: is 1; allowed are integers >= 2"),
         ({"num_actions": 3.0}, "num_actions: is 3.0"),
-        ({"num_actions": 3, "batch_shape": 4}, "batch_shape: is 4; allowed are tuples"),
+        ({"num_actions": 3, "batch_shape": 4}, "batch_shape: is 4; allowed are tuples of integers >= 0"),
+        ({"num_actions": 3, "batch_shape": np.int64(4)}, "batch_shape: is .*4.*; allowed are tuples of integers >= 0"),
+        ({"num_actions": 3, "batch_shape": (2, -1)}, r"batch_shape\[1\]: is -1; allowed are integers >= 0"),
         ({"num_actions": 3, "kind": "chess"}, "kind: is 'chess'; allowed are 'gaussian', 'uniform'"),
         ({"num_actions": 3, "scale": -1.0}, "scale: is -1.0"),
         ({"num_actions": 3, "rank": 0, "kind": "low_rank"}, "rank: is 0"),

@@ -167,6 +167,11 @@ def test_faults_are_named():
     refused(lambda: nj.solve(rows, 0.1), "game[5]: preferences[1, 2] is nan")
     unchecked = nj.solve(nj.distributed.shard(bad), 0.1, validate=False, algorithm=first_order)
     assert unchecked.status.tolist() == [0] * 5 + [int(nj.Status.INVALID)] + [0] * 2
+    loses = nj.NashMP(eta=1e308)  # that a method returns no policy makes a game no worse
+    for placed in (nj.distributed.shard(games), jax.device_put(games, NamedSharding(mesh, P("a", "b")))):
+        lost = nj.solve(placed, 0.1, algorithm=loses)
+        assert (lost.status == nj.solve(games, 0.1, algorithm=loses).status).all(), lost.status
+        assert (lost.status == nj.Status.INVALID).all(), lost.status
     beta = nj.distributed.shard(jnp.array([0.1] * 7 + [-1.0]))
     refused(lambda: nj.solve(games, beta), "beta[7]: is -1.0")
     columns = jax.device_put(games, NamedSharding(mesh, P(None, None, "b")))

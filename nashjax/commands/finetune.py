@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nashjax.commands.options import Seed
-from nashjax.commands.terminal import errors_in_one_line, number_option, put
+from nashjax.commands.terminal import errors_in_one_line, library_errors, number_option, put
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, quoted, unreadable, visible
 
@@ -74,7 +74,7 @@ def finetune(
     ] = None,
     learning_rate: Annotated[
         float, typer.Option(parser=number_option(0, closed=False), metavar="NUMBER", help="Of Adam.")
-    ] = 0.002,
+    ] = 0.0015,
     lora_rank: Annotated[
         int | None,
         typer.Option(
@@ -95,7 +95,7 @@ def finetune(
     Without options: a demonstration, a tiny model that learns rock, paper, scissors. All of its answers can be listed,
     so it ends by comparing what was learnt with the exact equilibrium.
     """
-    with errors_in_one_line(), _library_errors():
+    with errors_in_one_line(), library_errors():
         from nashjax import lm
 
         demo = prompts is None
@@ -134,7 +134,12 @@ def finetune(
         with make_judge(judge, judge_model, output) as compare:
             if output is not None:  # a command that could not begin can be given again
                 (output / RUN_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-            _run(policy, listed, training, held_out, compare, chosen, beta, steps, settings, seed, output)
+            try:
+                _run(policy, listed, training, held_out, compare, chosen, beta, steps, settings, seed, output)
+            except lm.JudgeError as error:
+                raise BadInput(
+                    f"the judge failed, with --output the run can go on with --resume: {visible(str(error))}"
+                ) from None
 
 
 def _run(
@@ -224,7 +229,7 @@ def generate(
     seed: Seed = 0,
 ) -> None:
     """Answer prompts with the model that a run has learnt; one line of JSON for each answer."""
-    with errors_in_one_line(), _library_errors():
+    with errors_in_one_line(), library_errors():
         import jax
 
         from nashjax import lm
@@ -374,25 +379,3 @@ def _read_run(folder: Path) -> dict[str, Any]:
     if not (folder / WEIGHTS_FILE).exists():
         raise BadInput(f"FOLDER: the run in {visible(str(folder))} has not ended; finetune --resume goes on with it")
     return settings
-
-
-@contextlib.contextmanager
-def _library_errors() -> Iterator[None]:
-    """What the library refuses, in one line."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except ImportError as error:
-        raise BadInput(visible(str(error))) from None
-    except (ValueError, FloatingPointError) as error:
-        raise BadInput(visible(str(error))) from None
-    except OSError as error:
-        where = "a file" if error.filename is None else str(error.filename)
-        raise BadInput(visible(f"{where}: cannot be read or written: {error.strerror or error}")) from None
-    except RuntimeError as error:
-        if type(error).__name__ != "JudgeError":
-            raise
-        raise BadInput(
-            f"the judge failed, with --output the run can go on with --resume: {visible(str(error))}"
-        ) from None

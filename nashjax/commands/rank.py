@@ -118,6 +118,8 @@ def rank(
         battles = _read(file, form, (item_a, item_b, winner), weight, tie_word or [], labels, where or [],
                         strict, comparisons_per_pair)  # fmt: skip
         parts = {"": battles} if by is None else battles.groups(by)
+        if plot is not None and len(parts) > _MOST_PANELS:
+            raise bad_input("--plot", f"{len(parts)} groups", f"are at most {_MOST_PANELS}")
         options = {"beta": beta, "bootstrap": bootstrap, "seed": seed, "cluster": cluster, "bayesian": bayesian,
                    "level": level, "prior": prior, "ties": ties, "path": _PATH if path else ()}  # fmt: skip
         rankings = _rank_all(parts, bootstrap, options)
@@ -201,14 +203,12 @@ def _rank_all(parts: Mapping[str, Battles], bootstrap: int, options: dict[str, A
     with progress_line("resamples", len(parts) * bootstrap or None) as show:
         for number, (name, part) in enumerate(parts.items()):
 
-            def progress(done: int, before: int = number * bootstrap) -> None:
-                show(before + done, "resamples")
+            def work(part: Battles = part, before: int = number * bootstrap) -> Ranking:
+                return ranking.rank(part, on_progress=lambda done: show(before + done, "resamples"), **options)
 
             try:
                 with library_errors():
-                    found[name] = interruptible(
-                        lambda part=part, progress=progress: ranking.rank(part, progress=progress, **options)
-                    )
+                    found[name] = interruptible(work)
             except BadInput as error:
                 raise BadInput(f"{visible(name) + ': ' if name else ''}{error}") from None
     return found
@@ -227,9 +227,13 @@ def _print(file: Path, rankings: Mapping[str, Ranking], top: int) -> None:
                 console.print(sentence)
             console.print()
     put(shown.get())
+    of_all = [w for w in next(iter(rankings.values())).warnings if all(w in r.warnings for r in rankings.values())]
+    for warning in of_all:
+        warn(warning)
     for name, ranking in rankings.items():
         for warning in ranking.warnings:
-            warn(f"{visible(name) + ': ' if name else ''}{warning}")
+            if warning not in of_all:
+                warn(f"{visible(name)}: {warning}")
 
 
 def _resampling(ranking: Ranking) -> str:
@@ -308,8 +312,6 @@ def _draw(path: Path, rankings: Mapping[str, Ranking]) -> None:
 
     from nashjax import plotting
 
-    if len(rankings) > _MOST_PANELS:
-        raise bad_input("--plot", f"{len(rankings)} groups", f"are at most {_MOST_PANELS}")
     rows = max(min(len(ranking.items), 25) for ranking in rankings.values())
     figure, panels = plt.subplots(
         len(rankings), 1, figsize=(7, (1.2 + 0.24 * rows) * len(rankings)), squeeze=False, layout="constrained"

@@ -85,15 +85,18 @@ def warn(sentence: str) -> None:
 
 @contextlib.contextmanager
 def library_errors() -> Iterator[None]:
-    """Turn what the library refuses, an extra that is missing, and what a device cannot do into `BadInput`."""
+    """Turn what the library refuses, a missing extra, files and devices that fail, and numbers lost into `BadInput`."""
     try:
         yield
     except BadInput:
         raise
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, FloatingPointError) as error:
         raise BadInput(visible(str(error))) from None
+    except OSError as error:
+        where = "a file" if error.filename is None else str(error.filename)
+        raise BadInput(visible(f"{where}: cannot be read or written: {error.strerror or error}")) from None
     except (jax.errors.JaxRuntimeError, MemoryError) as error:  # such as a device with less memory than the machine
-        raise BadInput(f"the solve failed: {visible(str(error) or 'not enough memory')}") from None
+        raise BadInput(f"the computation failed: {visible(str(error) or 'not enough memory')}") from None
 
 
 @contextlib.contextmanager

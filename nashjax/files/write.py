@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -9,8 +10,9 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -85,17 +87,24 @@ def write_answer(path: Path, answer: Answer) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that appears whole or not at all; raises BadInput where it cannot be written."""
+    try:
+        with whole_file(path) as stream:
+            stream.write(content)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes its place once all is written; raises OSError where it cannot."""
     target = Path(os.path.realpath(path))
     beside = target.with_name(f".nashjax-{secrets.token_hex(8)}.partial")
     try:
-        try:
-            with open(beside, "xb") as stream:
-                stream.write(content)
-            os.replace(beside, target)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise unwritable(path, error) from None
+        with open(beside, "xb") as stream:
+            yield stream
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _as_json(answer: Answer) -> bytes:

@@ -8,7 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from nashjax.arguments import check_choice, check_integer, check_key, check_number
+from nashjax.arguments import check_choice, check_integer, check_key, check_number, check_shape
 from nashjax.games.matrix import MatrixGame, half_plus, product
 
 KINDS = ("gaussian", "uniform", "tournament", "cyclic", "bradley_terry", "low_rank")
@@ -54,11 +54,10 @@ def random_game(
     """  # noqa: E501 (a table cell cannot be broken)
     check_key("key", key)
     n = check_integer("num_actions", num_actions, 2)
-    if isinstance(batch_shape, int):
-        raise ValueError(f"batch_shape: is {batch_shape}; allowed are tuples such as ({batch_shape},)")
+    batch = check_shape("batch_shape", batch_shape)
     check_choice("kind", kind, KINDS)
     check_number("scale", scale)
-    margin = _margin(key, n, tuple(batch_shape), kind, scale, check_integer("rank", rank, 1))
+    margin = _margin(key, n, batch, kind, scale, check_integer("rank", rank, 1))
     return MatrixGame(half_plus(margin))
 
 

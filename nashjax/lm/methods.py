@@ -32,10 +32,10 @@ DEFAULT = "proximal_point"
 """The best of the four in `benchmarks/language_model.py`."""
 
 _TUNED: dict[str, dict[str, Any]] = {
-    "target": {"rate": 0.05},
-    "two_average": {"fast": 0.1, "slow": 0.02},
-    "proximal_point": {"rate": 0.05},
-    "two_loop": {"inner_steps": 20},
+    "target": {"rate": 0.2, "exploration": 0.25},
+    "two_average": {"fast": 0.5, "slow": 0.1, "exploration": 0.25},
+    "proximal_point": {"rate": 0.2, "exploration": 0.25},
+    "two_loop": {"inner_steps": 10, "exploration": 0.25},
 }
 """The best settings of the four in that study; `learning_rate` is that of the default."""
 
@@ -47,6 +47,7 @@ def make_method(
     samples_per_prompt: int = 4,
     all_pairs: bool = True,
     learning_rate: float = 0.0015,
+    max_gradient_norm: float | None = 1.0,
     **options: Any,
 ) -> PolicyMethod:
     """A method by its name.
@@ -57,6 +58,7 @@ def make_method(
       samples_per_prompt: answers of the policy to each prompt, and as many of the opponent, >= 2.
       all_pairs: whether to compare each of these with each of those, or each with one.
       learning_rate: of Adam.
+      max_gradient_norm: longer gradients are shortened to this; None leaves them.
       options: of the method, see its class and, for the averaged forms, its constructors.
 
     Raises:
@@ -71,5 +73,6 @@ def make_method(
         samples_per_context=samples_per_prompt,
         all_pairs=all_pairs,
         learning_rate=learning_rate,
+        max_gradient_norm=max_gradient_norm,
         **(_TUNED.get(name, {}) | options),
     )

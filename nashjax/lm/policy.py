@@ -198,9 +198,9 @@ class LanguagePolicy:
 
 
 def mixture(params: Params, reference: Params, share: float) -> list[tuple[Params, float]]:
-    """The members of a geometric mixture with the reference; the policy alone where that has no share."""
-    if share == 0:
-        return [(params, 1.0)]
+    """The members of a geometric mixture with the reference; one alone where the other has no share."""
+    if share in (0, 1):
+        return [(reference if share else params, 1.0)]
     return [(params, 1.0 - share), (reference, share)]
 
 

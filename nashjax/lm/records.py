@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nashjax.files.write import whole_file
 from nashjax.stochastic.records import WIDTH
 
 
@@ -106,9 +107,8 @@ class RecordFile:
             if record.step <= step:
                 self.records.append(record)
         lines = "".join(record.as_json() + "\n" for record in self.records)
-        fresh = path.with_suffix(".new")
-        fresh.write_text(lines, encoding="utf-8")
-        fresh.replace(path)
+        with whole_file(path) as file:
+            file.write(lines.encode())
 
     def add(self, record: Record) -> None:
         """Add a record."""

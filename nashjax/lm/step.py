@@ -18,7 +18,7 @@ from nashjax.stochastic.policies import Params
 
 
 class Looks(NamedTuple):
-    """What a step has seen, means over its answers, and the norms of its gradient and of the weights after it.
+    """What a step has seen: means over the policy's own answers, norms of its gradient and of the weights after it.
 
     All are `[]`.
     """
@@ -85,12 +85,12 @@ def learn(
 
     def of_part(part: tuple[Question, jax.Array]) -> tuple[Any, Looks]:
         gradient, compared = method.learn(game, state, *part)
-        action = compared.action
+        log_prob, log_reference = method.own((compared.action.log_prob, compared.action.log_reference))
         return gradient, Looks(
-            win_rate=jnp.mean(compared.outcome),
-            kl=jnp.mean(action.log_prob - action.log_reference),
-            entropy=-jnp.mean(action.log_prob),
-            answer_length=jnp.mean(jnp.sum(part[0].actions.mask, axis=-1)),
+            win_rate=jnp.mean(method.own(compared.outcome)),
+            kl=jnp.mean(log_prob - log_reference),
+            entropy=-jnp.mean(log_prob),
+            answer_length=jnp.mean(jnp.sum(method.own(part[0].actions.mask), axis=-1)),
             gradient_norm=jnp.float32(0),
             weight_norm=jnp.float32(0),
         )

@@ -347,13 +347,10 @@ def _checked(
         raise ValueError(f"policy: is a {type(policy).__name__}; allowed are LanguagePolicy")
     if not callable(judge):
         raise ValueError(f"judge: is a {type(judge).__name__}; allowed are functions of prompts, responses, opponents")
-    for name, value, least in (
-        ("num_steps", num_steps, 1),
-        ("answer_length", answer_length, 1),
-        ("num_records", num_records, 1),
-        ("accumulate", accumulate, 1),
-    ):
-        check_integer(name, value, least)
+    num_steps = check_integer("num_steps", num_steps, 1)
+    answer_length = check_integer("answer_length", answer_length, 1)
+    num_records = check_integer("num_records", num_records, 1)
+    accumulate = check_integer("accumulate", accumulate, 1)
     check_positive("beta", beta)
     check_key("key", key)
     if isinstance(method, str):

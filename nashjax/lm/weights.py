@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
+from nashjax.files.write import whole_file
 from nashjax.stochastic.checkpoint import CheckpointError
 from nashjax.stochastic.policies import Params
 
@@ -16,10 +18,8 @@ def save_weights(path: str | Path, params: Params) -> None:
     """Write the weights `params` of a policy to `path` as `.npz`, an array a leaf; there as a whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        np.savez(file, allow_pickle=False, **_named(params))
-    fresh.replace(path)
+    with whole_file(path) as file:
+        np.savez(file, **_named(params))
 
 
 def load_weights(path: str | Path, like: Params) -> Params:
@@ -52,5 +52,6 @@ def load_weights(path: str | Path, like: Params) -> Params:
     return jax.tree.unflatten(structure, new)
 
 
-def _named(params: Params) -> dict[str, np.ndarray]:
+def _named(params: Params) -> dict[str, Any]:
+    """Each array by its path."""
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}

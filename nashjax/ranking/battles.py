@@ -206,7 +206,10 @@ class Battles:
         return Counts(lead - lead.T, comparisons + comparisons.T, tied + tied.T if ties == "half" else 0 * tied)
 
     def groups(self, name: str) -> dict[str, Battles]:
-        """The comparisons of each value of a column, by its name, sorted; each with the items that occur in it."""
+        """The comparisons of each value of a column, by its name, sorted; each with the items that occur in it.
+
+        Rows that could not be used are of no group: each says all of them.
+        """
         label = self.label(name)
         found = {}
         for code in sorted(np.unique(label.codes), key=lambda code: label.names[code]):
@@ -224,6 +227,7 @@ class Battles:
             self.times[chosen],
             self.weight[chosen],
             {name: Label(label.codes[chosen], label.names) for name, label in self.labels.items()},
+            self.bad_rows,
         )
 
 

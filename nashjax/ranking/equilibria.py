@@ -58,7 +58,7 @@ def solve_all(
     path: Sequence[float],
     draws: Iterable[np.ndarray],
     num_draws: int,
-    progress: Callable[[int], Any] | None = None,
+    on_progress: Callable[[int], Any] | None = None,
 ) -> Equilibria:
     """Solve the game of all comparisons, and those of the resamples.
 
@@ -70,7 +70,7 @@ def solve_all(
       path: further betas for all comparisons.
       draws: preferences of resamples, `[some, n, n]`.
       num_draws: how many these are.
-      progress: called with the number of resamples that are done.
+      on_progress: called with the number of resamples that are done.
     """
     # The plain game is for uniqueness, the next for a derivative; they are part of the batch to compile one program.
     betas = np.array([beta, 0.0, max(beta, SMALLEST_BETA), *path])
@@ -92,8 +92,8 @@ def solve_all(
             exploitability[at] = np.asarray(solution.exploitability)[:number]
             payoff[at] = np.einsum("bij,bj->bi", games_at_once[:number], mass[at])
             start += number
-            if progress is not None:
-                progress(max(start - fixed, 0))
+            if on_progress is not None:
+                on_progress(max(start - fixed, 0))
         unique = bool(metrics.uniqueness(preferences, mass[1] / mass[1].sum()).unique)
     rows = np.r_[0, fixed : len(mass)]
     return Equilibria(
@@ -146,11 +146,5 @@ def _double_precision() -> Iterator[None]:
     if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         yield
         return
-    if hasattr(jax, "enable_x64"):
-        context = jax.enable_x64(True)
-    else:  # jax < 0.8
-        from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-
-        context = enable_x64()
-    with context:
+    with jax.enable_x64(True):
         yield

@@ -153,7 +153,7 @@ def rank(
     prior: float = 0.0,
     ties: str = "half",
     path: Sequence[float] = (),
-    progress: Callable[[int], Any] | None = None,
+    on_progress: Callable[[int], Any] | None = None,
 ) -> Ranking:
     """Rank items by the equilibrium of the game that their comparisons are, with bootstrap intervals.
 
@@ -178,7 +178,7 @@ def rank(
       prior: imagined comparisons of each pair, half won by each: shrinks pairs that were rarely compared towards 1/2.
       ties: `half`, half a win for both, or `drop`, no comparison.
       path: further betas, >= 0, along which to report the masses.
-      progress: called with the number of resamples that are done, from time to time.
+      on_progress: called with the number of resamples that are done, from time to time.
 
     Returns:
       A `Ranking`.
@@ -192,7 +192,7 @@ def rank(
         raise bad_input("ties", "comparisons that are all ties", "is half for these")
     resampler = Resampler.of(battles, ties=ties, cluster=cluster, bayesian=bayesian)
     draws = resampler.draw(np.random.default_rng(seed), bootstrap, prior)
-    found = solve_all(counts.preferences(prior), beta, path, draws, bootstrap, progress)
+    found = solve_all(counts.preferences(prior), beta, path, draws, bootstrap, on_progress)
     order = np.lexsort((-counts.comparisons.sum(axis=1), found.ranks[0]))
     counts, found = counts.reorder(order), found.reorder(order)
     preferences, comparisons = counts.preferences(prior), counts.comparisons.sum(axis=1)

@@ -54,7 +54,7 @@ class Resampler:
           bayesian: see the class.
 
         Raises:
-          BadInput: there is no such label, or all rows have the same name in it.
+          BadInput: there is no such label, all rows have the same name in it, or there is less than one comparison.
         """
         check_ties(ties)
         n = battles.num_items
@@ -74,6 +74,8 @@ class Resampler:
 
         counted = kind_weight if ties == "half" else kind_weight * (kind_sign != 1)
         times = np.bincount(kind_of_row, battles.times)
+        if cluster is None and times.sum() < 0.5:
+            raise bad_input("battles", f"{times.sum():g} comparisons in all", "is at least one to draw again")
         units = None
         if cluster is not None:
             label = battles.label(cluster)

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,9 @@ def describe(value: Any, seen: dict[int, int] | None = None) -> Any:
     def inside(parts: Iterable[Any]) -> list[Any]:
         return [describe(part, seen) for part in parts]
 
+    def named(parts: Mapping[Any, Any]) -> dict[str, Any]:
+        return {str(key): describe(part, seen) for key, part in parts.items()}
+
     if isinstance(value, types.FunctionType):
         bound = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *_closure(value))
         return [describe_code(value), *inside(bound)]
@@ -139,14 +142,15 @@ def describe(value: Any, seen: dict[int, int] | None = None) -> Any:
     if isinstance(value, (tuple, list)):
         return inside(value)
     if isinstance(value, dict):
-        return {str(key): describe(x, seen) for key, x in value.items()}
+        return named(value)
     if hasattr(value, "__wrapped__"):  # a function that jax has compiled
         return describe(value.__wrapped__, seen)
     if dataclasses.is_dataclass(value):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     else:
         fields = getattr(value, "__dict__", {})
-    return {"class": describe(type(value)), **describe(fields, seen)}
+    # What is made only here is not among what was seen: the next of its kind can lie in the same place.
+    return {"class": describe(type(value)), **named(fields)}
 
 
 def describe_model(tree: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Comparisons(NamedTuple):
     """Compared samples.
 
     Attributes:
-      action: `y`, drawn from the policy that learns.
+      action: `y`, drawn from the policy that learns, or a share of them from the reference.
       opponent: `y'`, drawn from the opponent.
       outcome: how far `y` was preferred over `y'`, in [0, 1], `[contexts, samples]`; where every `y` has met every
         `y'` of its context, `[contexts, samples, opponents]`.
@@ -49,8 +49,9 @@ def policy_gradient_loss(
     *,
     baseline: bool = True,
     both_sides: bool = True,
+    exploration: float = 0.0,
 ) -> jax.Array:
-    """Loss whose gradient is the score-function estimator of `-J` (spec 4), unbiased.
+    """Loss whose gradient is the score-function estimator of `-J` (spec 4), unbiased without `exploration`.
 
     `-mean([w - beta log(p/r)(y) - prox_weight log(p/c)(y) - b] log p(y))`, the bracket held constant; near the optimum
     the logarithms balance the payoffs action by action, so that only the noise of the answers remains.
@@ -60,12 +61,19 @@ def policy_gradient_loss(
     Near the optimum the mean of the two estimates has little more than half the variance; where the policies are far
     apart the ratios add some of their own.
 
+    With `exploration` some `y` are samples of the reference, each counting as much as any other: the mean is over `m =
+    (1 - exploration) p + exploration r`, which then takes the place of `p` in the second ratio. At the optimum the
+    bracket is the same for all answers, and less its baseline it vanishes as it does without. Elsewhere the gradient is
+    stronger for answers that the policy has all but given up: its own samples hold none, and nothing would bring them
+    back.
+
     Args:
       compared: the samples.
       beta: regularisation.
       prox_weight: `beta / eta`; not used without a centre.
       baseline: whether to subtract the mean of the other samples in the same context; else 1/2.
       both_sides: whether to learn from both samples of a comparison.
+      exploration: share of the actions that were drawn from the reference, in [0, 1); more than 0 with a baseline only.
     """
     action, opponent, outcome = compared
     all_pairs = outcome.ndim == 3
@@ -73,7 +81,11 @@ def policy_gradient_loss(
     loss = _score_loss(action, answer, jnp.zeros_like(answer), beta, prox_weight, baseline)
     if not both_sides:
         return loss
-    to_opponent = jax.lax.stop_gradient(action.log_opponent - action.log_prob)
+    log_drawn = action.log_prob
+    if exploration:
+        shares = jnp.log(jnp.array([1 - exploration, exploration], log_drawn.dtype))
+        log_drawn = jnp.logaddexp(shares[0] + action.log_prob, shares[1] + action.log_reference)
+    to_opponent = jax.lax.stop_gradient(action.log_opponent - log_drawn)
     to_policy = jax.lax.stop_gradient(opponent.log_prob - opponent.log_opponent)
     ratio = jnp.exp(jnp.minimum(to_opponent, LARGEST_LOG_RATIO))
     answer = 0.5 + (jnp.mean(ratio[..., None] * (0.5 - outcome), axis=1) if all_pairs else ratio * (0.5 - outcome))

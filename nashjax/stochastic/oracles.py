@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax.arguments import check_integer, shown
+from nashjax.arguments import check_integer, check_shape, shown
 from nashjax.games import Game, MatrixGame
 from nashjax.inputs import as_inputs
 
@@ -178,7 +178,7 @@ class CallableOracle:
         self.function = function
         self.num_actions = num_actions
         self.num_contexts = num_contexts
-        self.batch_shape = tuple(batch_shape)
+        self.batch_shape = check_shape("batch_shape", batch_shape)
         self.comparisons = 0
         self.failure: BaseException | None = None
 

@@ -22,7 +22,8 @@ class Record(NamedTuple):
     Attributes:
       comparisons: spent on each game so far, an int (in a history, `[records]`).
       exploitability: of the learnt policy, the mean over contexts; an array, or None where the oracle knows no matrix.
-      win_rate: how often the policy that learns was preferred over its opponent since the last record.
+      win_rate: how often what the method asked about, the samples of the policy that learns (and with `exploration` of
+        the reference), was preferred over the opponent's since the last record.
       win_rate_low: lower end of its 95 % interval.
       win_rate_high: upper end.
       reference_win_rate: how often the learnt policy was preferred over the reference; None without

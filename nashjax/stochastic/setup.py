@@ -174,9 +174,9 @@ def make_setup(
     _check_protocol("oracle", oracle, PreferenceOracle, "BernoulliOracle(game)")
     _check_protocol("method", method, Method, "StochasticNashMP()")
     _check_protocol("policy", policy, Policy, "TabularPolicy()")
-    check_integer("num_comparisons", num_comparisons, 1)
-    check_integer("num_records", num_records, 1)
-    check_integer("evaluation_comparisons", evaluation_comparisons, 0)
+    num_comparisons = check_integer("num_comparisons", num_comparisons, 1)
+    num_records = check_integer("num_records", num_records, 1)
+    evaluation_comparisons = check_integer("evaluation_comparisons", evaluation_comparisons, 0)
     # Each record has at least one step to report.
     num_records = min(num_records, max(num_comparisons // (method.batch_size + evaluation_comparisons), 1))
     steps = (num_comparisons - num_records * evaluation_comparisons) // method.batch_size

@@ -227,8 +227,8 @@ def test_a_matrix_says_what_it_does_not_know():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (([[0.5, 0.7], [0.4, 0.5]], ["p"], ["a", "b"]), r"preferences\[0, 1\]: with its mirror image adds up to 1.1;"),
-        (([[[0.5, 1.2], [-0.2, 0.5]]], ["p"], ["a", "b"]), r"preferences\[0, 0, 1\]: is 1.2; allowed are numbers fr"),
+        (([[0.5, 0.7], [0.4, 0.5]], ["p"], ["a", "b"]), r"preferences\[0, 1\]: is 0.7, and 0.4 at the"),
+        (([[[0.5, 1.2], [-0.2, 0.5]]], ["p"], ["a", "b"]), r"preferences\[0, 0, 1\]: is 1.2; allowed is a prob"),
         (([[0.5, np.nan], [0.5, 0.5]], ["p"], ["a", "b"]), r"preferences\[0, 1\]: is nan"),
         (([0.5], ["p"], ["a"]), r"preferences: has shape \[1\]; allowed are \[n, n\]"),
         (([[[0.5]]], ["p", "q"], ["a"]), "preferences: has 1 matrices; allowed are 2"),

@@ -19,7 +19,7 @@ METHODS = {
     "target": {},
     "two_average": {},
     "proximal_point": {},
-    "two_loop": {},
+    "two_loop": {"exploration": 0.0},
     "nash_md": {"mixture": 0.3},
     "self_play": {},
     "online_ipo": {},
@@ -79,12 +79,20 @@ def _exact_gradient(method, name, state):
                 logit = method.scale * h
                 losses = -wins * jax.nn.log_sigmoid(logit) - (1 - wins) * jax.nn.log_sigmoid(-logit)
             return jnp.sum(fixed[:, :, None] * fixed[:, None] * losses) / 2
-        value = jnp.einsum("ci,cij,cj->c", policy, wins, jnp.exp(log_opponent))
-        value -= BETA * jnp.sum(policy * (log_policy - log_reference), axis=1)
+        value = jnp.einsum("cij,cj->ci", wins, jnp.exp(log_opponent)) - BETA * (log_policy - log_reference)
         if state.roles.center is not None:
             log_center = game.log_prob(state.roles.center, contexts, answers)
-            value -= method.prox_weight(BETA) * jnp.sum(policy * (log_policy - log_center), axis=1)
-        return -jnp.mean(value)
+            value -= method.prox_weight(BETA) * (log_policy - log_center)
+        of_policy = jnp.sum(policy * value, axis=1)
+        k, far = method.samples_per_context, round(method.exploration * method.samples_per_context)
+        if not far:
+            return -jnp.mean(of_policy)
+        # Samples of the policy and of the reference, each less its baseline; of the opponents as without.
+        value, reference = jax.lax.stop_gradient(value), jnp.exp(log_reference)
+        fixed = jax.lax.stop_gradient(of_policy)
+        others = ((k - far) * fixed + (far - 1) * jnp.sum(reference * value, axis=1)) / (k - 1)
+        of_reference = jnp.sum(reference * (value - others[:, None]) * log_policy, axis=1)
+        return -jnp.mean(of_policy + ((k - far) * of_policy + far * of_reference) / k) / 2
 
     return jax.grad(objective)(state.params)
 

@@ -199,7 +199,7 @@ def test_a_judge_that_fails_leaves_a_checkpoint_and_the_run_goes_on_from_it(tmp_
         train(judge=lm.RewardJudge(failing), num_steps=6, num_records=2, output=tmp_path)
     saved = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
     assert saved[-1] % 2 == 0  # not that of a record: where it failed
-    resumed = train(num_steps=6, num_records=2, output=tmp_path)
+    resumed = train(num_steps=np.int64(6), num_records=np.int32(2), output=tmp_path)
     assert same(resumed.params, whole.params)
     assert [r.step for r in resumed.history] == [3, 6]
     assert resumed.history[-1].win_rate == pytest.approx(whole.history[-1].win_rate)

@@ -136,6 +136,15 @@ def test_bad_rows_are_counted_and_the_first_are_named_with_their_lines(tmp_path:
     ]
 
 
+def test_bad_rows_are_known_to_every_group():
+    table = pd.DataFrame(
+        {"model_a": ["x", "y", "x"], "model_b": ["y", "x", "x"], "winner": ["model_a"] * 3, "k": list("pqp")}
+    )
+    groups = Battles.read(table, labels=["k"]).groups("k")
+    assert [group.bad_rows.count for group in groups.values()] == [1, 1]
+    assert "against itself" in groups["q"].bad_rows.examples[0]
+
+
 def test_strict_stops_at_the_first_bad_row(tmp_path: Path):
     with pytest.raises(BadInput, match="line 3: found an empty name"):
         Battles.read(write(tmp_path, BAD), weight="w", strict=True)

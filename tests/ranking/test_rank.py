@@ -82,7 +82,7 @@ def test_chunks_do_not_matter_and_the_seed_does(small: Battles, monkeypatch: pyt
     seen: list[int] = []
     whole = rank(small, 0.05, bootstrap=28, seed=1)
     monkeypatch.setattr("nashjax.ranking.equilibria._ENTRIES_AT_A_TIME", 8 * 25)
-    pieces = rank(small, 0.05, bootstrap=28, seed=1, progress=seen.append)
+    pieces = rank(small, 0.05, bootstrap=28, seed=1, on_progress=seen.append)
     np.testing.assert_allclose(pieces.mass.mean, whole.mass.mean, atol=1e-6)
     np.testing.assert_array_equal(pieces.rank.low, whole.rank.low)
     assert seen == [5, 13, 21, 28]

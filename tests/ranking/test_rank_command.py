@@ -65,6 +65,7 @@ def test_groups_pages_and_pictures(battles: Path, tmp_path: Path):
         rows = list(csv.DictReader(stream))
     assert [(row["kind"], row["item"]) for row in rows][3:] == [("two", "x"), ("two", "y")]
     assert {row["item"] for row in rows[:3]} == {"x", "y", "z"}
+    assert done.stderr.count("1 row was left out: ") == 1  # which is of no group
     assert picture.read_text(encoding="utf-8").startswith("<?xml")
     assert run(battles, "--where", "kind=two", "--bootstrap", "0", "--output", page).returncode == 0
     assert "Ranking of b.csv" in page.read_text(encoding="utf-8")
@@ -79,6 +80,18 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_the_ranking(battles: P
     assert done.stdout == ""
     assert done.stderr.startswith("error: nashjax.plotting needs matplotlib")
     assert done.stderr.endswith(': python -m pip install "nashjax[plot]"\n')
+
+
+def test_more_groups_than_a_picture_has_room_for_are_refused_before_the_ranking(tmp_path: Path):
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    path = tmp_path / "many.csv"
+    rows = [f"{a},{b},model_a,g{k}" for k in range(13) for a, b in ("xy", "yx")]
+    path.write_text("\n".join(["model_a,model_b,winner,group", *rows]) + "\n", encoding="utf-8")
+    code = "import nashjax.ranking as r; r.rank = None; from nashjax.cli import main; main()"
+    arguments = ["rank", path, "--by", "group", "--plot", tmp_path / "r.png"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 2
+    assert done.stderr == "error: --plot: found 13 groups; allowed are at most 12\n"
 
 
 def test_a_matrix_with_its_number_of_comparisons(tmp_path: Path):

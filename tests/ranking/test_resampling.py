@@ -104,3 +104,9 @@ def test_clusters_need_two_names(battles: Battles):
     one = battles.groups("judge")["j0"]
     with pytest.raises(BadInput, match="cluster 'judge': found one name in all rows; allowed are at least 2"):
         Resampler.of(one, cluster="judge")
+
+
+def test_less_than_one_comparison_cannot_be_drawn_again():
+    few = Battles.from_counts(["a", "b"], np.array([[0, 0.2], [0.1, 0]]))
+    with pytest.raises(BadInput, match=r"battles: found 0\.3 comparisons in all; allowed is at least one"):
+        Resampler.of(few)

@@ -25,7 +25,10 @@ LEARNS, OPPONENT, CENTER = (jax.random.normal(key, (1, N)) for key in KEYS)
 
 
 def exact_gradient(method: st.PolicyMethod, roles: Roles) -> np.ndarray:
-    """The expectation of the gradient of spec 4 and spec 6 over samples and answers, by enumeration in numpy."""
+    """The expectation of the gradient of spec 4 and spec 6 over samples and answers, by enumeration in numpy.
+
+    With exploration, that of the samples of the policy and of the reference, each less its baseline.
+    """
     P, log_r = np.asarray(GAME.preferences), np.log(REFERENCE)
 
     def log_policy(params: jax.Array) -> np.ndarray:
@@ -40,6 +43,15 @@ def exact_gradient(method: st.PolicyMethod, roles: Roles) -> np.ndarray:
     q = np.exp(log_q) / np.exp(log_q).sum()
     score = np.eye(N) - p  # score[y] is the gradient of log p(y) in the logits
     gradient = np.zeros(N)
+    values = P @ q - BETA * (log_p - log_r)
+    if roles.center is not None:
+        values -= float(method.prox_weight(jnp.asarray(BETA))) * (log_p - log_policy(roles.center))
+    if method.exploration:
+        k, far = method.batch_size, round(method.exploration * method.batch_size)
+        others = ((k - far) * (p @ values) + (far - 1) * (REFERENCE @ values)) / (k - 1)
+        of_policy = (p * values) @ score
+        of_both = ((k - far) * of_policy + far * (REFERENCE * (values - others)) @ score) / k
+        return -(of_policy + of_both) / 2 if method.both_sides else -of_both
     for y, z in itertools.product(range(N), repeat=2):
         for w in (0.0, 1.0):
             chance = p[y] * q[z] * (P[y, z] if w else 1 - P[y, z])
@@ -52,10 +64,7 @@ def exact_gradient(method: st.PolicyMethod, roles: Roles) -> np.ndarray:
                 slope = -scale * (w - 1 / (1 + np.exp(-scale * margin)))
                 gradient += chance * slope * (score[y] - score[z])
             else:
-                value = w - BETA * (log_p[y] - log_r[y])
-                if roles.center is not None:
-                    value -= float(method.prox_weight(jnp.asarray(BETA))) * (log_p[y] - log_policy(roles.center)[y])
-                gradient -= chance * value * score[y]
+                gradient -= chance * (values[y] + w - (P @ q)[y]) * score[y]
     return gradient
 
 
@@ -74,6 +83,8 @@ METHODS = {
 CASES = [(name, {"baseline": baseline}) for name in list(METHODS)[:8] for baseline in (True, False)]
 CASES += [(name, {"both_sides": False, "baseline": b}) for name, b in (("two loops", True), ("nash md", False))]
 CASES += [("ipo", {}), ("dpo", {})]
+CASES += [(name, {"exploration": 0.25}) for name in ("averages", "proximal point", "nash md")]
+CASES += [("two loops", {"exploration": 0.25, "both_sides": both_sides}) for both_sides in (True, False)]
 ORACLES = (st.BernoulliOracle(GAME), st.ProbabilityOracle(GAME))
 
 

@@ -1,4 +1,7 @@
-"""Every method: what it converges to, and that the exact form walks the exact path."""
+"""Every method: what it converges to, and that the exact form walks the exact path.
+
+One file, though long: all methods go through the same checks, on the same games.
+"""
 
 import dataclasses
 from typing import Any
@@ -14,7 +17,7 @@ import nashjax as nj
 pytest.importorskip("flax", reason="needs the extra `train`")
 
 from nashjax import stochastic as st
-from nashjax.stochastic.methods import no_decay
+from nashjax.stochastic.methods import linear_decay, no_decay
 from nashjax.stochastic.sampled_game import draw
 
 BETA = 0.1
@@ -111,7 +114,7 @@ def test_the_closed_form_estimates_payoffs_without_bias():
         jnp.full((2, 6), -np.log(6)),
     )
     log_policy, log_opponent = jax.nn.log_softmax(jax.random.normal(jax.random.key(1), (2, 2, 6)), axis=-1)
-    method = st.ClosedFormNashMP(batch_size=64, exploration=0.3)
+    method = st.ClosedFormNashMP(batch_size=64, uniform_share=0.3)
     keys = jax.random.split(jax.random.key(2), 10_000)
     found = np.asarray(jax.vmap(lambda key: method.payoffs(game, log_policy, log_opponent, key)[0])(keys))
     expected = np.einsum("cij,cj->ci", GAMES.preferences[:2], np.exp(log_opponent)) - 0.5
@@ -232,6 +235,68 @@ def test_exact_gradients_are_those_of_the_method():
             method(exact=True)
 
 
+def test_answers_that_were_given_up_come_back():
+    """From a policy that has all but given up the best answers: by exploration only, and to the same equilibrium."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Stubborn(st.TabularPolicy):
+        def init(self, key, num_contexts, num_actions):
+            return jnp.zeros((num_contexts, num_actions)).at[0, 0].set(25.0)
+
+    def learn(exploration):
+        method = st.AveragedNashMP.proximal_point(exploration=exploration, learning_rate=0.1, max_gradient_norm=1.0)
+        common: dict[str, Any] = {"num_comparisons": 128_000, "key": jax.random.key(0), "num_records": 1}
+        return st.train(st.BernoulliOracle(GAMES), BETA, method=method, policy=Stubborn(), **common)
+
+    exploitability = learn(0.0).exploitability
+    assert exploitability.mean() > 0.5 * START  # none of 4,000 steps has seen another answer, unless by a rare chance
+    found = learn(0.25).exploitability
+    assert found.mean() < 0.06 * START
+    assert found.max() < 0.1 * START
+
+
+def test_some_samples_are_the_references_and_own_leaves_them_out():
+    reference = jnp.log(jnp.array([[1e-4, 0.9999]]))
+    game = st.SampledGame(
+        st.BernoulliOracle(np.array([[0.5, 0.6], [0.4, 0.5]])), st.TabularPolicy(), jnp.asarray(BETA), reference
+    )
+    for make in (st.AveragedNashMP.proximal_point, st.StochasticNashMP):
+        method = make(batch_size=64, exploration=0.25)
+        learns = jnp.array([[20.0, 0.0]])  # the first action, all but always
+        state = method.init(game, jax.random.key(0))._replace(params=learns)
+        question = method.ask(game, state, jax.random.key(1))
+        assert question.actions.shape == question.opponents.shape == (1, 64)
+        own = method.own(question.actions)
+        assert own.shape == (1, 48)
+        assert (own == 0).all()
+        assert question.actions[0, 48:].mean() > 0.9
+        for share, count in ((0.001, 1), (0.999, 63)):  # of both kinds there is one at least
+            assert method.own(question.actions).shape == (1, 48)
+            assert dataclasses.replace(method, exploration=share).own(question.actions).shape == (1, 64 - count)
+
+
+def test_averages_slow_down_with_the_steps():
+    """Else the centre comes to be the policy, and nothing damps its cycles any more."""
+    game = st.SampledGame(st.BernoulliOracle(GAMES.preferences[0]), st.TabularPolicy(), jnp.asarray(BETA),
+                          jnp.full((1, 6), -np.log(6)))  # fmt: skip
+    for schedule, pace in ((linear_decay, 0.25), (no_decay, 1.0)):
+        method = st.AveragedNashMP(opponent_rate=0.5, center_rate=0.2, optimizer=optax.sgd(1.0), schedule=schedule)
+        state = method.init(game, jax.random.key(0))
+        after = method.update(state, jnp.ones((1, 6)), jnp.asarray(0.75))
+        moved = jax.tree.map(lambda x: x[0, 0], (after.params, *after.roles))
+        np.testing.assert_allclose(moved, [-pace, -pace * 0.5 * pace, -pace * 0.2 * pace])
+
+
+def test_long_gradients_are_shortened():
+    game = st.SampledGame(st.BernoulliOracle(GAMES.preferences[0]), st.TabularPolicy(), jnp.asarray(BETA),
+                          jnp.full((1, 6), -np.log(6)))  # fmt: skip
+    method = st.SelfPlayPolicyGradient(optimizer=optax.sgd(1.0), max_gradient_norm=2.0)
+    state = method.init(game, jax.random.key(0))
+    for length, expected in ((100.0, 2.0), (0.5, 0.5)):
+        after = method.update(state, jnp.zeros((1, 6)).at[0, 1].set(length), jnp.asarray(0.0))
+        np.testing.assert_allclose(after.params[0], [0, -expected, 0, 0, 0, 0], atol=1e-6)
+
+
 def test_games_do_not_disturb_each_other():
     """A game of a batch is learnt from its own answers, whatever stands beside it."""
     key, few = jax.random.key(5), st.BernoulliOracle(nj.MatrixGame(GAMES.preferences[:3]))
@@ -325,10 +390,22 @@ def test_a_method_of_ones_own():
         (lambda: st.AveragedNashMP(center_rate=1.5), "center_rate: is 1.5"),
         (lambda: st.NashMDPolicyGradient(mixture=1.5), "mixture: is 1.5"),
         (lambda: st.OnlineDPO(scale=0.0), "scale: is 0"),
+        (lambda: st.OnlineIPO(exploration=0.1), "exploration: is 0.1; allowed is 0 for a method that is no policy"),
+        (lambda: st.StochasticNashMP(exploration=1.0), "exploration: is 1.0; allowed are finite numbers >= 0 and < 1"),
+        (
+            lambda: st.StochasticNashMP(exploration=0.1, baseline=False),
+            "baseline: is False; allowed beside exploration",
+        ),
+        (
+            lambda: st.StochasticNashMP(exploration=0.1, exact=True),
+            "exact: is True; allowed beside exploration is False",
+        ),
+        (lambda: st.StochasticNashMP(max_gradient_norm=0.0), "max_gradient_norm: is 0.0"),
         (lambda: st.PlugIn(ask=anything("all")), "ask: is 'all'"),
         (lambda: st.PlugIn(prior=-1.0), "prior: is -1"),
         (lambda: st.ClosedFormNashMP(batch_size=3), "batch_size: is 3"),
-        (lambda: st.ClosedFormNashMP(exploration=0.0), "exploration: is 0"),
+        (lambda: st.ClosedFormNashMP(uniform_share=0.0), "uniform_share: is 0"),
+        (lambda: st.ClosedFormNashMP(schedule=anything(0.5)), "schedule: is 0.5; allowed are functions"),
         (lambda: st.StochasticNashMP(schedule=anything(0.5)), "schedule: is 0.5; allowed are functions"),
         (lambda: st.MLPPolicy(np.zeros((3, 2)), 4, hidden=(0,)), "hidden: is 0; allowed are integers"),
         (lambda: st.FlaxPolicy(jnp.zeros((3, 2)), "net"), "module: is str; allowed are flax.linen modules"),

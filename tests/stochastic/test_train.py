@@ -1,5 +1,7 @@
 """Training: arguments, records, early stops, and runs that are killed and go on."""
 
+import dataclasses
+import functools
 import os
 import shutil
 import signal
@@ -238,6 +240,30 @@ def test_descriptions_tell_settings_apart():
     recursive.append(recursive)
     assert describe(recursive) == ["see 0"]
     assert describe(scaled(float("nan"))) == describe(scaled(float("nan")))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    first: Any
+    second: Any
+
+
+def test_descriptions_of_things_side_by_side_do_not_run_into_each_other():
+    """What is made for a description and gone again lies where the next is made."""
+    one, other = nj.NashMP(), nj.NashMP(0.1)
+    expected = [describe(one), describe(other)]
+    assert expected[0] != expected[1]
+    for _ in range(20):
+        assert describe([one, other]) == expected
+        found = describe(_Pair(_Pair(one, other), functools.partial(max, one, other)))
+        assert [found["first"]["first"], found["first"]["second"]] == expected
+
+
+def test_integers_of_numpy_are_integers(tmp_path):
+    options: dict[str, Any] = {"num_comparisons": np.int64(640), "num_records": np.int32(2), "key": KEY}
+    result = st.train(ORACLE, BETA, checkpoint=tmp_path, **options)
+    again = st.train(ORACLE, BETA, num_comparisons=640, num_records=2, key=KEY)
+    np.testing.assert_array_equal(result.policy, again.policy)
 
 
 def test_an_object_with_a_game_is_not_taken_for_many_games():

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from nashjax.arguments import check_positive
 from nashjax.files.errors import quoted
+from nashjax.games.faults import first_fault
 from nashjax.lm.judges.base import SHOWN, JudgeError, as_numbers, as_questions, describe, sigmoid
 
 
@@ -116,7 +117,9 @@ class MatrixJudge:
         self._prompts = _places("prompts", prompts)
         if P.ndim not in (2, 3) or P.shape[-1] != P.shape[-2] or P.shape[-1] == 0:
             raise ValueError(f"preferences: has shape {list(P.shape)}; allowed are [n, n] and [num_prompts, n, n]")
-        _check_preferences(P)
+        fault = first_fault(P)
+        if fault is not None:
+            raise ValueError(f"preferences{list(fault.index)}: is {fault.found}; allowed is {fault.allowed}")
         if P.ndim == 3 and len(P) != len(prompts):
             raise ValueError(f"preferences: has {len(P)} matrices; allowed are {len(prompts)}, one for each prompt")
         self.preferences = np.broadcast_to(P, (len(prompts), *P.shape[-2:]))
@@ -164,24 +167,6 @@ def _places(name: str, texts: Any, num: int | None = None) -> dict[str, int]:
         if places.setdefault(text, i) != i:
             raise ValueError(f"{name}[{i}]: is {quoted(text)}, as [{places[text]}] is; allowed are different texts")
     return places
-
-
-def _check_preferences(P: np.ndarray) -> None:
-    """Raise ValueError, with the index, unless all entries are in [0, 1] and `P + P^T = 1`."""
-    bad = ~((P >= 0) & (P <= 1))
-    if bad.any():
-        index = np.unravel_index(int(np.argmax(bad)), P.shape)
-        raise ValueError(f"preferences{_index(index)}: is {float(P[index])}; allowed are numbers from 0 to 1")
-    total = P + np.swapaxes(P, -1, -2)
-    bad = np.abs(total - 1) > 1e-6
-    if bad.any():
-        index = np.unravel_index(int(np.argmax(bad)), P.shape)
-        found = f"with its mirror image adds up to {float(total[index]):.9g}"
-        raise ValueError(f"preferences{_index(index)}: {found}; allowed is 1, to 1e-6")
-
-
-def _index(index: Any) -> list[int]:
-    return [int(i) for i in index]
 
 
 LETTERS = "rps"

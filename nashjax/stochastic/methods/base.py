@@ -28,6 +28,12 @@ def no_decay(progress: jax.Array) -> jax.Array:
     return jnp.ones_like(progress)
 
 
+def check_schedule(schedule: Any) -> None:
+    """Raise ValueError unless this is a function."""
+    if not callable(schedule):
+        raise ValueError(f"schedule: is {shown(schedule)}; allowed are functions of the share of the run")
+
+
 @runtime_checkable
 class Method(Protocol):
     """A way to learn a policy from comparisons; pure functions of one game. A frozen, hashable dataclass."""
@@ -112,6 +118,8 @@ class PolicyMethod:
       learning_rate: of the default optimiser, Adam; > 0. Not used with an `optimizer`. Networks want a smaller one than
         tables, such as 0.003.
       optimizer: an optax transformation in its place, one that needs gradients and parameters only.
+      max_gradient_norm: longer gradients are shortened to this before the optimiser sees them; None leaves them. One
+        rare sample can otherwise throw Adam's steps off for as long as its second moments take to forget it.
       schedule: factor of every change of the parameters, a function of the share of the run that is done. It also
         applies to an `optimizer`, so give `no_decay` with one that has a schedule of its own.
       batch_size: comparisons in a step, >= 2.
@@ -125,12 +133,16 @@ class PolicyMethod:
       baseline: whether policy gradients subtract the leave-one-out baseline.
       both_sides: whether policy gradients also learn from the opponent's sample, see `policy_gradient_loss`. It helps
         where the opponent is near the policy, as in all methods here, and harms where it is far.
+      exploration: share of the policy's samples in a context that are drawn from the reference instead, in [0, 1),
+        rounded to whole samples, at least one of each kind; see `policy_gradient_loss`. Answers that a network has
+        given up by chance come back. For policy gradients with a baseline, without which the optimum would be another.
       exact: whether to follow exact gradients, of an oracle that knows its matrix; the answers are then asked for but
         not used.
     """
 
     learning_rate: float = 0.03
     optimizer: optax.GradientTransformation | None = None
+    max_gradient_norm: float | None = None
     schedule: Callable[[jax.Array], jax.Array] = linear_decay
     batch_size: int = 32
     samples_per_context: int | None = None
@@ -138,11 +150,18 @@ class PolicyMethod:
     averaging: float | None = 1.0
     baseline: bool = True
     both_sides: bool = True
+    exploration: float = 0.0
     exact: bool = False
 
     def __post_init__(self):
         check_positive("learning_rate", self.learning_rate)
         check_integer("batch_size", self.batch_size, 2)
+        if self.max_gradient_norm is not None:
+            check_positive("max_gradient_norm", self.max_gradient_norm)
+        check_number("exploration", self.exploration, 0.0, 1.0, open_at=(1.0,))
+        for name, value, allowed in (("baseline", self.baseline, True), ("exact", self.exact, False)):
+            if self.exploration and value is not allowed:
+                raise ValueError(f"{name}: is {value}; allowed beside exploration is {allowed}")
         if self.samples_per_context is not None:
             check_integer("samples_per_context", self.samples_per_context, 2)
             if self.batch_size % (self.samples_per_context ** (2 if self.all_pairs else 1)):
@@ -155,8 +174,7 @@ class PolicyMethod:
             raise ValueError("all_pairs: is True without samples_per_context; allowed is False there")
         if self.averaging is not None:
             check_number("averaging", self.averaging)
-        if not callable(self.schedule):
-            raise ValueError(f"schedule: is {shown(self.schedule)}; allowed are functions of the share of the run")
+        check_schedule(self.schedule)
         if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
             raise ValueError(f"optimizer: is {shown(self.optimizer)}; allowed are optax gradient transformations")
 
@@ -167,13 +185,21 @@ class PolicyMethod:
         del params
         return Roles()
 
-    def advance(self, params: Params, roles: Roles, step: jax.Array) -> tuple[Params, Roles, jax.Array | None]:
-        """Move them after a step; `step` counts from 1.
+    def advance(
+        self, params: Params, roles: Roles, step: jax.Array, pace: jax.Array
+    ) -> tuple[Params, Roles, jax.Array | None]:
+        """Move them after a step.
+
+        Args:
+          params: of the policy that learns.
+          roles: the policies beside it.
+          step: counts from 1.
+          pace: what the `schedule` has made of the step, 1 for a whole one.
 
         Returns:
           The parameters to go on from, the new roles, and whether an inner loop has ended (None where there is none).
         """
-        del step
+        del step, pace
         return params, roles, None
 
     def reference_share(self, beta: jax.Array) -> jax.Array | float:
@@ -188,8 +214,15 @@ class PolicyMethod:
 
     def loss(self, compared: Comparisons, beta: jax.Array) -> jax.Array:
         """A scalar whose gradient is followed downhill."""
-        weight = self.prox_weight(beta)
-        return policy_gradient_loss(compared, beta, weight, baseline=self.baseline, both_sides=self.both_sides)
+        samples = compared.action.log_prob.shape[1]
+        return policy_gradient_loss(
+            compared,
+            beta,
+            self.prox_weight(beta),
+            baseline=self.baseline,
+            both_sides=self.both_sides,
+            exploration=self._explored(samples) / samples,
+        )
 
     # --- what all share -----------------------------------------------------------------------------------------------
 
@@ -217,15 +250,26 @@ class PolicyMethod:
         for_contexts, for_actions, for_opponents = jax.random.split(key, 3)
         samples = self._samples_per_context(game.num_contexts)
         contexts = game.draw_contexts(for_contexts, self.batch_size // (samples**2 if self.all_pairs else samples))
+        own = samples - self._explored(samples)
         if self._plays_itself(game, state.roles):
-            drawn = game.sample(state.params, for_actions, contexts, 2 * samples)
-            return Question(contexts, *_halves(drawn, samples))
-        opponent = state.params if state.roles.opponent is None else state.roles.opponent
-        return Question(
-            contexts,
-            game.sample(state.params, for_actions, contexts, samples),
-            game.sample(opponent, for_opponents, contexts, samples, self.reference_share(game.beta)),
-        )
+            actions, opponents = _parts(game.sample(state.params, for_actions, contexts, own + samples), own)
+        else:
+            opponent = state.params if state.roles.opponent is None else state.roles.opponent
+            actions = game.sample(state.params, for_actions, contexts, own)
+            opponents = game.sample(opponent, for_opponents, contexts, samples, self.reference_share(game.beta))
+        if own < samples:
+            far = game.sample(state.params, jax.random.fold_in(key, 3), contexts, samples - own, 1.0)
+            actions = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), actions, far)
+        return Question(contexts, actions, opponents)
+
+    def own(self, samples: T) -> T:
+        """Those of a question's actions that the policy itself has given, of arrays `[contexts, samples, ...]`."""
+        num = jax.tree.leaves(samples)[0].shape[1]
+        return _parts(samples, num - self._explored(num))[0]
+
+    def _explored(self, samples: int) -> int:
+        """How many of so many samples are drawn from the reference."""
+        return min(max(round(self.exploration * samples), 1), samples - 1) if self.exploration else 0
 
     def pairs(self, question: Question) -> tuple[Any, Any]:
         """The actions and the opponents that meet, `[contexts, comparisons]` each."""
@@ -266,7 +310,7 @@ class PolicyMethod:
                 log_opponent = game.log_prob(opponent, contexts, both, share)
             log_center = None if roles.center is None else game.log_prob(roles.center, contexts, both)
             looked_up = Sample(log_prob, game.reference_log_prob(contexts, both), log_opponent, log_center)
-            compared = Comparisons(*_halves(looked_up, samples), outcome)
+            compared = Comparisons(*_parts(looked_up, samples), outcome)
             return self.loss(compared, game.beta), compared
 
         return jax.grad(loss, has_aux=True)(state.params)
@@ -291,7 +335,7 @@ class PolicyMethod:
         params = optax.apply_updates(state.params, changes)
         step = state.step + 1
         learnt = params
-        params, roles, ended = self.advance(params, state.roles, step)
+        params, roles, ended = self.advance(params, state.roles, step, factor)
         if ended is not None and not self.keeps_optimizer:
             optimizer_state = choose(ended, optimizer.init(params), optimizer_state)
         average = learnt
@@ -310,7 +354,10 @@ class PolicyMethod:
         return True
 
     def _optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(self.learning_rate) if self.optimizer is None else self.optimizer
+        optimizer = optax.adam(self.learning_rate) if self.optimizer is None else self.optimizer
+        if self.max_gradient_norm is None:
+            return optimizer
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optimizer)
 
     def _samples_per_context(self, num_contexts: int) -> int:
         if self.samples_per_context is not None:
@@ -318,9 +365,9 @@ class PolicyMethod:
         return self.batch_size if num_contexts == 1 or self.batch_size % 4 else 4
 
 
-def _halves(both: T, samples: int) -> tuple[T, T]:
-    """Actions and opponents, which lie one after the other in axis 1."""
-    return jax.tree.map(lambda x: x[:, :samples], both), jax.tree.map(lambda x: x[:, samples:], both)
+def _parts(both: T, first: int) -> tuple[T, T]:
+    """Samples of two kinds, which lie one after the other in axis 1, the first kind so many."""
+    return jax.tree.map(lambda x: x[:, :first], both), jax.tree.map(lambda x: x[:, first:], both)
 
 
 def choose(condition: jax.Array, yes: T, no: T) -> T:

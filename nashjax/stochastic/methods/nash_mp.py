@@ -50,8 +50,11 @@ class StochasticNashMP(PolicyMethod):
         """Both the opponent and the centre are the first policy."""
         return Roles(params, params)
 
-    def advance(self, params: Params, roles: Roles, step: jax.Array) -> tuple[Params, Roles, jax.Array]:
+    def advance(
+        self, params: Params, roles: Roles, step: jax.Array, pace: jax.Array
+    ) -> tuple[Params, Roles, jax.Array]:
         """At the end of a first loop its policy becomes the opponent, at the end of a second the centre as well."""
+        del pace
         ended = step % self.inner_steps == 0
         second = (step // self.inner_steps) % 2 == 0
         opponent = choose(ended, params, roles.opponent)
@@ -68,6 +71,9 @@ class AveragedNashMP(PolicyMethod):
     | `AveragedNashMP.target()` | a moving average | the same average |
     | `AveragedNashMP.two_average()`, the default | a fast average: the improved opponent | a slow one: `p_k` |
     | `AveragedNashMP.proximal_point()` | the policy itself | a slow average |
+
+    The rates fall with the `schedule`, as the steps do: an average that keeps its pace while the policy slows down
+    comes to be that policy, and then nothing holds it back from cycling any more.
 
     Attributes:
       opponent_rate: `kappa` of the opponent's average, in (0, 1]; 1 is the policy itself.
@@ -109,8 +115,8 @@ class AveragedNashMP(PolicyMethod):
         """Both averages start at the first policy."""
         return Roles(None if self.opponent_rate == 1 else params, params)
 
-    def advance(self, params: Params, roles: Roles, step: jax.Array) -> tuple[Params, Roles, None]:
+    def advance(self, params: Params, roles: Roles, step: jax.Array, pace: jax.Array) -> tuple[Params, Roles, None]:
         """Move both averages towards the policy."""
         del step
-        opponent = None if roles.opponent is None else move(roles.opponent, params, self.opponent_rate)
-        return params, Roles(opponent, move(roles.center, params, self.center_rate)), None
+        opponent = None if roles.opponent is None else move(roles.opponent, params, self.opponent_rate * pace)
+        return params, Roles(opponent, move(roles.center, params, self.center_rate * pace)), None

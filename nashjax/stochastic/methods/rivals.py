@@ -59,8 +59,11 @@ class _OuterLoop(PolicyMethod):
         """The centre is the first policy."""
         return Roles(center=params)
 
-    def advance(self, params: Params, roles: Roles, step: jax.Array) -> tuple[Params, Roles, jax.Array]:
+    def advance(
+        self, params: Params, roles: Roles, step: jax.Array, pace: jax.Array
+    ) -> tuple[Params, Roles, jax.Array]:
         """The centre moves to the policy at the end of an outer step."""
+        del pace
         ended = step % self.inner_steps == 0
         return params, Roles(center=choose(ended, params, roles.center)), ended
 
@@ -97,7 +100,7 @@ class OnlineIPO(PolicyMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        _refuse_exact(self)
+        _refuse_what_gradients_have(self)
 
     def loss(self, compared: Comparisons, beta: jax.Array) -> jax.Array:
         """The squared error, times `beta^2 / 4`: of the size of the other losses, so that their step sizes fit it."""
@@ -116,7 +119,7 @@ class OnlineDPO(PolicyMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        _refuse_exact(self)
+        _refuse_what_gradients_have(self)
         if self.scale is not None:
             check_positive("scale", self.scale)
 
@@ -125,6 +128,11 @@ class OnlineDPO(PolicyMethod):
         return dpo_loss(compared, beta if self.scale is None else self.scale)
 
 
-def _refuse_exact(method: PolicyMethod) -> None:
+def _refuse_what_gradients_have(method: PolicyMethod) -> None:
     if method.exact:
         raise ValueError("exact: is True; allowed is False for a method that is no policy gradient")
+    if method.exploration:
+        raise ValueError(
+            f"exploration: is {method.exploration}; allowed is 0 for a method that is no policy gradient, as its "
+            "samples have to be the policy's own"
+        )

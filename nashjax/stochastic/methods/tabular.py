@@ -14,7 +14,7 @@ from nashjax.arguments import check_choice, check_integer, check_number, check_p
 from nashjax.games import MatrixGame
 from nashjax.problem import RegularizedGame, proximal_map
 from nashjax.solve import solve
-from nashjax.stochastic.methods.base import linear_decay
+from nashjax.stochastic.methods.base import check_schedule, linear_decay
 from nashjax.stochastic.sampled_game import Asked, SampledGame, draw
 
 SOLVE_TOLERANCE = 1e-8
@@ -143,14 +143,14 @@ class ClosedFormNashMP:
     Attributes:
       eta: step of the first iteration, > 0; None for `2 beta`.
       schedule: factor of the step, a function of the share of the run that is done.
-      exploration: share of the uniform policy among the actions asked about, in (0, 1].
+      uniform_share: of the uniform policy in the mixture, in (0, 1].
       batch_size: comparisons in an iteration, >= 2 and even.
       averaging: weight of late policies in the average that is returned, as in `PolicyMethod`.
     """
 
     eta: float | None = None
     schedule: Callable[[jax.Array], jax.Array] = linear_decay
-    exploration: float = 0.5
+    uniform_share: float = 0.5
     batch_size: int = 128
     averaging: float | None = 1.0
 
@@ -158,7 +158,8 @@ class ClosedFormNashMP:
         check_integer("batch_size", self.batch_size, 2)
         if self.batch_size % 2:
             raise ValueError(f"batch_size: is {self.batch_size}; allowed are even numbers")
-        check_positive("exploration", self.exploration, 1)
+        check_schedule(self.schedule)
+        check_positive("uniform_share", self.uniform_share, 1)
         if self.eta is not None:
             check_positive("eta", self.eta)
         if self.averaging is not None:
@@ -196,7 +197,7 @@ class ClosedFormNashMP:
         contexts = game.draw_contexts(for_contexts, num)
         allowed = jnp.isfinite(game.log_reference)
         uniform = (allowed / jnp.sum(allowed, axis=-1, keepdims=True)).astype(log_policy.dtype)
-        probability = (1 - self.exploration) * jnp.exp(log_policy) + self.exploration * uniform
+        probability = (1 - self.uniform_share) * jnp.exp(log_policy) + self.uniform_share * uniform
         actions = draw(jnp.log(probability)[contexts], for_actions, 1)
         opponents = draw(log_opponent[contexts], for_opponents, 1)
         asked = game.compare(for_answers, contexts, actions, opponents)
