@@ -65,17 +65,31 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[name.upper()] = str(value)
 
 
+AS_BY_USERS = "compiled_as_by_users"
+ended_as_by_users: dict[Path, subprocess.CompletedProcess[str]] = {}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run what hangs on the last digits of float32 in a process with the compiler as users have it."""
-    if pyfuncitem.get_closest_marker("compiled_as_by_users") is None or not os.environ["XLA_FLAGS"]:
+    """Run what hangs on the last digits of float32 in a process with the compiler as users have it, a file at once."""
+    if pyfuncitem.get_closest_marker(AS_BY_USERS) is None or not os.environ["XLA_FLAGS"]:
         return None
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", pyfuncitem.nodeid]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-    ended = subprocess.run(
-        command, cwd=pyfuncitem.config.rootpath, env=environment | {"XLA_FLAGS": ""}, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    path = pyfuncitem.path
+    if path not in ended_as_by_users:
+        asked = [
+            item for item in pyfuncitem.session.items if item.path == path and item.get_closest_marker(AS_BY_USERS)
+        ]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+        ended_as_by_users[path] = subprocess.run(
+            [*command, *(item.nodeid for item in asked)],
+            cwd=pyfuncitem.config.rootpath,
+            env=environment | {"XLA_FLAGS": "", "PYTEST_ADDOPTS": "-rA"},
+            capture_output=True,
+            text=True,
+        )
+    ended = ended_as_by_users[path]
+    assert f"PASSED {pyfuncitem.nodeid}" in ended.stdout.splitlines(), ended.stdout + ended.stderr
     return True
 
 

@@ -7,7 +7,7 @@ from scripts import REFUSED, run_together, start
 
 PROCESS = """
     import os, signal, sys
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 " + os.environ.get("XLA_FLAGS", "")
     import jax, jax.numpy as jnp, numpy as np, nashjax as nj
     process = PROCESS
     nj.distributed.initialize("localhost:PORT", 2, process, heartbeat_timeout=10)
@@ -29,22 +29,23 @@ def test_the_answers_are_those_of_one_device():
     upper = np.triu(rng.uniform(size=(8, 6, 6)), 1)
     P = upper + np.tril(1 - np.swapaxes(upper, 1, 2), -1) + np.eye(6) / 2
     betas = np.geomspace(1e-3, 1, 8)
-    expected = nj.solve(P, betas, tol=1e-12)
+    first_order = nj.AdaptiveNashMP()  # quick to compile
+    expected = nj.solve(P, betas, tol=1e-12, algorithm=first_order)
 
     own = slice(4 * process, 4 * process + 4)  # each process loads its own games
-    found = nj.solve(nj.distributed.shard_local(P[own]), nj.distributed.shard(betas), tol=1e-12)
+    found = nj.solve(nj.distributed.shard_local(P[own]), nj.distributed.shard(betas), tol=1e-12, algorithm=first_order)
     assert not found.policy.is_fully_addressable
     whole = nj.distributed.gather(found)
     assert (whole.status == 0).all() and (whole.queries > 0).all()
     assert np.abs(whole.policy - np.asarray(expected.policy)).max() < 1e-6
 
     game = np.asarray(nj.games.random_game(jax.random.key(1), 16).preferences)
-    rows = nj.solve(nj.distributed.shard_rows(game), 0.1, tol=1e-14)
-    assert np.abs(np.asarray(rows.policy) - nj.solve(game, 0.1, tol=1e-14).policy).max() < 1e-6
+    rows = nj.solve(nj.distributed.shard_rows(game), 0.1, tol=1e-14, algorithm=first_order)
+    assert np.abs(np.asarray(rows.policy) - nj.solve(game, 0.1, tol=1e-14, algorithm=first_order).policy).max() < 1e-6
 
     P[6, 1, 2] = np.nan  # which is not even equal to itself
     entry = ["game[6]: preferences[1, 2] is nan"] if process == 1 else ["game[6]: is not a preference game"]
-    refused(lambda: nj.solve(nj.distributed.shard(P), 0.1), *entry)
+    refused(lambda: nj.solve(nj.distributed.shard(P), 0.1, algorithm=first_order), *entry)
     refused(lambda: nj.solve_path(nj.distributed.shard(P), [0.2, 0.1]), "game[6]: is not a preference game")
     refused(lambda: nj.solve(P[:4], nj.distributed.shard(np.array([0.1, 0.1, -1, 0.1]))), "beta[2]: is -1.0")
     refused(lambda: nj.distributed.shard_local(P[: 2 + 2 * process]), "the processes have [2, 4] games")
@@ -60,7 +61,7 @@ def test_when_a_process_dies_the_other_ends_with_an_error(dies):
     if process == {dies}:
         os.kill(os.getpid(), signal.SIGKILL)
     P = nj.games.random_game(jax.random.key(0), 4, (4,))
-    nj.distributed.gather(nj.solve(nj.distributed.shard(P), 0.1))
+    nj.distributed.gather(nj.solve(nj.distributed.shard(P), 0.1, algorithm=nj.AdaptiveNashMP()))
     print("done")
     """
     processes = [start(text) for text in of_two_processes(script)]
