@@ -1,7 +1,7 @@
 """The exact study of fine-tuning: exploitability against judge calls, where all answers can be listed (spec 7).
 
-Run `python -m benchmarks.language_model` in the project's folder with the extras `train` and `plot` installed (TIME on
-two cores); `--quick` is a small part, `--tune` finds the settings that the others use (TUNETIME). Writes
+Run `python -m benchmarks.language_model` in the project's folder with the extra `train`, and `plot` for the figure (33
+minutes on two cores); `--quick` is a small part, `--tune` finds the settings that the others use (50 minutes). Writes
 `language_model.json` and `language_model.png` into benchmarks/results, parts of the study only what `--output` names.
 
 Setting L: 4 prompts, answers of 3 letters of 4, no stop token, beta 0.03, a strongly cyclic judge, votes 0 or 1, 256 in
@@ -16,6 +16,7 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
+import importlib.util
 import itertools
 import json
 import multiprocessing
@@ -382,7 +383,9 @@ def main() -> None:
     path = arguments.output or (committed if whole else None)
     if path is not None:
         write(rows, path)
-        if not arguments.quick:
+        if importlib.util.find_spec("matplotlib") is None:
+            print('no figure: that needs matplotlib, python -m pip install ".[plot]"')
+        elif not arguments.quick:
             draw(rows, path.with_suffix(".png"))
     print(summarise(rows))
     print("a part of the study: written only where --output says" if path is None else f"written to {path}")

@@ -76,8 +76,10 @@ def tuning(rows: list[Row]) -> str:
         "first step": "{first_step:g}",
         "queries": "{queries}",
         "worst setting": "{worst}",
+        "from uniform references": "{uniform}",
     }
-    shown = {"best": rows[0], "in use": used, "worst": rows[-1]}
+    longer = next(row for row in rows if (row["growth"], row["shrink"], row["first_step"]) == (1.35, 0.6, 64.0))
+    shown = {"best": rows[0], "in use, first step 64": longer, "in use": used, "worst": rows[-1]}
     return markdown([row | {"what": what} for what, row in shown.items()], columns)
 
 
@@ -324,6 +326,7 @@ def large(rows: list[Row]) -> str:
         "actions": "{actions:,}",
         "features or rank": "{width}",
         "beta": "{beta}",
+        "tol": "{tol:g}",
         "seconds": "{seconds:.3g}",
         "with compilation": "{first_seconds:.3g}",
         "queries": "{queries}",

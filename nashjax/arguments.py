@@ -115,6 +115,16 @@ def as_real_array(name: str, x: Any) -> jax.Array | np.ndarray:
     return x if isinstance(x, jax.Array) else x.astype(x.dtype.newbyteorder("="), copy=False)
 
 
+def answered_numbers(answer: Any) -> np.ndarray | None:
+    """What a user's function has answered in float64; None where that is no array of real numbers."""
+    try:
+        found = np.asarray(answer)
+        # None, texts, times and complex numbers are none.
+        return None if found.dtype.kind in "cmMOSU" else found.astype(np.float64)
+    except Exception:  # whatever the arrays of another library do
+        return None
+
+
 def as_floating(array: jax.Array | np.ndarray) -> jax.Array:
     """The array in float32 or float64 as it came; half precision in float32, integers and booleans in jax's default.
 

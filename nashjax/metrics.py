@@ -14,9 +14,9 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import linear, problem, simplex
-from nashjax.arguments import as_floating, check_policy
+from nashjax.arguments import as_floating, check_all, check_policy
 from nashjax.games import Game
-from nashjax.inputs import Inputs, as_inputs, as_policy
+from nashjax.inputs import Inputs, as_inputs, as_numbers, as_policy, is_concrete
 
 __all__ = [
     "Uniqueness",
@@ -117,6 +117,13 @@ def kl_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
 
     `(sqrt(exploitability) + sqrt(rounding))^2 / beta`, where the rounding is what the dtype of the exploitability may
     hide.
+
+    Args:
+      exploitability: `E_b(p)`, `[*batch]`, >= 0, in units of preference.
+      beta: regularisation, `[*batch]`, >= 0, in units of preference.
+
+    Raises:
+      ValueError: an argument is negative or no number.
     """
     return problem.kl_bound(*_with_floor(exploitability, beta))
 
@@ -125,8 +132,11 @@ def l1_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
     """Certified bound on `||p - p*||_1 <= sqrt(2 KL(p||p*))`, at most 2 (spec 2); `[*batch]`.
 
     Args:
-      exploitability: `E_b(p)`, `[*batch]`, in units of preference.
+      exploitability: `E_b(p)`, `[*batch]`, >= 0, in units of preference.
       beta: regularisation, `[*batch]`, >= 0, in units of preference.
+
+    Raises:
+      ValueError: an argument is negative or no number.
     """
     return problem.l1_bound(*_with_floor(exploitability, beta))
 
@@ -159,6 +169,10 @@ def entropy(policy: ArrayLike) -> jax.Array:
 
 
 def _with_floor(exploitability: ArrayLike, beta: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array]:
+    for name, value in (("exploitability", exploitability), ("beta", beta)):
+        if is_concrete(value):
+            values = as_numbers(name, value)
+            check_all(name, values, values >= 0, "numbers >= 0")
     E = as_floating(jnp.asarray(exploitability))
     b = jnp.asarray(beta, E.dtype)
     return E, b, problem.rounding_floor(b, E.dtype)

@@ -78,7 +78,7 @@ def table(name: str) -> str:
         if is_value:
             summary = f"`{', '.join(map(repr, value)) if isinstance(value, dict) else repr(value)}`"
         first = summary.split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
-        shown = f"{member} (below)" if inspect.ismodule(value) else signature(member, value)
+        shown = f"{member} (below)" if inspect.ismodule(value) else signature(member, value).replace("|", "\\|")
         lines.append(f"| `{shown}` | {first} |".replace("|`", "| `"))
     return "\n".join(lines) + "\n"
 

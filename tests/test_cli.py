@@ -62,7 +62,7 @@ def test_battles_to_json(tmp_path: Path):
     assert "g.csv: 3 items, 4 comparisons" in done.stdout
     assert "Solved" in done.stdout
     assert "KL(mixture || exact equilibrium) <= " in done.stdout
-    assert "warning: 3 of 3 items have fewer than 10 comparisons: z (2), x (3), y (3); --prior" in done.stderr
+    assert "warning: 3 of 3 items have fewer than 10 comparisons: z (2), x (3), y (3); a prior" in done.stderr
     assert "warning: 1 of 4 comparisons (25 %) are ties" in done.stderr
     written = json.loads((tmp_path / "o.json").read_text())
     assert written["items"] == ["x", "y", "z"]
@@ -455,6 +455,6 @@ def test_warnings_name_the_items_seen_least():
     assert report.data_warnings(game) == [
         "21 of 28 pairs (75 %) were never compared; they count as 1/2.",
         "6 of 8 items have fewer than 10 comparisons: a (1), b (3), c (5), d (7), h (7) and 1 more; "
-        "--prior shrinks rarely compared pairs towards 1/2.",
+        "a prior shrinks rarely compared pairs towards 1/2.",
         "7 of 28 comparisons (25 %) are ties; each counts as half a win for both.",
     ]

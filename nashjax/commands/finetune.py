@@ -69,7 +69,8 @@ def finetune(
         typer.Option(
             parser=number_option(2, whole=True),
             metavar="INTEGER",
-            help="Answers to each prompt of the policy and of its opponent, all compared with each other; default 4.",
+            help="Answers to each prompt of the policy and of its opponent, all compared with each other; default 4. "
+            "In the demonstration each is compared with one, default 64.",
         ),
     ] = None,
     learning_rate: Annotated[
@@ -129,6 +130,8 @@ def finetune(
             learning_rate=learning_rate,
             all_pairs=not demo,
         )
+        if texts:
+            policy.encode(texts, settings["answer_length"])  # raises for one that is too long
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
         with make_judge(judge, judge_model, output) as compare:
@@ -187,7 +190,7 @@ def _run(
         held_out=held_out,
         output=output,
         on_record=show,
-        progress=sys.stderr.isatty(),
+        progress=sys.stdout.isatty(),
     )
     if output is not None:
         lm.save_weights(output / WEIGHTS_FILE, result.params)

@@ -47,7 +47,7 @@ def data_warnings(items: Sequence[str], comparisons: np.ndarray, ties: float) ->
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         warnings.append(
             f"{len(named)} of {n} items have fewer than {FEW_COMPARISONS} comparisons: {', '.join(named[:5])}{more}; "
-            "--prior shrinks rarely compared pairs towards 1/2."
+            "a prior shrinks rarely compared pairs towards 1/2."
         )
     total = per_item.sum() / 2
     if ties:

@@ -1,7 +1,10 @@
 """Fine-tuning language models so that no other policy's answers are preferred over theirs (spec 5).
 
-`train` is the front door: a `LanguagePolicy`, prompts and a judge. Needs the extra `lm`, and `tunix` for its models.
+`train` is the front door: a `LanguagePolicy`, prompts and a judge. Needs the extra `train`; `HttpJudge`,
+`load_gguf` and the tokenizers of files need `lm`, and the models of `nashjax.lm.tunix` need `tunix`.
 """
+
+from typing import TYPE_CHECKING, Any
 
 try:
     import flax as _flax  # noqa: F401
@@ -12,7 +15,7 @@ except ImportError as error:
 from nashjax.lm.decoding import Decoder, Tokens
 from nashjax.lm.evaluate import Tournament, evaluate
 from nashjax.lm.gguf import load_gguf
-from nashjax.lm.judges import CallableJudge, DemoJudge, HttpJudge, Judge, JudgeError, MatrixJudge, RewardJudge
+from nashjax.lm.judges import CallableJudge, DemoJudge, Judge, JudgeError, MatrixJudge, RewardJudge
 from nashjax.lm.llama import Llama, LlamaConfig, LlamaDecoder
 from nashjax.lm.methods import DEFAULT as DEFAULT_METHOD
 from nashjax.lm.methods import METHODS, make_method
@@ -22,6 +25,9 @@ from nashjax.lm.tiny import ListedGame, tiny_policy
 from nashjax.lm.tokenizers import AlphabetTokenizer, ByteTokenizer, LibraryTokenizer, Tokenizer
 from nashjax.lm.train import TrainResult, train
 from nashjax.lm.weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from nashjax.lm.judges import HttpJudge
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -56,3 +62,12 @@ __all__ = [
     "tiny_policy",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `HttpJudge` when it is first asked for: all else does without its libraries."""
+    if name == "HttpJudge":
+        from nashjax.lm.judges import HttpJudge
+
+        return HttpJudge
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -71,7 +71,8 @@ def evaluate(
     """
     if len(entrants) < 2:
         raise ValueError(f"entrants: are {len(entrants)}; allowed are at least two")
-    check_integer("samples_per_prompt", samples_per_prompt, 1)
+    answer_length = check_integer("answer_length", answer_length, 1)
+    samples_per_prompt = check_integer("samples_per_prompt", samples_per_prompt, 1)
     check_key("key", key)
     answers = []
     for index, (name, entrant) in enumerate(entrants.items()):

@@ -43,7 +43,8 @@ def load_gguf(
     """A policy with the weights of a GGUF file, quantised or not.
 
     Args:
-      path: the file; its architecture has to be llama, its tokenizer byte-level BPE.
+      path: the file; its architecture has to be llama, its tokenizer byte-level BPE that splits texts as
+        GPT-2's or SmolLM's does, its rotary positions plain.
       lora_rank: rank of the adapters that are trained; 0 trains all weights.
       lora_scale: see `LlamaConfig`.
       dtype: see `LlamaConfig`.

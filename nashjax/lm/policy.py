@@ -78,27 +78,28 @@ class LanguagePolicy:
         bias[[self.tokenizer.token_id(name) for name in self.forbidden]] = -np.inf
         return jnp.asarray(bias)
 
-    def encode(self, prompts: Sequence[str], length: int) -> Tokens:
+    def encode(self, prompts: Sequence[str], length: int, *, name: str = "prompts") -> Tokens:
         """Prompts as tokens, padded on the left, `[prompts, width]`.
 
         Args:
           prompts: texts, which the template is put around.
           length: most tokens of the answers, for which there has to be room.
+          name: what an error calls the prompts.
 
         Raises:
           ValueError: a prompt is no text or has no token, or there is no room for it.
         """
         if isinstance(prompts, str) or not len(prompts):
-            raise ValueError(f"prompts: are {prompts!r}; allowed are lists of at least one text")
+            raise ValueError(f"{name}: are {prompts!r}; allowed are lists of at least one text")
         rows = []
         before, after = (self.tokenizer.encode(part, special=True) for part in self.template.split("{prompt}", 1))
         for index, prompt in enumerate(prompts):
             if not isinstance(prompt, str):
-                raise ValueError(f"prompts[{index}]: is a {type(prompt).__name__}; allowed are texts")
+                raise ValueError(f"{name}[{index}]: is a {type(prompt).__name__}; allowed are texts")
             tokens = [*before, *self.tokenizer.encode(prompt), *after]
             if not 1 <= len(tokens) <= self.context_length - length:
                 raise ValueError(
-                    f"prompts[{index}]: has {len(tokens)} tokens; allowed are 1 to {self.context_length - length}, the "
+                    f"{name}[{index}]: has {len(tokens)} tokens; allowed are 1 to {self.context_length - length}, the "
                     f"context of {self.context_length} less {length} for an answer"
                 )
             rows.append(tokens)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nashjax.files.write import whole_file
-from nashjax.stochastic.records import WIDTH
+from nashjax.stochastic.records import interval
 
 
 class Rate(NamedTuple):
@@ -30,10 +29,8 @@ class Rate(NamedTuple):
     def of(cls, outcomes: np.ndarray) -> Rate:
         """Of answers `[prompts, ...]`; those to one prompt are not independent, so the interval is over prompts."""
         values = np.asarray(outcomes, np.float64).reshape(len(outcomes), -1).mean(axis=1)
-        # As if one more prompt had had 0 and one 1: no interval is empty.
-        half = WIDTH * math.sqrt((values.var() + 0.5 / len(values)) / len(values))
-        mean = float(values.mean())
-        return cls(mean, max(mean - half, 0.0), min(mean + half, 1.0))
+        low, high = interval(values.mean(), values.var(), len(values))
+        return cls(float(values.mean()), float(low), float(high))
 
 
 class Record(NamedTuple):

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from nashjax import metrics
+from nashjax.arguments import check_integer
 from nashjax.lm.decoding import Tokens
 from nashjax.lm.judges import Judge, ask
 from nashjax.lm.llama import Llama, LlamaConfig, LlamaDecoder
@@ -44,9 +45,14 @@ class ListedGame:
       policy: the model.
       prompts: all prompts.
       answers: all answers.
+
+    Raises:
+      ValueError: an argument is not valid.
     """
 
     def __init__(self, letters: str = "rps.", length: int = 3, num_prompts: int = 4, seed: int = 0, lora_rank: int = 0):
+        check_integer("length", length, 1)
+        check_integer("num_prompts", num_prompts, 1, 10)
         self.prompts = [str(c) for c in range(num_prompts)]
         self.answers = ["".join(answer) for answer in itertools.product(letters, repeat=length)]
         self._length = length

@@ -136,7 +136,7 @@ def train(
       output: folder for `metrics.jsonl` and checkpoints, at every record and when the judge fails or the run is
         interrupted; a run that is started again goes on from there and ends with the same weights, to the last bit.
       on_record: called with each `Record` and the policy's weights; a true answer stops the run.
-      progress: whether to show a progress bar.
+      progress: whether to draw a progress bar, on the standard output.
 
     Returns:
       A `TrainResult`.
@@ -144,7 +144,8 @@ def train(
     Raises:
       ValueError: an argument is not valid.
       JudgeError: the judge has failed for good.
-      CheckpointError: the folder holds another run.
+      CheckpointError: of `nashjax.stochastic`, a ValueError: the folder holds another run.
+      ImportError: checkpoints are asked for without orbax.
       FloatingPointError: a step was not finite; a smaller learning rate may help.
     """
     run = _checked(
@@ -365,7 +366,7 @@ def _checked(
     if mesh is not None:
         check_mesh(mesh, rows, accumulate)
     if held_out:
-        policy.encode(held_out, answer_length)
+        policy.encode(held_out, answer_length, name="held_out")
     game = LanguageGame.of(policy, policy.encode(prompts, answer_length), beta, answer_length, mesh)
     num_records = min(num_records, num_steps)
     return _Run(

@@ -26,8 +26,8 @@ def load_weights(path: str | Path, like: Params) -> Params:
     """Read weights from `path` for a policy whose first weights are `like`.
 
     Raises:
-      CheckpointError: the file cannot be read, has entries that are no numbers, or is of another model; the first
-        difference is named.
+      CheckpointError: of `nashjax.stochastic`, a ValueError: the file cannot be read, has entries that are no numbers,
+        or is of another model; the first difference is named.
     """
     try:
         with open(path, "rb") as stream, np.load(stream) as file:

@@ -113,7 +113,7 @@ def _about_intervals(ranking: Ranking) -> Iterator[str]:
     if cluster is None:
         yield (
             "The intervals take all comparisons for independent; where judges or prompts differ in taste, draw these "
-            "together (--cluster)."
+            "together, as a cluster."
         )
     if ranking.unconverged:
         yield f"{ranking.unconverged} of {ranking.bootstrap} resamples were not solved to their tolerance."

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax.arguments import check_integer, check_shape, shown
+from nashjax.arguments import answered_numbers, check_integer, check_shape, shown
 from nashjax.games import Game, MatrixGame
 from nashjax.inputs import as_inputs
 
@@ -27,7 +27,8 @@ class PreferenceOracle(Protocol):
     it is asked one game at a time, inside of `vmap`. Any other object is asked for all games alike and has to stay as
     it is: what it does is compiled once. Optional, for a pytree: `game`, the `MatrixGame` behind the answers with
     batch shape `[*batch_shape]`, or `[*batch_shape, num_contexts]` for a contextual oracle; with it exploitabilities
-    can be reported, without it only win rates.
+    can be reported, without it only win rates. Optional, too: `contextual`, whether policies come back with an axis of
+    contexts; by default where there are several.
     """
 
     @property
@@ -203,16 +204,13 @@ class CallableOracle:
     def _checked(self, asked: list[np.ndarray]) -> np.ndarray:
         question = f"was asked {asked[0].size} comparisons, the first {describe_question(*(x[0] for x in asked))}"
         try:
-            outcome = self.function(*asked)
+            answer = self.function(*asked)
         except Exception as error:  # whatever a user's function does wrong
             raise OracleError(f"the oracle {question}, and raised {type(error).__name__}: {error}") from error
         self.comparisons += asked[0].size
-        try:
-            if np.iscomplexobj(outcome):
-                raise TypeError
-            outcome = np.asarray(outcome, jnp.result_type(float))
-        except (TypeError, ValueError):
-            raise OracleError(f"the oracle {question}, and answered {outcome!r}; allowed are numbers") from None
+        outcome = answered_numbers(answer)
+        if outcome is None:
+            raise OracleError(f"the oracle {question}, and answered {answer!r}; allowed are numbers")
         if outcome.shape != asked[0].shape:
             raise OracleError(
                 f"the oracle {question}, and answered shape {list(outcome.shape)}; allowed is {list(asked[0].shape)}"

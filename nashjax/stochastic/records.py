@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nashjax.stochastic.oracles import OracleError, unusable
 from nashjax.stochastic.sampled_game import Asked
 
 WIDTH = 1.96
 """Half the width of a 95 % interval, in standard errors."""
+
+
+def interval(mean: ArrayLike, variance: ArrayLike, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the 95 % interval of a mean of `count` numbers in [0, 1].
+
+    As if one more of them had been 0 and one 1, so that no interval is empty.
+    """
+    half = WIDTH * np.sqrt((np.asarray(variance) + 0.5 / count) / count)
+    return np.maximum(mean - half, 0), np.minimum(mean + half, 1)
 
 
 class Record(NamedTuple):
@@ -109,6 +118,4 @@ class Tally(NamedTuple):
         """The mean of `count` answers and the ends of its 95 % interval, within [0, 1]."""
         mean = np.asarray(self.mean, np.float64)
         variance = np.maximum(np.asarray(self.mean_square, np.float64) - mean**2, 0)
-        # As if one more answer had been 0 and one 1: no interval is empty.
-        half = WIDTH * np.sqrt((variance * count + 0.5) / count) / math.sqrt(count)
-        return mean, np.maximum(mean - half, 0), np.minimum(mean + half, 1)
+        return mean, *interval(mean, variance, count)

@@ -93,7 +93,7 @@ def train(
       on_record: called with each `Record`; a true answer stops the run.
       checkpoint: folder to save to at every record, and to go on from. What an oracle of one's own holds is not
         compared with that of the run before, nor what the function of a `CallableOracle` has closed over.
-      progress: whether to show a progress bar.
+      progress: whether to draw a progress bar, on the standard output.
 
     Returns:
       A `TrainResult`.
@@ -102,7 +102,8 @@ def train(
       ValueError: an argument is not valid.
       OracleError: an answer is not a number in [0, 1] or has the wrong shape, or the oracle raised; nothing of what
         came after the last record is saved.
-      CheckpointError: the folder holds another run.
+      CheckpointError: of `nashjax.stochastic`, a ValueError: the folder holds another run.
+      ImportError: checkpoints are asked for without orbax.
     """
     method = StochasticNashMP() if method is None else method
     policy = TabularPolicy() if policy is None else policy

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+pytest.importorskip("optax", reason="needs the extra `train`")
+pytest.importorskip("flax", reason="needs the extra `train`")
+
 from nashjax import lm
 from tests.lm.small import all_answers, small_policy
 

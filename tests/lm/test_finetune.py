@@ -303,7 +303,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "weights": (("--gguf", "no.gguf", "--prompts", "p.jsonl"), "no.gguf is no file"),
     "prompt too long": (
-        ("--model", "tiny", "--prompts", "p.jsonl", "--answer-length", 250),
+        ("--model", "tiny", "--prompts", "p.jsonl", "--answer-length", 250, "--output", "RUN"),
         "prompts[0]: has 9 tokens",
     ),
     "both": (("--gguf", "m", "--model", "tiny", "--prompts", "p.jsonl"), "--gguf: cannot be used with --model"),

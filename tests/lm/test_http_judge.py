@@ -32,13 +32,9 @@ pytest.importorskip("tenacity", reason="needs the extra `lm`")
 from nashjax.lm import judges
 from nashjax.lm.judges import ask
 from nashjax.lm.judges.cache import AnswerCache
+from tests.mistyped import anything
 
 SECRET = "sk-quite/secret+key=0123456789"
-
-
-def anything(x: Any) -> Any:
-    """Hide a type that is wrong on purpose."""
-    return x
 
 
 Reply = tuple[int, dict[str, str], bytes | list[bytes]]  # a list is sent slowly

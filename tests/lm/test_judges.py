@@ -1,7 +1,9 @@
 """Judges: what they answer, what they ask for, and what they say of answers that cannot be used."""
 
 import itertools
+import subprocess
 import sys
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,7 @@ from hypothesis import strategies as hs
 
 from nashjax.lm import judges
 from nashjax.lm.judges import ask
-
-
-def anything(x: Any) -> Any:
-    """Hide a type that is wrong on purpose."""
-    return x
-
+from tests.mistyped import anything
 
 # Asking.
 
@@ -130,12 +127,19 @@ def test_every_judge_is_one():
         anything(judges).Jury  # noqa: B018
 
 
-def test_only_the_judge_behind_an_endpoint_needs_more_libraries(monkeypatch):
-    monkeypatch.setitem(sys.modules, "httpx", None)
-    monkeypatch.delitem(sys.modules, "nashjax.lm.judges.http", raising=False)
-    assert ask(judges.DemoJudge(), ["p"], ["r"], ["p"]) < 0.5
-    with pytest.raises(ImportError, match=r'HttpJudge needs httpx: python -m pip install "nashjax\[lm\]"'):
-        judges.HttpJudge  # noqa: B018
+def test_only_what_needs_the_libraries_of_the_extra_lm_asks_for_them():
+    code = """
+    import sys
+    for name in ("gguf", "httpx", "jinja2", "tenacity", "tokenizers"):
+        sys.modules[name] = None
+    from nashjax import lm
+    print(*lm.DemoJudge()(["p"], ["r"], ["p"]))
+    lm.HttpJudge
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert float(done.stdout) < 0.5
+    message = 'ImportError: HttpJudge needs httpx: python -m pip install "nashjax[lm]"'
+    assert done.stderr.splitlines()[-1] == message, done.stderr
 
 
 # Judges of this process.

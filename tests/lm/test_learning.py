@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+pytest.importorskip("optax", reason="needs the extra `train`")
+pytest.importorskip("flax", reason="needs the extra `train`")
+
 from nashjax import lm
 from nashjax.lm.game import LanguageGame
 from nashjax.stochastic.methods import LearnerState, Roles

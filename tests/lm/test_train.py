@@ -18,10 +18,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import nashjax as nj
+
+pytest.importorskip("optax", reason="needs the extra `train`")
+pytest.importorskip("flax", reason="needs the extra `train`")
+pytest.importorskip("orbax.checkpoint", reason="needs the extra `train`")
+
+import optax
+
 from nashjax import lm
 from nashjax.stochastic import CheckpointError
 from nashjax.stochastic.checkpoint import Checkpoints
@@ -330,7 +336,7 @@ def test_weights_come_back_and_those_of_another_model_do_not(tmp_path):
         ({"method": nj.stochastic.StochasticNashMP()}, "method: is .*samples_per_context"),
         ({"accumulate": 3}, "accumulate: is 3; allowed are divisors of the 2 prompts"),
         ({"prompts": ["a" * 14]}, r"prompts\[0\]: has 14 tokens; allowed are 1 to 13"),
-        ({"held_out": [""]}, r"prompts\[0\]: has 0 tokens"),
+        ({"held_out": [""]}, r"held_out\[0\]: has 0 tokens"),
         ({"answer_length": 0}, "answer_length: is 0"),
         ({"key": 0}, r"key: is 0; allowed are jax random keys, such as jax\.random\.key\(0\)"),
         ({"mesh": 2}, "mesh: is a int; allowed are meshes of jax"),
@@ -340,6 +346,21 @@ def test_weights_come_back_and_those_of_another_model_do_not(tmp_path):
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         train(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("self_play", {"eta": 0.1}, "options: has 'eta'; allowed for self_play are averaging, baseline, both_sides"),
+        ("proximal_point", {"center_rate": 0.1}, "options: has 'center_rate'; allowed for proximal_point are .*, rate"),
+        ("proximal_point", {"rate": 2.0}, "rate: is 2.0; allowed"),
+        ("two_average", {"slow": 0.0}, "slow: is 0.0; allowed"),
+        ("two_loop", {"inner_steps": 0}, "inner_steps: is 0; allowed"),
+    ],
+)
+def test_bad_options_of_a_method_are_refused_by_their_names(name, options, message):
+    with pytest.raises(ValueError, match="^" + message):
+        lm.make_method(name, **options)
 
 
 def test_a_run_that_goes_astray_says_so():

@@ -9,23 +9,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import nashjax as nj
 
 pytest.importorskip("flax", reason="needs the extra `train`")
+pytest.importorskip("optax", reason="needs the extra `train`")
+
+import optax
 
 from nashjax import stochastic as st
 from nashjax.stochastic.methods import linear_decay, no_decay
 from nashjax.stochastic.sampled_game import draw
+from tests.mistyped import anything
 
 BETA = 0.1
-
-
-def anything(x: Any) -> Any:
-    """Hide a type that is wrong on purpose."""
-    return x
 
 
 GAMES = nj.games.random_game(jax.random.key(11), 6, (8,), "gaussian", scale=2.0)

@@ -1,7 +1,6 @@
 """Oracles: what they answer, and what they say of answers that cannot be used."""
 
 import re
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +12,7 @@ import nashjax as nj
 pytest.importorskip("optax", reason="needs the extra `train`")
 
 from nashjax import stochastic as st
-
-
-def anything(x: Any) -> Any:
-    """Hide a type that is wrong on purpose."""
-    return x
-
+from tests.mistyped import anything
 
 GAME = nj.games.random_game(jax.random.key(0), 4, (3,), "gaussian", scale=2.0)
 

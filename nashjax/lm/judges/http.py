@@ -90,6 +90,10 @@ class HttpJudge:
       completion_tokens: what the server has said it wrote.
       failures: how many requests have failed, by kind: "timeout", "connection", "HTTP 500" and the like, "too long",
         "not JSON" (the body of the reply), "no answer" (its text has no JSON object, or several), "out of range".
+
+    Raises:
+      ValueError: an argument is not valid.
+      JudgeError: when it is called: an answer could not be had.
     """
 
     def __init__(

@@ -24,6 +24,9 @@ class CallableJudge:
 
     Attributes:
       calls: how many questions the function has been asked.
+
+    Raises:
+      ValueError: `function` is none.
     """
 
     def __init__(self, function: Callable[..., Any], *, batched: bool = True):
@@ -64,6 +67,9 @@ class RewardJudge:
       reward: from a list of prompts and as many texts to as many finite scores. In one call of the judge it is called
         once, and asked about no text twice for the same prompt.
       scale: how much one unit of reward counts, > 0.
+
+    Raises:
+      ValueError: an argument is not valid.
     """
 
     def __init__(self, reward: Callable[[list[str], list[str]], ArrayLike], *, scale: float = 1.0):
@@ -108,6 +114,9 @@ class MatrixJudge:
         is preferred over that of the column. `P + P^T = 1` to 1e-6.
       prompts: the prompts, all different.
       answers: the `n` answers, all different; or such a list for each prompt.
+
+    Raises:
+      ValueError: an argument is not valid; the first bad entry is named.
     """
 
     def __init__(

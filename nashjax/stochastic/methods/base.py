@@ -121,7 +121,8 @@ class PolicyMethod:
       max_gradient_norm: longer gradients are shortened to this before the optimiser sees them; None leaves them. One
         rare sample can otherwise throw Adam's steps off for as long as its second moments take to forget it.
       schedule: factor of every change of the parameters, a function of the share of the run that is done. It also
-        applies to an `optimizer`, so give `no_decay` with one that has a schedule of its own.
+        applies to an `optimizer`, which had better keep to one rate: methods with moving averages slow these down by
+        the same factor. Give `no_decay` with one that has a schedule of its own.
       batch_size: comparisons in a step, >= 2.
       samples_per_context: how many of them share a context, >= 2 and a divisor of `batch_size`; None for all where
         there is one context, else 4 (or `batch_size`, if 4 does not divide it).

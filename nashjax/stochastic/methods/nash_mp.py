@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from nashjax.arguments import check_integer, check_positive
 from nashjax.stochastic.methods.base import PolicyMethod, Roles, choose, move
@@ -73,7 +74,8 @@ class AveragedNashMP(PolicyMethod):
     | `AveragedNashMP.proximal_point()` | the policy itself | a slow average |
 
     The rates fall with the `schedule`, as the steps do: an average that keeps its pace while the policy slows down
-    comes to be that policy, and then nothing holds it back from cycling any more.
+    comes to be that policy, and then nothing holds it back from cycling any more. So the decay of an `optimizer` of
+    one's own belongs into the `schedule`, too.
 
     Attributes:
       opponent_rate: `kappa` of the opponent's average, in (0, 1]; 1 is the policy itself.
@@ -95,16 +97,20 @@ class AveragedNashMP(PolicyMethod):
     @classmethod
     def target(cls, rate: float = 1 / 24, **options: Any) -> AveragedNashMP:
         """One average is both the opponent and the centre, the target policy."""
+        check_positive("rate", rate, 1)
         return cls(opponent_rate=rate, center_rate=rate, **options)
 
     @classmethod
     def two_average(cls, fast: float = 1 / 24, slow: float = 1 / 48, **options: Any) -> AveragedNashMP:
         """A fast average is the opponent, a slow one the centre."""
+        check_positive("fast", fast, 1)
+        check_positive("slow", slow, 1)
         return cls(opponent_rate=fast, center_rate=slow, **options)
 
     @classmethod
     def proximal_point(cls, rate: float = 1 / 48, **options: Any) -> AveragedNashMP:
         """The policy plays itself, near a slow average."""
+        check_positive("rate", rate, 1)
         return cls(opponent_rate=1.0, center_rate=rate, **options)
 
     def prox_weight(self, beta: jax.Array) -> jax.Array | float:
@@ -118,5 +124,6 @@ class AveragedNashMP(PolicyMethod):
     def advance(self, params: Params, roles: Roles, step: jax.Array, pace: jax.Array) -> tuple[Params, Roles, None]:
         """Move both averages towards the policy."""
         del step
-        opponent = None if roles.opponent is None else move(roles.opponent, params, self.opponent_rate * pace)
-        return params, Roles(opponent, move(roles.center, params, self.center_rate * pace)), None
+        fast, slow = (jnp.minimum(rate * pace, 1) for rate in (self.opponent_rate, self.center_rate))
+        opponent = None if roles.opponent is None else move(roles.opponent, params, fast)
+        return params, Roles(opponent, move(roles.center, params, slow)), None
