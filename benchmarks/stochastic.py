@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import json
 import time
 from pathlib import Path
@@ -227,7 +228,7 @@ def contextual() -> list[dict[str, Any]]:
 
 def show(part: str, method: str, row: dict[str, Any], rate: float | None = None) -> dict[str, Any]:
     """Complete a row and print it."""
-    row = {"part": part, "method": method, "learning_rate": rate} | row
+    row = {"part": part, "method": method, "learning_rate": rate} | row | {"date": datetime.date.today().isoformat()}
     print(json.dumps(row), flush=True)
     return row
 
