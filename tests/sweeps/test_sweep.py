@@ -203,6 +203,14 @@ FIELDS = ("log_policy", "exploitability", "kl_bound", "queries", "steps", "statu
         archive_of(**dict.fromkeys(FIELDS, pickled())),
         archive_of(**dict.fromkeys(FIELDS, b"0" * 1_000_000)),
     ],
+    ids=[
+        "nothing",
+        "a beginning",
+        "a pickle",
+        "another field",
+        "pickles as fields",
+        "no arrays",
+    ],  # archives hold times
 )
 def test_hostile_shards_with_good_checksums_are_made_anew(
     content: bytes, finished: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
