@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from nashjax import simplex
 from nashjax.arguments import (
     SUM_TOLERANCE,
+    answered_numbers,
     as_floating,
     as_real_array,
     check_all,
@@ -354,9 +355,12 @@ def _is_number_from(x: object, low: float, high: float) -> bool:
 def as_numbers(name: str, x: Any) -> np.ndarray:
     """The values of an argument in float64; raises ValueError where they are no real numbers."""
     try:
-        return np.asarray(to_host(x), np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: is {shown(x)}; allowed are real numbers") from None
+        found = answered_numbers(to_host(x))
+    except ValueError:  # lists of different lengths
+        found = None
+    if found is None:
+        raise ValueError(f"{name}: is {shown(x)}; allowed are real numbers")
+    return found
 
 
 _all_valid = jax.jit(lambda game, classes: jnp.all(game.is_valid()))

@@ -314,6 +314,8 @@ def test_a_method_that_loses_its_policy_certifies_nothing():
         ({"beta": [0.1, np.nan]}, r"beta\[1\]: is nan"),
         ({"beta": 1e-320}, r"beta: is 1e-320; allowed are 0 or, in float64, 2.23e-308 to"),
         ({"beta": "high"}, "beta: is 'high'; allowed are real numbers"),
+        ({"beta": "0.1"}, "beta: is '0.1'; allowed are real numbers"),
+        ({"beta": None}, "beta: is None; allowed are real numbers"),
         ({"tol": -1e-3}, "tol: is -0.001; allowed are numbers from 0 to"),
         ({"max_queries": 0}, "max_queries: is 0"),
         ({"max_queries": 10**12}, "max_queries: is 1000000000000; allowed are integers from 1 to"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RUN_FILE, WEIGHTS_FILE = "run.json", "weights.npz"
 _ADDRESSES = ("http://", "https://")
+_SETTINGS = {"model", "gguf", "lora_rank", "dtype", "answer_length", "demo", "judge", "judge_model"}
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 10, 32
 
 _Count = number_option(1, whole=True)
@@ -42,13 +43,13 @@ def finetune(
         ),
     ] = None,
     judge: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="URL|MODULE:FUNCTION|demo",
             help="An OpenAI-compatible address, a function of three lists of texts (prompts, responses, opponents), "
-            "or rock, paper, scissors.",
+            "or rock, paper, scissors, as in the demonstration.",
         ),
-    ] = "demo",
+    ] = None,
     judge_model: Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask for at the URL.")] = None,
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help="How to learn, see the README; default proximal_point.")
@@ -87,9 +88,12 @@ def finetune(
     dtype: Annotated[str, typer.Option(metavar="float32|bfloat16", help="What is computed in.")] = "float32",
     seed: Seed = 0,
     output: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where to keep metrics, checkpoints and the weights.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where to keep metrics, checkpoints and the weights; needed with prompts."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the output folder; all else as when it began.")
+    ] = False,
 ) -> None:
     """Fine-tune a language model, so that its answers are preferred over any other policy's.
 
@@ -100,6 +104,11 @@ def finetune(
         from nashjax import lm
 
         demo = prompts is None
+        if not demo and judge is None:
+            raise BadInput("--judge: is missing; with --prompts somebody has to compare the answers")
+        if not demo and output is None:
+            raise BadInput("--output: is missing; with --prompts what is learnt would be lost")
+        judge = judge or "demo"
         tiny = gguf is None and model in (None, "tiny")
         if tiny and dtype != "float32":
             raise bad_input("--dtype", quoted(dtype), "is float32 for the tiny model")
@@ -110,6 +119,8 @@ def finetune(
             "dtype": dtype,
             "answer_length": answer_length or (3 if demo else 32),
             "demo": demo,
+            "judge": "URL" if judge.startswith(_ADDRESSES) else judge,  # which may change, the model there may not
+            "judge_model": judge_model,
         }
         if demo and (gguf is not None or model not in (None, "tiny")):
             raise BadInput("--prompts: is missing; without it there is the demonstration, which has a model of its own")
@@ -140,9 +151,8 @@ def finetune(
             try:
                 _run(policy, listed, training, held_out, compare, chosen, beta, steps, settings, seed, output)
             except lm.JudgeError as error:
-                raise BadInput(
-                    f"the judge failed, with --output the run can go on with --resume: {visible(str(error))}"
-                ) from None
+                further = "" if output is None else "; the same command with --resume goes on"
+                raise BadInput(f"the judge failed{further}: {visible(str(error))}") from None
 
 
 def _run(
@@ -178,6 +188,8 @@ def _run(
     if listed is not None and game is not None:
         gap = listed.exploitability(game, policy.params, beta)
         put(f"Before: exploitability {gap.mean():.4f} (at most {gap.max():.4f}).\n")
+    else:
+        put(f"{steps} steps, {len(training)} prompts to learn from, {len(held_out)} held out; compiling.\n")
     result = lm.train(
         policy,
         training,
@@ -307,7 +319,9 @@ def make_judge(text: str, model: str | None, output: Path | None) -> Iterator[lm
             raise BadInput("--judge-model: is missing; the address is asked for a model by its name")
         with lm.HttpJudge(text, model, cache=None if output is None else output / "judge.sqlite3") as judge:
             yield judge
-            calls = f"{judge.calls} requests, {judge.prompt_tokens} + {judge.completion_tokens} tokens"
+            calls = f"{judge.calls} requests, two for a comparison of different answers"
+            if judge.prompt_tokens:
+                calls += f", read {judge.prompt_tokens} tokens and wrote {judge.completion_tokens}"
             failed = f", failed attempts: {dict(judge.failures)}" if judge.failures else ""
             put(f"The judge took {calls}{failed}.\n")
     else:
@@ -355,7 +369,7 @@ def _check_output(output: Path | None, resume: bool, settings: dict[str, Any]) -
         raise bad_input("--output", f"the file {quoted(str(output))}", "are folders")
     begun = (output / RUN_FILE).exists()
     if begun and not resume:
-        raise BadInput(f"--output: {visible(str(output))} holds a run; --resume goes on with it")
+        raise BadInput(f"--output: {visible(str(output))} holds a run; the same command with --resume goes on with it")
     if resume and not begun:
         raise BadInput(f"--resume: {visible(str(output))} holds no run")
     if begun:
@@ -370,7 +384,7 @@ def _check_output(output: Path | None, resume: bool, settings: dict[str, Any]) -
 def _settings(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        if set(settings) != {"model", "gguf", "lora_rank", "dtype", "answer_length", "demo"}:
+        if set(settings) != _SETTINGS:
             raise ValueError
     except (OSError, ValueError, TypeError):
         raise bad_input("FOLDER", f"no run in {quoted(str(folder))}", "are outputs of nashjax finetune") from None

@@ -42,6 +42,10 @@ _TUNED: dict[str, dict[str, Any]] = {
 """The best settings of the four in that study."""
 
 
+_SHARED = {"prompts_per_step", "samples_per_prompt", "all_pairs", "learning_rate", "max_gradient_norm"}
+"""What `make_method` tells every method itself."""
+
+
 def make_method(
     name: str = DEFAULT,
     *,
@@ -70,6 +74,7 @@ def make_method(
         raise ValueError(f"method: is {name!r}; allowed are {', '.join(METHODS)}")
     unknown = set(options) - (allowed := _options(name))
     if unknown:
+        allowed |= _SHARED
         raise ValueError(f"options: has {min(unknown)!r}; allowed for {name} are {', '.join(sorted(allowed))}")
     check_integer("prompts_per_step", prompts_per_step, 1)
     check_integer("samples_per_prompt", samples_per_prompt, 2)
@@ -90,4 +95,4 @@ def _options(name: str) -> set[str]:
     named = {field.name for field in dataclasses.fields(kind)} | set(inspect.signature(make).parameters)
     if make is not kind:  # which sets these two by names of its own
         named -= {"opponent_rate", "center_rate", "options"}
-    return named - {"batch_size", "samples_per_context", "all_pairs", "learning_rate", "max_gradient_norm"}
+    return named - {"batch_size", "samples_per_context"} - _SHARED

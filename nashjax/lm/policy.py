@@ -89,8 +89,12 @@ class LanguagePolicy:
         Raises:
           ValueError: a prompt is no text or has no token, or there is no room for it.
         """
-        if isinstance(prompts, str) or not len(prompts):
+        if isinstance(prompts, str) or not hasattr(prompts, "__len__") or not len(prompts):
             raise ValueError(f"{name}: are {prompts!r}; allowed are lists of at least one text")
+        if length >= self.context_length:
+            raise ValueError(
+                f"length of answers: is {length}; allowed are less than the context, {self.context_length}"
+            )
         rows = []
         before, after = (self.tokenizer.encode(part, special=True) for part in self.template.split("{prompt}", 1))
         for index, prompt in enumerate(prompts):

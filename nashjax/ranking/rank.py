@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nashjax.arguments import check_integer, check_number
+from nashjax.arguments import check_integer, check_number, shown
 from nashjax.files.errors import bad_input
 from nashjax.ranking.battles import BadRows, Battles
 from nashjax.ranking.bradley_terry import bradley_terry
@@ -187,6 +187,8 @@ def rank(
       ValueError: an argument is not valid; the message names it, what was found and what is allowed.
     """
     _check(beta, bootstrap, seed, level, prior, path)
+    if not isinstance(battles, Battles):
+        raise ValueError(f"battles: is {shown(battles)}; allowed are Battles, such as Battles.read gives")
     counts = battles.counts(ties)
     if not counts.comparisons.any():
         raise bad_input("ties", "comparisons that are all ties", "is half for these")

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 from nashjax.stochastic.oracles import OracleError, unusable
 from nashjax.stochastic.sampled_game import Asked
@@ -16,7 +15,7 @@ WIDTH = 1.96
 """Half the width of a 95 % interval, in standard errors."""
 
 
-def interval(mean: ArrayLike, variance: ArrayLike, count: int) -> tuple[np.ndarray, np.ndarray]:
+def interval(mean: Any, variance: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The ends of the 95 % interval of a mean of `count` numbers in [0, 1].
 
     As if one more of them had been 0 and one 1, so that no interval is empty.

@@ -102,7 +102,10 @@ def test_a_run_is_kept_and_not_begun_again(finished, demo, run):
     assert [record["judge_calls"] for record in records(folder)] == [256, 512, 768]
     assert (demo / "run.json").exists()
     kept = {path: path.read_bytes() for path in demo.rglob("*") if path.is_file()}
-    assert_refused(run("finetune", "--steps", STEPS, "--output", "RUN"), "RUN holds a run; --resume goes on with it")
+    assert_refused(
+        run("finetune", "--steps", STEPS, "--output", "RUN"),
+        "RUN holds a run; the same command with --resume goes on with it",
+    )
     assert {path: path.read_bytes() for path in demo.rglob("*") if path.is_file()} == kept
     again = run("finetune", "--steps", STEPS, "--output", "RUN", "--resume")
     assert again.returncode == 0, again.stderr
@@ -193,7 +196,7 @@ def test_a_judge_that_fails_ends_the_run_which_goes_on_where_it_was(judging, run
     command = ("finetune", "--judge", "judging:shaky", "--steps", STEPS, "--output", "RUN")
     (judging / "broken").touch()
     failed = run(*command)
-    assert_refused(failed, "error: the judge failed, with --output the run can go on with --resume: ")
+    assert_refused(failed, "error: the judge failed; the same command with --resume goes on: ")
     assert "'the line is dead'" in failed.stderr
     assert [line[:6] for line in failed.stdout.splitlines()] == ["Before", "step 1"]
     assert any((judging / "RUN" / "checkpoints").iterdir())
@@ -242,9 +245,11 @@ def test_prompts_of_ones_own(judging, run):
     lines = [json.dumps({"prompt": f"Wort {index} – \u00e4\u2028"}, ensure_ascii=False) for index in range(3)]
     (judging / "p.jsonl").write_text("\n".join([*lines, "", '"text alone"', lines[0]]), encoding="utf-8")
     options = ("--model", "tiny", "--prompts", "p.jsonl", "--answer-length", 4, "--samples", 2, "--steps", 1)
-    done = run("finetune", *options, "--prompts-per-step", 2, "--method", "self_play", "--output", "RUN")
+    options = (*options, "--prompts-per-step", 2, "--method", "self_play", "--output", "RUN")
+    done = run("finetune", *options, "--judge", "demo")
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    first, *lines = done.stdout.splitlines()
+    assert first == "1 steps, 3 prompts to learn from, 1 held out; compiling."
     # Two prompts, two answers against two, and the one held-out prompt against the first model.
     assert re.fullmatch(
         r"step 1: 9 judge calls, KL -?0\.000, win rate against the first model [\d.]+ \([\d.]+ to [\d.]+\)", lines[0]
@@ -255,6 +260,8 @@ def test_prompts_of_ones_own(judging, run):
     answers = run("generate", "RUN", "--prompt", "Wort 1", "--samples", 2)
     assert [json.loads(line)["prompt"] for line in answers.stdout.splitlines()] == ["Wort 1"] * 2
     assert answers.stdout.replace("\n", "").isprintable()
+    other = run("finetune", *options, "--judge", "judging:shaky", "--resume")
+    assert_refused(other, "--resume: found a run with --judge 'demo'; allowed is the same here, not 'judging:shaky'")
     assert_refused(run("generate", "RUN"), "--prompt: is missing; give that or --prompts")
     assert_refused(run("generate", "RUN", "--prompt", "x" * 300), "prompts[0]: has 300 tokens; allowed are 1 to 252")
 
@@ -280,7 +287,8 @@ def test_a_file_of_prompts_that_cannot_be_used_is_named_with_the_line(tmp_path, 
     content, message = PROMPTS[case]
     if content is not None:
         (tmp_path / "p.jsonl").write_bytes(content)
-    assert_refused(run("finetune", "--model", "tiny", "--prompts", "p.jsonl", "--steps", 1), message)
+    options = ("--model", "tiny", "--prompts", "p.jsonl", "--steps", 1, "--judge", "demo", "--output", "RUN")
+    assert_refused(run("finetune", *options), message)
 
 
 # Options.
@@ -298,15 +306,26 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "model without prompts": (("--model", "folder"), "--prompts: is missing; without it there is the demonstration"),
     "weights without prompts": (("--gguf", "m.gguf"), "--prompts: is missing; without it there is the demonstration"),
     "model": (
-        ("--model", "no", "--prompts", "p.jsonl"),
+        ("--model", "no", "--prompts", "p.jsonl", "--judge", "demo", "--output", "RUN"),
         "--model: found 'no'; allowed are tiny and folders of a model",
     ),
-    "weights": (("--gguf", "no.gguf", "--prompts", "p.jsonl"), "no.gguf is no file"),
+    "weights": (
+        ("--gguf", "no.gguf", "--prompts", "p.jsonl", "--judge", "demo", "--output", "RUN"),
+        "no.gguf is no file",
+    ),
+    "nobody to judge": (("--gguf", "no.gguf", "--prompts", "p.jsonl", "--output", "RUN"), "--judge: is missing; with"),
+    "nowhere to write": (
+        ("--gguf", "no.gguf", "--prompts", "p.jsonl", "--judge", "demo"),
+        "--output: is missing; with",
+    ),
     "prompt too long": (
-        ("--model", "tiny", "--prompts", "p.jsonl", "--answer-length", 250, "--output", "RUN"),
+        ("--model", "tiny", "--prompts", "p.jsonl", "--answer-length", 250, "--judge", "demo", "--output", "RUN"),
         "prompts[0]: has 9 tokens",
     ),
-    "both": (("--gguf", "m", "--model", "tiny", "--prompts", "p.jsonl"), "--gguf: cannot be used with --model"),
+    "both": (
+        ("--gguf", "m", "--model", "tiny", "--prompts", "p.jsonl", "--judge", "demo", "--output", "RUN"),
+        "--gguf: cannot be used with --model",
+    ),
     "length": (("--answer-length", 2), "--answer-length: found 2; allowed is 3 in the demonstration"),
     "beta": (("--beta", 0), "'--beta': found '0'; allowed are finite numbers > 0"),
     "steps": (("--steps", 0), "'--steps': found '0'; allowed are integers >= 1"),
@@ -342,7 +361,7 @@ GENERATE: dict[str, tuple[tuple[object, ...], str]] = {
     "no run": (("elsewhere",), "FOLDER: found no run in 'elsewhere'; allowed are outputs of nashjax finetune"),
     "no file": (("RUN", "--prompts", "p.jsonl"), "p.jsonl: there is no such file"),
     "letter": (("RUN", "--prompt", "r9"), "text: 'r9' has '9' at 1; allowed are 'rps.0123'"),
-    "too long": (("RUN", "--answer-length", 4), "prompts[0]: has 1 tokens; allowed are"),
+    "too long": (("RUN", "--answer-length", 4), "length of answers: is 4; allowed are less than the context, 4"),
     "temperature": (("RUN", "--temperature", -1), "'--temperature': found '-1'; allowed are finite numbers >= 0"),
     "top p": (("RUN", "--top-p", 1.5), "'--top-p': found '1.5'; allowed are finite numbers > 0 and <= 1"),
 }

@@ -351,7 +351,7 @@ def test_bad_arguments_are_refused(options, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("self_play", {"eta": 0.1}, "options: has 'eta'; allowed for self_play are averaging, baseline, both_sides"),
+        ("self_play", {"eta": 0.1}, "options: has 'eta'; allowed for self_play are all_pairs, averaging, baseline"),
         ("proximal_point", {"center_rate": 0.1}, "options: has 'center_rate'; allowed for proximal_point are .*, rate"),
         ("proximal_point", {"rate": 2.0}, "rate: is 2.0; allowed"),
         ("two_average", {"slow": 0.0}, "slow: is 0.0; allowed"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -251,6 +251,11 @@ def test_arguments_that_cannot_be_used(small: Battles, kind: str):
     arguments, message = BAD[kind]
     with pytest.raises(ValueError, match=message):
         rank(small, **arguments)
+
+
+def test_a_file_has_to_be_read_first():
+    with pytest.raises(ValueError, match=r"^battles: is 'battles\.csv'; allowed are Battles, such as Battles\.read"):
+        rank(cast(Any, "battles.csv"))
 
 
 def test_ties_alone_cannot_be_dropped():
