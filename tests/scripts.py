@@ -1,5 +1,6 @@
 """Scripts in processes of their own, and the program called in this one."""
 
+import concurrent.futures
 import contextlib
 import io
 import subprocess
@@ -66,11 +67,17 @@ def start(script: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def all_said(processes: list[subprocess.Popen[str]], seconds: float) -> list[tuple[str, str]]:
+    """What each prints on both streams, read side by side: one that waits for a reader keeps the others waiting."""
+    with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
+        return list(pool.map(lambda process: process.communicate(timeout=seconds), processes))
+
+
 def run_together(scripts: list[str], seconds: float) -> list[str]:
     """Run scripts at the same time; what each prints."""
     processes = [start(script) for script in scripts]
     try:
-        ended = [process.communicate(timeout=seconds) for process in processes]
+        ended = all_said(processes, seconds)
     finally:
         for process in processes:
             process.kill()
