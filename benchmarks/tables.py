@@ -407,8 +407,10 @@ def measured_on(study: str, machine: Row, rows: list[Row]) -> str:
     days = sorted({row["date"] for row in rows if "date" in row} or {machine["date"]})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     versions = ", ".join(f"{name} {machine[name]}" for name in ("nashjax", "jax", "python"))
-    processor = machine.get("processor", machine["device"])
-    return f"[{study}.json](results/{study}.json): {when}; {versions}; {processor}, {machine['cpu_cores']} cores."
+    device = f"{machine.get('processor', machine['device'])}, {machine['cpu_cores']} cores"
+    if days[0] < machine["date"]:
+        device += f"; on another machine before {machine['date']}"
+    return f"[{study}.json](results/{study}.json): {when}; {versions}; {device}."
 
 
 def render(page: str) -> str:
