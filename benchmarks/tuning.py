@@ -37,8 +37,9 @@ def medians(num_games: int, *, uniform: bool) -> np.ndarray:
             if uniform and kind == "cyclic":  # its equilibrium is the reference
                 continue
             game = nj.games.random_game(jax.random.key(1000 + n), n, (num_games,), kind)
-            random = np.random.default_rng(1000 + n).dirichlet(np.ones(n), num_games)
-            reference = np.full(n, 1 / n) if uniform else random
+            reference = np.full(n, 1 / n)
+            if not uniform:
+                reference = np.random.default_rng(1000 + n).dirichlet(np.ones(n), num_games)
             for beta in USUAL_BETAS if uniform else BETAS:
                 column = []
                 for growth, shrink, first in itertools.product(GROWTH, SHRINK, FIRST):

@@ -115,10 +115,10 @@ def as_real_array(name: str, x: Any) -> jax.Array | np.ndarray:
     return x if isinstance(x, jax.Array) else x.astype(x.dtype.newbyteorder("="), copy=False)
 
 
-def answered_numbers(answer: Any) -> np.ndarray | None:
-    """What a user's function has answered in float64; None where that is no array of real numbers."""
+def real_numbers_or_none(x: Any) -> np.ndarray | None:
+    """The values in float64; None where they are no array of real numbers."""
     try:
-        found = np.asarray(answer)
+        found = np.asarray(x)
         # None, texts, times and complex numbers are none.
         return None if found.dtype.kind in "cmMOSU" else found.astype(np.float64)
     except Exception:  # whatever the arrays of another library do

@@ -16,7 +16,6 @@ from jax.typing import ArrayLike
 from nashjax import simplex
 from nashjax.arguments import (
     SUM_TOLERANCE,
-    answered_numbers,
     as_floating,
     as_real_array,
     check_all,
@@ -24,6 +23,7 @@ from nashjax.arguments import (
     check_square,
     first_index,
     place_name,
+    real_numbers_or_none,
     shown,
 )
 from nashjax.games import EmbeddingGame, Game, LowRankGame, MatrixGame
@@ -355,7 +355,7 @@ def _is_number_from(x: object, low: float, high: float) -> bool:
 def as_numbers(name: str, x: Any) -> np.ndarray:
     """The values of an argument in float64; raises ValueError where they are no real numbers."""
     try:
-        found = answered_numbers(to_host(x))
+        found = real_numbers_or_none(to_host(x))
     except ValueError:  # lists of different lengths
         found = None
     if found is None:

@@ -27,7 +27,7 @@ from nashjax.lm.train import TrainResult, train
 from nashjax.lm.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
-    from nashjax.lm.judges import HttpJudge
+    from nashjax.lm.judges.http import HttpJudge
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -67,7 +67,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import `HttpJudge` when it is first asked for: all else does without its libraries."""
     if name == "HttpJudge":
-        from nashjax.lm.judges import HttpJudge
+        from nashjax.lm.judges.http import HttpJudge
 
         return HttpJudge
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -42,10 +42,6 @@ _TUNED: dict[str, dict[str, Any]] = {
 """The best settings of the four in that study."""
 
 
-_SHARED = {"prompts_per_step", "samples_per_prompt", "all_pairs", "learning_rate", "max_gradient_norm"}
-"""What `make_method` tells every method itself."""
-
-
 def make_method(
     name: str = DEFAULT,
     *,
@@ -63,7 +59,7 @@ def make_method(
       prompts_per_step: in every step.
       samples_per_prompt: answers of the policy to each prompt, and as many of the opponent, >= 2.
       all_pairs: whether to compare each of these with each of those, or each with one.
-      learning_rate: of Adam. The tiny models of the study learn best at up to 0.004, larger ones want less.
+      learning_rate: of Adam. The best in the study, of a tiny model, are 0.0015 and 0.004.
       max_gradient_norm: longer gradients are shortened to this; None leaves them.
       options: of the method, see its class and, for the averaged forms, its constructors.
 
@@ -72,9 +68,9 @@ def make_method(
     """
     if name not in METHODS:
         raise ValueError(f"method: is {name!r}; allowed are {', '.join(METHODS)}")
-    unknown = set(options) - (allowed := _options(name))
+    allowed = _options(name)
+    unknown = set(options) - allowed
     if unknown:
-        allowed |= _SHARED
         raise ValueError(f"options: has {min(unknown)!r}; allowed for {name} are {', '.join(sorted(allowed))}")
     check_integer("prompts_per_step", prompts_per_step, 1)
     check_integer("samples_per_prompt", samples_per_prompt, 2)
@@ -89,10 +85,10 @@ def make_method(
 
 
 def _options(name: str) -> set[str]:
-    """What a method can be told beside what `make_method` tells it."""
+    """What `make_method` can be told of a method."""
     make = METHODS[name]
     kind: Any = getattr(make, "__self__", make)  # the class that a constructor belongs to
     named = {field.name for field in dataclasses.fields(kind)} | set(inspect.signature(make).parameters)
     if make is not kind:  # which sets these two by names of its own
         named -= {"opponent_rate", "center_rate", "options"}
-    return named - {"batch_size", "samples_per_context"} - _SHARED
+    return named - {"batch_size", "samples_per_context"} | {"prompts_per_step", "samples_per_prompt"}

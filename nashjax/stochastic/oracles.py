@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax.arguments import answered_numbers, check_integer, check_shape, shown
+from nashjax.arguments import check_integer, check_shape, real_numbers_or_none, shown
 from nashjax.games import Game, MatrixGame
 from nashjax.inputs import as_inputs
 
@@ -208,7 +208,7 @@ class CallableOracle:
         except Exception as error:  # whatever a user's function does wrong
             raise OracleError(f"the oracle {question}, and raised {type(error).__name__}: {error}") from error
         self.comparisons += asked[0].size
-        outcome = answered_numbers(answer)
+        outcome = real_numbers_or_none(answer)
         if outcome is None:
             raise OracleError(f"the oracle {question}, and answered {answer!r}; allowed are numbers")
         if outcome.shape != asked[0].shape:

@@ -29,6 +29,7 @@ pytest.importorskip("httpx", reason="needs the extra `lm`")
 pytest.importorskip("tenacity", reason="needs the extra `lm`")
 
 
+from nashjax import lm
 from nashjax.lm import judges
 from nashjax.lm.judges import ask
 from nashjax.lm.judges.cache import AnswerCache
@@ -133,9 +134,9 @@ def connect(server, monkeypatch) -> Iterator[Callable[..., Any]]:
     monkeypatch.setenv("JUDGE_KEY", SECRET)
     made = []
 
-    def connect(**arguments: Any) -> judges.HttpJudge:
+    def connect(**arguments: Any) -> lm.HttpJudge:
         short = {"wait": 0.004, "max_wait": 0.1, "timeout": 5.0, "retries": 3, "api_key_variable": "JUDGE_KEY"}
-        judge = judges.HttpJudge(arguments.pop("url", server.url), "small", **short | arguments)
+        judge = lm.HttpJudge(arguments.pop("url", server.url), "small", **short | arguments)
         made.append(judge)
         return judge
 
@@ -397,7 +398,7 @@ def test_answers_survive_a_process_that_is_killed(server, connect, tmp_path):
     script = textwrap.dedent(
         """
         import sys
-        from nashjax.lm.judges import HttpJudge
+        from nashjax.lm import HttpJudge
         judge = HttpJudge(sys.argv[1], "small", cache=sys.argv[2], concurrency=1)
         judge(["p", "q"], ["a", "a"], ["b", "b"])
         """

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nashjax.arguments import answered_numbers
+from nashjax.arguments import real_numbers_or_none
 from nashjax.files.errors import quoted
 
 SHOWN = 200  # characters of a text in a message
@@ -134,7 +134,7 @@ def _checked(judge: Judge, questions: list[Question]) -> np.ndarray:
 
 def as_numbers(answer: Any, num: int, said: str) -> np.ndarray:
     """What a user's function returned as float64 `[num]`; raises JudgeError, which begins with `said`, otherwise."""
-    outcome = answered_numbers(answer)
+    outcome = real_numbers_or_none(answer)
     if outcome is None:
         raise JudgeError(f"{said} {quoted(repr(answer), SHOWN)}; allowed are numbers")
     if outcome.shape != (num,):
