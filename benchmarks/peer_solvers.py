@@ -3,7 +3,7 @@
 A function gets a `Task` and returns a call that solves it, without arguments, so that imports and tracing stay outside
 the time that is taken. The call returns log-policies, `[games, n]`.
 
-One file, though long: a function for each of some twenty solvers.
+One file, though long: a function for each of fifteen solvers.
 """
 
 from __future__ import annotations

@@ -74,9 +74,9 @@ class Group:
     """
 
     peers: tuple[str, ...]
-    actions: tuple[int, ...]
-    batch: tuple[int, ...]
-    betas: tuple[float, ...]
+    actions: tuple[int, ...] = ()
+    batch: tuple[int, ...] = ()
+    betas: tuple[float, ...] = ()
     kinds: tuple[str, ...] = ("gaussian",)
     algorithm: nj.Newton | None = None
     dtype: str | None = None
@@ -91,9 +91,7 @@ ROOT_FINDERS = tuple(name for name in PEERS if name.startswith("optimistix"))
 GROUPS = {
     "root-finders": Group(
         peers=(*ROOT_FINDERS, "numpy newton"),
-        actions=(10, 50),
-        batch=(256,),
-        betas=(0.1, 0.01, 0.001),
+        cases=tuple((n, batch, beta) for n, batch in ((10, 256), (50, 64)) for beta in (0.1, 0.01, 0.001)),
         kinds=("gaussian", "uniform", "tournament", "cyclic"),
         algorithm=nj.Newton(),
         tol=1e-14,
@@ -101,7 +99,7 @@ GROUPS = {
         good_enough=1e-20,
     ),
     "logit": Group(("pygambit logit",), (10, 100), (1000,), (0.1,), largest_log_error=1e-9, good_enough=1e-20),
-    "plain": Group(tuple(name for name in PEERS if not PEERS[name].regularized), (10, 100, 500), (1000,), (0.0,)),
+    "plain": Group(tuple(name for name in PEERS if not PEERS[name].regularized), (3, 10, 100, 500), (1000,), (0.0,)),
     "bootstrap-exact": Group(("numpy newton",), (59,), (1000,), (0.01,), kinds=("bootstrap",)),
     "bootstrap": Group(
         ("highs", "numpy newton"),
@@ -115,9 +113,6 @@ GROUPS = {
     ),
     "textbook": Group(
         ("textbook fixed", "textbook adaptive"),
-        (),
-        (),
-        (),
         cases=((3, 65536, 0.1), (10, 4096, 0.1), (10, 16384, 0.01), (100, 1024, 0.01), (500, 64, 0.01)),
     ),
     "grid": Group(tuple(PEERS), (3, 10, 50, 100, 500), (1, 100, 4096), (0.0, 0.01, 0.1)),

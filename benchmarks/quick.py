@@ -20,7 +20,7 @@ FLOORS = (
     (Case("bootstrap-exact", "numpy newton", 59, 1000, 0.01), 4.0),
     (Case("plain", "highs", 100, 1000, 0.0), 5.0),
 )
-"""About two thirds of what was measured on two free cores: 11.9, 5.9, 15.6, 22.5, 4.6, 6.1 and 7.9."""
+"""Two fifths to two thirds of what was measured on two free cores: 10.9, 7.2, 14.5, 28.3, 7.4, 6.8 and 11.4."""
 LIMIT = 60
 
 

@@ -1,6 +1,6 @@
 """Whether every game is solved: thousands of every kind, beta from 1e-6 to 1, also degenerate ones, in both precisions.
 
-Run `python -m benchmarks.robustness` in the project's folder (about 10 minutes on 2 cores); `--games 64 --output .` for
+Run `python -m benchmarks.robustness` in the project's folder (5 to 10 minutes on 2 cores); `--games 64 --output .` for
 a quick look. Writes `robustness.json` into the folder `--output`, by default benchmarks/results.
 """
 

@@ -340,6 +340,19 @@ def large(rows: list[Row]) -> str:
     return markdown(rows, columns)
 
 
+def rank_command(rows: list[Row]) -> str:
+    """Rankings from the shell."""
+    columns = {
+        "models": "{models}",
+        "battles": "{battles:,}",
+        "file": "{file_mb} MB",
+        "answer": "`{answer}`",
+        "seconds": "{median_seconds}",
+        "peak memory": "{peak_mb} MB",
+    }
+    return markdown(rows, columns)
+
+
 def scaling(rows: list[Row]) -> str:
     """Devices and processes."""
     columns = {
@@ -395,6 +408,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "smollm2": ("smollm2", smollm2),
     "smollm2-samples": ("smollm2", samples),
     "intervals": ("intervals", intervals),
+    "rank-command": ("rank_command", rank_command),
     "large": ("large", large),
     "scaling": ("scaling", scaling),
     "sweep-kills": ("sweep_kills", sweep_kills),

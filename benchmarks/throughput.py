@@ -22,12 +22,12 @@ from benchmarks import tables
 from benchmarks.record import RESULTS, write_results
 
 ABOUT = (
-    "`gaussian` games, float32, uniform reference, tol 1e-6, median of 5 compiled runs of `nashjax.solve` with its "
-    "checks. queries: mean of a game. flops_share: the multiplications and additions of these queries alone (2 n^2 "
-    "each) against the largest rate that a product of two matrices reaches in the same process. bytes_share: the "
-    "bytes of all matrices, read once, against the largest rate at which an array is read. parts: shares of the time "
-    "of a call: before the first step, the mean game's steps, and waiting for the slowest games (and all else "
-    "that grows with the steps); gigabytes_per_s: the matrices twice for each step."
+    "`gaussian` games, float32, uniform reference, tol 1e-6, median of 5 compiled runs (15 for the parts) of "
+    "`nashjax.solve` with its checks. queries: mean of a game. flops_share: the multiplications and additions of "
+    "these queries alone (2 n^2 each) against the largest rate that a product of two matrices reaches in the same "
+    "process. bytes_share: the bytes of all matrices, read once, against the largest rate at which an array is read. "
+    "parts: shares of the time of a call: before the first step, the mean game's steps, and waiting for the slowest "
+    "games (and all else that grows with the steps); gigabytes_per_s: the matrices twice for each step."
 )
 BETA = 0.01
 CPU_SIZES = (3, 5, 10, 18, 32, 56, 100, 178, 316, 562, 1000)

@@ -67,6 +67,12 @@ def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name}: is {shown(value)}; allowed are {', '.join(map(repr, allowed))}")
 
 
+def check_texts(name: str, value: Any) -> None:
+    """Raise ValueError for one text where several are asked for: its letters would pass for them."""
+    if isinstance(value, str):
+        raise ValueError(f"{name}: is one text, {shown(value)}; allowed are lists of texts")
+
+
 def check_key(name: str, key: Any) -> None:
     """Raise ValueError unless this is one jax random key, of `jax.random.key` or `jax.random.PRNGKey`."""
     good = False

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 import nashjax as nj
-from nashjax.commands.finetune import finetune, generate
+from nashjax.commands.finetune import finetune
+from nashjax.commands.generate import generate
 from nashjax.commands.rank import rank
 from nashjax.commands.solve import demo, solve
 from nashjax.commands.sweep import sweep
@@ -53,7 +54,7 @@ def _common(
 
 app.command(epilog="Example: nashjax solve battles.csv --beta 0.01,0.1 --output result.json")(solve)
 app.command(epilog="Example: nashjax rank battles.csv --output ranking.html")(rank)
-app.command(epilog="Example: nashjax demo --games 4096 --actions 50 --beta 0.1 --kind cyclic")(demo)
+app.command(epilog="Example: nashjax demo --num-games 4096 --num-actions 50 --beta 0.1 --kind cyclic")(demo)
 app.command(epilog="Example: nashjax sweep OUT --kind gaussian --num-actions 10 --num-games 1000000 --seed 0")(sweep)
 app.command(epilog="Example: nashjax finetune --output RUN")(finetune)
 app.command(epilog="Example: nashjax generate RUN --prompt 'Write a line about the sea.'")(generate)

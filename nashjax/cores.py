@@ -141,6 +141,10 @@ def on_all_cores(function: Callable[[int], T], arguments: Sequence[int]) -> list
         # What a caller has set for its own thread alone, with `jax.enable_x64(True):`, other threads do not see.
         if _settings() == caller:
             work()
+            return
+        x64, device = caller
+        with jax.enable_x64(x64), jax.default_device(device):
+            work()
 
     helpers: list[Future[None]] = []
     try:

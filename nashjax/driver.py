@@ -203,14 +203,13 @@ def _polish(
     max_queries: jax.Array | int,
 ) -> Outcome:
     """Undamped steps for the games that have converged, each kept unless it leaves the tolerance."""
-    bound = jnp.maximum(tol, STALL_LEVEL * problem.rounding_floor())
 
     def polish(carried: tuple[Outcome, jax.Array], _: None) -> tuple[tuple[Outcome, jax.Array], None]:
         end, payoffs = carried
         log_policy, polished_payoffs = algorithm.polish(problem, end.log_policy, payoffs)
         exploitability = problem.exploitability(log_policy, polished_payoffs)
         asked = (end.status == Status.CONVERGED) & (problem.beta > 0) & (end.queries <= max_queries - 2)
-        kept = asked & (exploitability <= bound)
+        kept = asked & (exploitability <= tol)
         polished = end._replace(
             log_policy=jnp.where(kept, log_policy, end.log_policy),
             exploitability=jnp.where(kept, exploitability, end.exploitability),

@@ -155,8 +155,8 @@ def as_inputs(
     inputs = Inputs(
         game=game,
         beta=cast(beta, dtype),
-        reference=None if reference is None else as_policy("reference", reference, game, validate=validate),
-        initial=None if initial is None else as_policy("initial", initial, game, validate=validate),
+        reference=None if reference is None else as_policy_of(game, "reference", reference, validate=validate),
+        initial=None if initial is None else as_policy_of(game, "initial", initial, validate=validate),
         tol=cast(tol, dtype),
         classes=Classes.of(game),
     )
@@ -199,18 +199,22 @@ def as_path_inputs(
     return inputs._replace(beta=jnp.asarray(betas, inputs.beta.dtype).reshape(len(betas), *between, *betas.shape[1:]))
 
 
-def as_policy(name: str, policy: ArrayLike, game: Game, *, validate: bool = True) -> jax.Array:
-    """Check probabilities `[*batch, n]` and cast them to the dtype of the game.
+def as_policy_of(game: Game, name: str, policy: ArrayLike, *, validate: bool = True) -> jax.Array:
+    """As `as_policy`, for the actions of a game and in its dtype."""
+    return as_policy(name, policy, game.num_actions, _dtype(game), validate=validate)
+
+
+def as_policy(name: str, policy: ArrayLike, num_actions: int, dtype: jnp.dtype, *, validate: bool = True) -> jax.Array:
+    """Check probabilities `[*batch, n]` and cast them to a dtype.
 
     Raises:
       ValueError: naming the argument `name`, the first bad index, what is there and what is allowed.
     """
-    dtype = _dtype(game)
     policy = as_real_array(name, policy)
     shape = policy.shape
-    if not shape or shape[-1] != game.num_actions:
+    if not shape or shape[-1] != num_actions:
         raise ValueError(
-            f"{name}: has shape {list(shape)}; allowed is [..., {game.num_actions}], a probability for each action"
+            f"{name}: has shape {list(shape)}; allowed is [..., {num_actions}], a probability for each action"
         )
     if validate and is_concrete(policy):
         values = as_numbers(name, policy)

@@ -29,10 +29,10 @@ def margins(game: Game) -> jax.Array:
     """The skew-symmetric matrix `A = P - 1/2` of a game, `[*batch_shape, n, n]`.
 
     Raises:
-      TypeError: the game has no `dense()`.
+      ValueError: the game has no `dense()`.
     """
     if not hasattr(game, "dense"):
-        raise TypeError(
+        raise ValueError(
             f"game: {type(game).__name__} has no dense(); allowed for interior points and plain equilibria are games "
             "with a matrix"
         )

@@ -9,14 +9,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import linear, problem, simplex
 from nashjax.arguments import as_floating, check_all, check_policy
 from nashjax.games import Game
-from nashjax.inputs import Inputs, as_inputs, as_numbers, as_policy, is_concrete
+from nashjax.inputs import Inputs, as_inputs, as_numbers, as_policy_of, is_concrete
 
 __all__ = [
     "Uniqueness",
@@ -49,7 +48,7 @@ def best_response(
       ValueError: an argument is not valid.
     """
     inputs = as_inputs(game, beta, reference)
-    return _best_response(inputs, as_policy("policy", policy, inputs.game))
+    return _best_response(inputs, as_policy_of(inputs.game, "policy", policy))
 
 
 def exploitability(
@@ -66,15 +65,15 @@ def exploitability(
       reference: probabilities `[*batch, n]`, default uniform; a zero excludes the action.
 
     Returns:
-      `[*batch]`, in units of preference, >= 0, and 0 at the equilibrium; inf at `beta > 0` for a policy that plays
-      an excluded action.
+      `[*batch]`, in units of preference, >= 0, and 0 at the equilibrium; inf for a policy that plays an excluded
+      action.
 
     >>> import nashjax as nj
     >>> float(nj.metrics.exploitability([[0.5, 0.75], [0.25, 0.5]], [0.5, 0.5], beta=0.0))
     0.125
     """
     inputs = as_inputs(game, beta, reference)
-    return _exploitability(inputs, as_policy("policy", policy, inputs.game))
+    return _exploitability(inputs, as_policy_of(inputs.game, "policy", policy))
 
 
 class Uniqueness(NamedTuple):
@@ -109,7 +108,7 @@ def uniqueness(game: Game | ArrayLike, policy: ArrayLike, reference: ArrayLike |
       TypeError: the game has no `dense()`.
     """
     inputs = as_inputs(game, 0.0, reference)
-    return _uniqueness(inputs, as_policy("policy", policy, inputs.game))
+    return _uniqueness(inputs, as_policy_of(inputs.game, "policy", policy))
 
 
 def kl_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
@@ -181,7 +180,7 @@ def _with_floor(exploitability: ArrayLike, beta: ArrayLike) -> tuple[jax.Array, 
 def _log_actions_first(**policies: ArrayLike) -> list[jax.Array]:
     for name, policy in policies.items():
         if not isinstance(policy, Tracer):
-            check_policy(name, np.asarray(policy, np.float64))
+            check_policy(name, as_numbers(name, policy))
     arrays = [jnp.asarray(policy) for policy in policies.values()]
     if len({array.shape[-1] for array in arrays}) > 1:
         found = ", ".join(f"{name} {list(jnp.shape(policy))}" for name, policy in policies.items())
@@ -198,7 +197,8 @@ def _best_response(inputs: Inputs, policy: jax.Array) -> jax.Array:
 @jax.jit
 def _exploitability(inputs: Inputs, policy: jax.Array) -> jax.Array:
     regularized, log_policy, payoffs = _ask(inputs, policy)
-    return regularized.exploitability(log_policy, payoffs)
+    excluded = jnp.isneginf(regularized.log_reference) & ~jnp.isneginf(log_policy)
+    return jnp.where(jnp.any(excluded, axis=0), jnp.inf, regularized.exploitability(log_policy, payoffs))
 
 
 @jax.jit

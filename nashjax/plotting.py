@@ -357,7 +357,7 @@ def _divergence(place: str, path: Trajectory, equilibrium: ArrayLike | None) -> 
     """`KL(p*||p)` of every policy of a path, `[*batch, steps + 1]`."""
     if equilibrium is None:
         raise ValueError("equilibrium: is None; allowed with measure='kl' are probabilities [*batch, n]")
-    star, shape = np.asarray(equilibrium, np.float64), (*path.log_policy.shape[:-2], path.log_policy.shape[-1])
+    star, shape = as_numbers("equilibrium", equilibrium), (*path.log_policy.shape[:-2], path.log_policy.shape[-1])
     try:
         stars = np.broadcast_to(star, shape)
     except ValueError:

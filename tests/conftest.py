@@ -35,7 +35,8 @@ def group(nodeid: str) -> str:
     if path.rpartition("/")[2] in APART:
         return nodeid
     shared = REAL_DATA.search(nodeid)
-    return shared[1] if shared else path
+    # The page is made once for the tests of its text and for those in a browser.
+    return shared[1] if shared else path.replace("test_page_in_browser.py", "test_page.py")
 
 
 class ByGroup(LoadScopeScheduling):

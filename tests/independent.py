@@ -14,6 +14,33 @@ def exact_kl(p: np.ndarray, q: np.ndarray) -> float:
         return float(sum(a / total_p * ((a / total_p) / (b / total_q)).ln() for a, b in zip(P, Q, strict=True) if a))
 
 
+def draw_games(seed: int, n: int, batch: tuple[int, ...], kind: str) -> np.ndarray:
+    """Games of the kinds of `nashjax.games.random_game`, other ones, `[*batch, n, n]`: nothing is compiled."""
+    rng = np.random.default_rng([seed, n])
+    match kind:
+        case "gaussian":
+            margin = np.tanh(rng.normal(size=(*batch, n, n)) / 2) / 2
+        case "uniform":
+            margin = rng.random((*batch, n, n)) - 0.5
+        case "tournament":
+            margin = rng.integers(0, 2, (*batch, n, n)) - 0.5
+        case "cyclic":
+            place = rng.permuted(np.broadcast_to(np.arange(n), (*batch, n)), axis=-1)
+            ahead = (place[..., None, :] - place[..., :, None]) % n
+            margin = np.where(ahead <= (n - 1) // 2, 0.5, np.where(ahead > n // 2, -0.5, 0.0))
+        case "bradley_terry":
+            rating = rng.normal(size=(*batch, n))
+            margin = np.tanh((rating[..., :, None] - rating[..., None, :]) / 2) / 2
+        case "low_rank":
+            blades, chests = rng.normal(size=(2, *batch, n, 2))
+            ahead = blades @ np.swapaxes(chests, -1, -2)
+            margin = np.tanh((ahead - np.swapaxes(ahead, -1, -2)) / 4) / 2
+        case _:
+            raise ValueError(kind)
+    upper = np.triu(margin, 1)
+    return 0.5 + upper - np.swapaxes(upper, -1, -2)
+
+
 def equilibrium(P: np.ndarray, beta: float, reference: np.ndarray) -> np.ndarray:
     """The regularised equilibrium by damped Newton with continuation in beta, residuals in extended precision.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from independent import equilibrium
+from independent import draw_games, equilibrium
 
 import nashjax as nj
 from nashjax import simplex
@@ -57,7 +57,7 @@ UNREGULARIZED = [method for method in ALGORITHMS if method.betas == (0.0, 0.0)]
 
 @functools.cache
 def drawn(n: int, games: int, kind: str, seed: int) -> np.ndarray:
-    return np.asarray(nj.games.random_game(jax.random.key(seed), n, (games,), kind).preferences)
+    return draw_games(seed, n, (games,), kind)
 
 
 def all_kinds(
@@ -224,6 +224,23 @@ def test_queries_are_counted(method):
     assert int(path.queries[0]) == 1
     assert np.diff(path.queries).max() <= algorithm.queries_per_step
     assert int(path.queries[-1]) == len(asked)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nj.NashMP(eta=0.0), "eta: is 0.0; allowed are finite numbers > 0"),
+        (lambda: nj.NashMP(eta="0.2"), "eta: is '0.2'; allowed are finite numbers > 0"),  # pyright: ignore
+        (lambda: nj.NashMP(eta=np.array([0.1, -1.0])), r"eta\[1\]: is -1.0; allowed are finite"),  # pyright: ignore
+        (lambda: nj.AdaptiveNashMP(shrink=1.0), "shrink: is 1.0; allowed are finite numbers > 0 and < 1"),
+        (lambda: nj.AdaptiveNashMP(growth=np.float32(1)), "growth: is .*1.0.*; allowed are finite"),  # pyright: ignore
+        (lambda: nj.InteriorPoint(max_steps=2.5), "max_steps: is 2.5; allowed are integers >= 1"),  # pyright: ignore
+        (lambda: nj.Newton(max_inner_steps=0), "max_inner_steps: is 0; allowed are integers >= 1"),
+    ],
+)
+def test_a_hyperparameter_that_is_not_valid_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_fixed_step_is_the_papers_and_can_be_set():

@@ -49,6 +49,7 @@ def test_a_key_is_of_either_kind(key):
         (lambda: arguments.check_positive("rate", 10**400), "...; allowed are finite numbers > 0"),
         (lambda: arguments.check_choice("ask", "all", ("one", "two")), "ask: is 'all'; allowed are 'one', 'two'"),
         (lambda: arguments.check_choice("ask", ["one"], ("one",)), "ask: is ['one']; allowed are 'one'"),
+        (lambda: arguments.check_texts("labels", "judge"), "labels: is one text, 'judge'; allowed are lists of texts"),
         (lambda: arguments.check_key("key", 0), "key: is 0; allowed are jax random keys"),
         (lambda: arguments.check_key("key", jax.random.split(jax.random.key(0))), "allowed are jax random keys"),
         (lambda: arguments.check_policy("p", np.array([[0.5, 0.5], [0.5, 0.4]])), "p[1]: sums to 0.9; allowed are"),

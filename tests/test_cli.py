@@ -208,7 +208,7 @@ BAD_INPUT = {
     "beta nan": (BATTLES, ["--beta", "nan"], "--beta: found 'nan'; allowed are finite numbers >= 0"),
     "beta inf": (BATTLES, ["--beta", "inf"], "--beta: found 'inf'"),
     "beta text": (BATTLES, ["--beta", "x"], "--beta: found 'x'"),
-    "beta too large": (MATRIX, ["--beta", "1e39"], "beta: is 1e+39; allowed are 0 or, in float32, 1.18e-38 to"),
+    "beta too large": (MATRIX, ["--beta", "1e39"], "--beta: is 1e+39; allowed are 0 or, in float32, 1.18e-38 to"),
     "tol": (BATTLES, ["--tol", "nan"], "'--tol': found 'nan'; allowed are finite numbers > 0"),
     "tol zero": (BATTLES, ["--tol", "0"], "'--tol': found '0'"),
     "tol text": (BATTLES, ["--tol", "abc"], "'--tol': found 'abc'"),
@@ -234,7 +234,7 @@ BAD_INPUT = {
     "reference shape": (BATTLES, ["--reference", "0.5,0.5"], "found shape [2]; allowed is a probability for each of 3"),
     "reference underflows": (BATTLES, ["--reference", "0.5,0.5,1e-50"], "reference[2]: is 1e-50; allowed are 0 or"),
     "reference": (BATTLES, ["--reference", "0.5,0.6,-0.1"], "entry [2] (z): found -0.1; allowed are probabilities"),
-    "beta too small": (MATRIX, ["--beta", "1e-200"], "beta: is 1e-200; allowed are 0 or, in float32, 1.18e-38 to"),
+    "beta too small": (MATRIX, ["--beta", "1e-200"], "--beta: is 1e-200; allowed are 0 or, in float32, 1.18e-38 to"),
     "output suffix": (MATRIX, ["--output", "o.txt"], "o.txt: found suffix '.txt'; allowed are .json, .csv, .npz"),
     "output is input": (MATRIX, ["--output", "g.csv"], "g.csv: found a file that is read"),
     "format": (MATRIX, ["--format", "excel"], "format: found 'excel'; allowed are array, matrix, pairs, battles"),
@@ -304,7 +304,12 @@ def test_a_matrix_too_large_for_this_machine(tmp_path: Path):
 
 
 def test_usage_errors_have_exit_code_2(tmp_path: Path):
-    for arguments in (["solve"], ["demo", "--games", "0"], ["solve", "x.csv", "--top", "-1"]):
+    for arguments in (
+        ["solve"],
+        ["demo", "--num-games", "0"],
+        ["demo", "--num-games", "1_000"],
+        ["solve", "x.csv", "--top", "-1"],
+    ):
         done = run(*arguments, folder=tmp_path)
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
@@ -315,7 +320,7 @@ def test_usage_errors_have_exit_code_2(tmp_path: Path):
 
 
 def test_demo():
-    done = run("demo", "--games", 30, "--actions", 5, "--kind", "cyclic", "--seed", 3, "--top", 4)
+    done = run("demo", "--num-games", 30, "--num-actions", 5, "--kind", "cyclic", "--seed", 3, "--top", 4)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "30 random games of 5 actions (cyclic), beta = 0.05"
@@ -328,7 +333,7 @@ def test_demo():
 def test_demo_with_bad_options():
     for options, message in [
         (["--kind", "chess"], "--kind: found 'chess'"),
-        (["--beta", "1,2"], "--beta: found '1,2'"),
+        (["--beta", "1,2"], "'--beta': found '1,2'; allowed are finite numbers >= 0"),
     ]:
         done = run("demo", *options)
         assert done.returncode == 2

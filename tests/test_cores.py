@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,19 @@ def test_settings_of_one_thread_reach_all_of_its_games():
     assert nj.solve(P, 0.1, algorithm=nj.NashMP()).policy.dtype == np.float64
     with jax.enable_x64(False):
         assert nj.solve(P, 0.1, algorithm=nj.NashMP()).policy.dtype == np.float32
+
+
+@pytest.mark.skipif(cores.num_cores() < 2, reason="needs two cores")
+def test_threads_that_help_take_over_the_settings_of_the_caller():
+    together = threading.Barrier(2, timeout=30)  # so that each thread has one of the two arguments
+
+    def dtype(_: int) -> Any:
+        together.wait()
+        return jnp.ones(1).dtype
+
+    assert cores.on_all_cores(dtype, [0, 1]) == [jnp.float64, jnp.float64]
+    with jax.enable_x64(False):
+        assert cores.on_all_cores(dtype, [0, 1]) == [jnp.float32, jnp.float32]
 
 
 def test_arrays_may_be_reused_after_a_call():

@@ -6,6 +6,7 @@ One file, though long: all forms of files share what writes them.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import zipfile
@@ -316,9 +317,23 @@ def test_too_large_is_said_before_anything_is_allocated(tmp_path: Path, monkeypa
     assert "found a game of 3 items" in _error(lambda: read_games(matrix))
 
 
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux")
 def test_available_memory_is_known_here():
     available = memory.available_memory()
-    assert available is None or available > 2**20
+    assert available is not None
+    assert 2**20 < available < 2**50
+
+
+def test_a_group_of_processes_has_what_its_limit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "_CGROUPS", ((tmp_path, "most", "used", "cached"),))
+    (tmp_path / "memory.stat").write_text("anon 500\ncached 300\n")
+    (tmp_path / "used").write_text("900\n")
+    (tmp_path / "most").write_text("1000\n")
+    assert memory.available_memory() == 1000 - 900 + 300
+    (tmp_path / "memory.stat").unlink()
+    assert memory.available_memory() == 1000
+    (tmp_path / "most").write_text("max\n")
+    assert memory.available_memory() != 1000
 
 
 # --- references ---
@@ -406,12 +421,21 @@ def test_json_of_one_game(tmp_path: Path):
     write_answer(tmp_path / "o.json", answer)
     written = json.loads((tmp_path / "o.json").read_text())
     assert list(written) == [
-        "items", "beta", "policy", "payoffs", "exploitability", "kl_bound", "queries", "status",
+        "items", "beta", "policy", "payoffs", "mean_win_rate", "comparisons",
+        "exploitability", "kl_bound", "queries", "status",
     ]  # fmt: skip
+    assert written["comparisons"] == [4, 5, 6]
     assert written["items"] == list(answer.items)
     assert written["policy"] == answer.policy.tolist()  # to the last digit
     assert (written["beta"], written["queries"], written["status"]) == (0.1, 7, "CONVERGED")
     assert written["kl_bound"] == 1e-6
+
+
+def test_no_name_in_a_csv_file_is_a_formula(tmp_path: Path):
+    answer = dataclasses.replace(make_answer(), items=("=HYPERLINK(1)", "@x", "y=z"))
+    write_answer(tmp_path / "o.csv", answer)
+    with open(tmp_path / "o.csv", newline="", encoding="utf-8") as stream:
+        assert [row["item"] for row in csv.DictReader(stream)] == ["'=HYPERLINK(1)", "'@x", "y=z"]
 
 
 def test_json_of_a_batch_at_beta_0_has_no_infinity(tmp_path: Path):
@@ -425,6 +449,8 @@ def test_json_of_a_batch_at_beta_0_has_no_infinity(tmp_path: Path):
     assert np.shape(written["policy"]) == (2, 4, 3)
     assert written["policy"][1][2] == [None, None, None]
     assert written["kl_bound"] == [[None] * 4] * 2
+    assert written["comparisons"] is None
+    assert np.shape(written["mean_win_rate"]) == (2, 4, 3)
     assert written["status"] == [["CONVERGED"] * 4] * 2
 
 
@@ -454,7 +480,7 @@ def test_npz(tmp_path: Path):
     write_answer(tmp_path / "o.npz", answer)
     with np.load(tmp_path / "o.npz", allow_pickle=False) as written:
         assert set(written) == {
-            "items", "beta", "policy", "payoffs", "exploitability", "kl_bound", "queries", "status",
+            "items", "beta", "policy", "payoffs", "mean_win_rate", "exploitability", "kl_bound", "queries", "status",
         }  # fmt: skip
         assert tuple(written["items"]) == answer.items
         np.testing.assert_array_equal(written["policy"], answer.policy)

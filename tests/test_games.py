@@ -1,5 +1,4 @@
 import os
-import re
 from typing import Any
 
 import jax
@@ -27,7 +26,7 @@ def compiled_as_by_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("compiled_as_by_users")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("n", [2, 7, 32])
+@pytest.mark.parametrize("n", [2, 39])  # vectors of the processor in whole, and what is left
 @pytest.mark.parametrize("kind", KINDS)
 def test_generated_games_are_exact_and_reproducible(kind, n, dtype):
     with jax.enable_x64(dtype == "float64"):
@@ -175,7 +174,7 @@ def test_a_query_is_linear_broadcasts_and_asks_for_full_precision():
     newton = jax.jit(lambda P: nj.solve(P, 0.1, algorithm=nj.Newton())).lower(large.preferences)
     text = newton.as_text()
     # A factorisation in the dtype of the game; what product it has outside of that asks for full precision too.
-    assert re.search(r"getrf.*f64|lu.*f64", text)
+    assert "lapack_dgetrf" in text
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert products
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)

@@ -29,7 +29,8 @@ def test_derivatives_of_a_batch_are_those_of_its_games(n):
     weights = np.random.default_rng(0).normal(size=(3, n))
 
     def value(P, weights):
-        return jnp.sum(weights * nj.solve(P, 0.05, tol=1e-13).log_policy)
+        solution = nj.solve(P, 0.05, tol=1e-26, algorithm=nj.NashMP())
+        return jnp.sum(weights * solution.log_policy)
 
     gradient = jax.jit(jax.grad(value))
     whole = gradient(P, weights)

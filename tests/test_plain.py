@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from independent import draw_games
 from scipy.optimize import linprog
 from test_data import every_set, load, solve_all
 
@@ -59,7 +60,7 @@ def test_real_data(data, name):
 def test_every_random_game(dtype):
     """Every game of every kind, ties and copies too; where a linear program finds the same support, the same policy."""
     n, tol = 12, 1e-12 if dtype == "float64" else 1e-6
-    drawn = [np.asarray(nj.games.random_game(jax.random.key(8), n, (8,), kind).preferences) for kind in KINDS]
+    drawn = [draw_games(8, n, (8,), kind) for kind in KINDS]
     tied = np.round(2 * drawn[1]) / 2
     copied = drawn[2][:, np.arange(n) // 2][:, :, np.arange(n) // 2]
     P = np.concatenate([*drawn, tied, copied]).astype(dtype)
@@ -69,6 +70,7 @@ def test_every_random_game(dtype):
     exact = 0.5 + (P.astype(float) - np.swapaxes(P, 1, 2)) / 2
     assert (np.einsum("bij,bj->bi", exact, p).max(1) - 0.5 <= tol + 1.2e-7 * (dtype == "float32")).all()
     unique = nj.metrics.uniqueness(exact, p / p.sum(1, keepdims=True))
+    assert unique.unique.sum() >= 24
     for i in np.flatnonzero(unique.unique):
         np.testing.assert_allclose(p[i], maximin(exact[i]), atol=1e-8 if dtype == "float64" else 2e-3)
     if dtype == "float64":

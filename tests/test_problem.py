@@ -59,12 +59,14 @@ def test_exploitability_without_regularisation_is_the_best_payoff_over_one_half(
     response = np.asarray(nj.metrics.best_response(P, p, 0.0, r))
     assert np.argmax(response) == np.argmax(P @ p)
     np.testing.assert_allclose(response.max(), 1)
-    # An action that the reference excludes is no response.
+    # An action that the reference excludes is no response, and not to be played.
     allowed = np.where(np.arange(8) == np.argmax(P @ p), 0.0, 1.0)
     allowed /= allowed.sum()
-    np.testing.assert_allclose(
-        nj.metrics.exploitability(P, p, 0.0, allowed), np.sort(P @ p)[-2] - 0.5, rtol=1e-12, atol=1e-15
-    )
+    q = p * (allowed > 0) / p[allowed > 0].sum()
+    expected = np.where(allowed > 0, P @ q, -np.inf).max() - 0.5
+    np.testing.assert_allclose(nj.metrics.exploitability(P, q, 0.0, allowed), expected, rtol=1e-12, atol=1e-15)
+    assert nj.metrics.exploitability(P, p, 0.0, allowed) == np.inf
+    assert nj.metrics.exploitability(P, p, 0.1, allowed) == np.inf
 
 
 @settings(deadline=None, max_examples=40)

@@ -165,20 +165,6 @@ def test_games_that_a_trace_closes_over():
         jax.jit(lambda b: solve(np.where(np.eye(3)[::-1] > 0, np.nan, 0.5), b).policy)(0.1)
 
 
-@pytest.mark.parametrize("algorithm", [None, nj.AdaptiveNashMP()])
-def test_inside_shard_map(algorithm):
-    """Games sharded over a mesh of one device; benchmarks and larger meshes are a matter of more devices only."""
-    mesh = jax.make_mesh((1,), ("games",), axis_types=(jax.sharding.AxisType.Auto,))
-    spec = jax.sharding.PartitionSpec("games")
-    P = nj.games.random_game(jax.random.key(0), 5, (4,)).preferences
-
-    def solve(P):
-        return nj.solve(P, 0.05, algorithm=algorithm, tol=1e-12).policy
-
-    mapped = jax.jit(jax.shard_map(solve, mesh=mesh, in_specs=spec, out_specs=spec))
-    np.testing.assert_allclose(mapped(P), solve(P), atol=1e-12)
-
-
 def test_empty_batches_are_solved():
     for block_size in (None, 2):
         assert nj.solve(np.zeros((0, 3, 3)), 0.1, block_size=block_size).policy.shape == (0, 3)

@@ -8,8 +8,9 @@ from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from nashjax.arguments import check_number
+from nashjax.arguments import check_all, check_number
 from nashjax.problem import RegularizedGame
 
 UNREGULARIZED_STEP = 1 / 8
@@ -145,9 +146,12 @@ def decreasing_step(problem: RegularizedGame, steps: jax.Array) -> jax.Array:
 
 
 def check_hyperparameter(name: str, value: object, low: float, high: float, *, closed: bool = False) -> None:
-    """Raise ValueError unless a plain number lies between `low` and `high`, `low` itself allowed if `closed`.
+    """Raise ValueError unless numbers lie between `low` and `high`, `low` itself allowed if `closed`.
 
-    Arrays are not looked at: they may be traced, or stand for no value at all while jax rebuilds a pytree.
+    Arrays of jax are not looked at: they may be traced; nor is what stands for no value while jax rebuilds a pytree.
     """
-    if isinstance(value, Real):
+    if isinstance(value, (Real, str)):
         check_number(name, value, low, high, open_at=(high,) if closed else (low, high))
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        good = np.isfinite(value) & ((value >= low) if closed else (value > low)) & (value < high)
+        check_all(name, value, good, f"finite numbers {'>=' if closed else '>'} {low:g} and < {high:g}")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import linear, simplex
-from nashjax.algorithms.base import check_hyperparameter
+from nashjax.arguments import check_integer
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
 
@@ -48,8 +48,9 @@ class InteriorPoint:
     policy with a level above its payoffs is a strictly feasible start. A step is a damped Newton step towards
     `p_i w_i = sigma mu`, with one matrix for both of its directions: `I - S A S`, `S = diag(sqrt(p / w))`, the
     skew-symmetric system of spec 3. Needs 5 to 25 steps whatever the size. Ends in the middle of the set of
-    equilibria: `solve` at `beta = 0` uses it to find the support (spec 3). Plays the plain game at every `beta`, from
-    the uniform policy whatever `initial` says. The game must offer its matrix, `dense()`.
+    equilibria: `solve` at `beta = 0` uses it to find the support (spec 3). Starts from the uniform policy whatever
+    `initial` says. The game must offer its matrix, `dense()`. It takes no account of `beta`, so at `beta > 0` it does
+    not converge to the regularised equilibrium and a solve ends with `Status.MAX_QUERIES`.
 
     Mehrotra 1992, "On the implementation of a primal-dual interior point method".
 
@@ -62,7 +63,7 @@ class InteriorPoint:
     max_steps: int = dataclasses.field(default=100, metadata={"static": True})
 
     def __post_init__(self):
-        check_hyperparameter("max_steps", self.max_steps, 1, float("inf"), closed=True)
+        check_integer("max_steps", self.max_steps, 1)
 
     def init(self, problem: RegularizedGame, log_policy: jax.Array) -> InteriorPointState:
         """Start from the uniform policy on the allowed actions: one query."""

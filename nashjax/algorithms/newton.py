@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from nashjax import simplex
 from nashjax.algorithms.base import BasicState, check_hyperparameter
+from nashjax.arguments import check_integer
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
 
@@ -83,7 +84,7 @@ class Newton:
         check_hyperparameter("shrink", self.shrink, 0, 1)
         check_hyperparameter("decrease", self.decrease, 0, 1)
         check_hyperparameter("largest_eta", self.largest_eta, 0, math.inf)
-        check_hyperparameter("max_inner_steps", self.max_inner_steps, 1, math.inf, closed=True)
+        check_integer("max_inner_steps", self.max_inner_steps, 1)
         check_hyperparameter("max_steps", self.max_steps, 1, math.inf, closed=True)
 
     def init(self, problem: RegularizedGame, log_policy: jax.Array) -> NewtonState:

@@ -1,4 +1,4 @@
-"""The commands for language models, `nashjax finetune` and `nashjax generate`; heavy imports are in the functions."""
+"""`nashjax finetune`: a language model learns from a judge; heavy imports are in the functions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from nashjax.commands.options import Seed
 from nashjax.commands.terminal import errors_in_one_line, library_errors, number_option, put
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, quoted, unreadable, visible
+from nashjax.files.write import write_whole
 
 if TYPE_CHECKING:
     from nashjax import lm
@@ -25,7 +26,17 @@ _ADDRESSES = ("http://", "https://")
 _SETTINGS = {"model", "gguf", "lora_rank", "dtype", "answer_length", "demo", "judge", "judge_model"}
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 10, 32
 
-_Count = number_option(1, whole=True)
+Count = number_option(1, whole=True)
+_OPTIONS = {
+    "path": "--gguf",
+    "folder": "--model",
+    "method": "--method",
+    "dtype": "--dtype",
+    "lora_rank": "--lora-rank",
+    "prompts_per_step": "--prompts-per-step",
+    "samples_per_prompt": "--samples",
+}
+"""What the library calls its arguments, and what the user gives."""
 
 
 def finetune(
@@ -58,12 +69,12 @@ def finetune(
         float,
         typer.Option(parser=number_option(0, closed=False), metavar="NUMBER", help="Pull to the first model, > 0."),
     ] = 0.05,
-    steps: Annotated[int, typer.Option(parser=_Count, metavar="INTEGER", help="How many steps to make.")] = 400,
+    steps: Annotated[int, typer.Option(parser=Count, metavar="INTEGER", help="How many steps to make.")] = 400,
     answer_length: Annotated[
-        int | None, typer.Option(parser=_Count, metavar="INTEGER", help="Most tokens of an answer; default 32.")
+        int | None, typer.Option(parser=Count, metavar="INTEGER", help="Most tokens of an answer; default 32.")
     ] = None,
     prompts_per_step: Annotated[
-        int | None, typer.Option(parser=_Count, metavar="INTEGER", help="Prompts in a step; default 8, or all.")
+        int | None, typer.Option(parser=Count, metavar="INTEGER", help="Prompts in a step; default 8, or all.")
     ] = None,
     samples: Annotated[
         int | None,
@@ -100,7 +111,7 @@ def finetune(
     Without options: a demonstration, a tiny model that learns rock, paper, scissors. All of its answers can be listed,
     so it ends by comparing what was learnt with the exact equilibrium.
     """
-    with errors_in_one_line(), library_errors():
+    with errors_in_one_line(), library_errors(**_OPTIONS):
         from nashjax import lm
 
         demo = prompts is None
@@ -130,7 +141,7 @@ def finetune(
             raise bad_input("--answer-length", str(answer_length), "is 3 in the demonstration")
         _check_output(output, resume, settings)
         listed = lm.ListedGame(lora_rank=settings["lora_rank"]) if demo else None
-        policy = _policy(settings) if listed is None else listed.policy
+        policy = first_policy(settings) if listed is None else listed.policy
         texts = read_prompts(prompts) if prompts is not None else []
         held_out = texts[::_HELD_OUT_SHARE][:_MOST_HELD_OUT] if len(texts) > 1 else []
         training = [text for text in texts if text not in held_out] if listed is None else listed.prompts
@@ -147,7 +158,7 @@ def finetune(
             output.mkdir(parents=True, exist_ok=True)
         with make_judge(judge, judge_model, output) as compare:
             if output is not None:  # a command that could not begin can be given again
-                (output / RUN_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+                write_whole(output / RUN_FILE, (json.dumps(settings, indent=1) + "\n").encode())
             try:
                 _run(policy, listed, training, held_out, compare, chosen, beta, steps, settings, seed, output)
             except lm.JudgeError as error:
@@ -226,51 +237,6 @@ def _show_equilibrium(listed: lm.ListedGame, game: Any, params: Any, beta: float
     put("\n".join(lines) + "\n")
 
 
-def generate(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a finished run.", show_default=False)],
-    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="What to answer; repeatable.")] = None,
-    prompts: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="Prompts in a file.")] = None,
-    samples: Annotated[int, typer.Option(parser=_Count, metavar="INTEGER", help="Answers to each prompt.")] = 1,
-    answer_length: Annotated[
-        int | None, typer.Option(parser=_Count, metavar="INTEGER", help="Most tokens of an answer; default the run's.")
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option(parser=number_option(0), metavar="NUMBER", help="0 takes the likeliest tokens.")
-    ] = 1.0,
-    top_p: Annotated[
-        float,
-        typer.Option(parser=number_option(0, closed=False, high=1), metavar="NUMBER", help="Share to draw from."),
-    ] = 1.0,
-    seed: Seed = 0,
-) -> None:
-    """Answer prompts with the model that a run has learnt; one line of JSON for each answer."""
-    with errors_in_one_line(), library_errors():
-        import jax
-
-        from nashjax import lm
-
-        settings = _read_run(folder)
-        texts = list(prompt or []) + ([] if prompts is None else read_prompts(prompts))
-        if not texts and not settings["demo"]:
-            raise BadInput("--prompt: is missing; give that or --prompts")
-        policy = lm.ListedGame(lora_rank=settings["lora_rank"]).policy if settings["demo"] else _policy(settings)
-        texts = texts or list(lm.ListedGame().prompts)
-        params = lm.load_weights(folder / WEIGHTS_FILE, policy.params)
-        length = answer_length or settings["answer_length"]
-        tokens = policy.encode(texts, length)
-        key = jax.random.key(seed)
-        drawn = policy.sample(params, key, tokens, samples, length, temperature=temperature, top_p=top_p)[0]
-        for text, answers in zip(texts, policy.decode(drawn), strict=True):
-            for answer in answers:
-                put(_json_line({"prompt": text, "answer": answer}))
-
-
-def _json_line(fields: dict[str, str]) -> str:
-    """One line, readable, and without characters that would end it or steer a terminal."""
-    line = json.dumps(fields, ensure_ascii=False)
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line) + "\n"
-
-
 def read_prompts(path: Path) -> list[str]:
     """Prompts of a JSON Lines file, objects with `prompt` or texts.
 
@@ -344,7 +310,7 @@ def _function(text: str) -> Callable[..., Any]:
     return found
 
 
-def _policy(settings: dict[str, Any]) -> lm.LanguagePolicy:
+def first_policy(settings: dict[str, Any]) -> lm.LanguagePolicy:
     """The model that a run starts from."""
     from nashjax import lm
 
@@ -373,7 +339,7 @@ def _check_output(output: Path | None, resume: bool, settings: dict[str, Any]) -
     if resume and not begun:
         raise BadInput(f"--resume: {visible(str(output))} holds no run")
     if begun:
-        for name, value in _settings(output).items():
+        for name, value in read_settings(output, "--output").items():
             if settings.get(name) != value:
                 option = f"--{name.replace('_', '-')}"
                 raise bad_input(
@@ -381,18 +347,12 @@ def _check_output(output: Path | None, resume: bool, settings: dict[str, Any]) -
                 )
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path, named: str) -> dict[str, Any]:
+    """What the run in a folder was asked; raises BadInput, which begins with `named`, where there is none."""
     try:
         settings = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         if set(settings) != _SETTINGS:
             raise ValueError
     except (OSError, ValueError, TypeError):
-        raise bad_input("FOLDER", f"no run in {quoted(str(folder))}", "are outputs of nashjax finetune") from None
-    return settings
-
-
-def _read_run(folder: Path) -> dict[str, Any]:
-    settings = _settings(folder)
-    if not (folder / WEIGHTS_FILE).exists():
-        raise BadInput(f"FOLDER: the run in {visible(str(folder))} has not ended; finetune --resume goes on with it")
+        raise bad_input(named, f"no run in {quoted(str(folder))}", "are outputs of nashjax finetune") from None
     return settings

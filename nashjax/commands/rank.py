@@ -108,7 +108,7 @@ def rank(
     preferred over that mixture; intervals are by bootstrap. The ranking goes to standard output, warnings and progress
     to standard error. Exit code 0: solved; 1: not solved to the tolerance; 2: an input cannot be used.
     """
-    with errors_in_one_line(), library_errors():
+    with errors_in_one_line(), library_errors(ties="--ties"):
         if output is not None:
             check_output(output, file, suffixes=(".json", ".csv", ".html"))
         if plot is not None:
@@ -207,7 +207,7 @@ def _rank_all(parts: Mapping[str, Battles], bootstrap: int, options: dict[str, A
                 return ranking.rank(part, on_progress=lambda done: show(before + done, "resamples"), **options)
 
             try:
-                with library_errors():
+                with library_errors(ties="--ties"):
                     found[name] = interruptible(work)
             except BadInput as error:
                 raise BadInput(f"{visible(name) + ': ' if name else ''}{error}") from None
@@ -219,8 +219,9 @@ def _print(file: Path, rankings: Mapping[str, Ranking], top: int) -> None:
     with console.capture() as shown:
         for name, ranking in rankings.items():
             group = f", {visible(name)}" if name else ""
-            counted = f"{ranking.comparisons.sum() / 2:.10g} comparisons"
-            console.print(f"{visible(str(file))}{group}: {len(ranking.items)} items, {counted}")
+            items = report.counted(len(ranking.items), "item")
+            compared = report.counted(ranking.comparisons.sum() / 2, "comparison")
+            console.print(f"{visible(str(file))}{group}: {items}, {compared}")
             console.print(f"beta = {ranking.beta:g}, {_resampling(ranking)}\n")
             _print_table(console, ranking, top)
             for sentence in _sentences(ranking):
@@ -242,7 +243,8 @@ def _resampling(ranking: Ranking) -> str:
         return "no intervals"
     drawn = f"clusters of {visible(str(how['cluster']))}" if how["cluster"] else "comparisons"
     bayesian = "Bayesian " if how["kind"] == "bayesian" else ""
-    return f"{100 * how['level']:g} % intervals by {ranking.bootstrap} {bayesian}resamples of {drawn}"
+    resamples = report.counted(ranking.bootstrap, f"{bayesian}resample")
+    return f"{100 * how['level']:g} % intervals by {resamples} of {drawn}"
 
 
 def _print_table(console: Console, ranking: Ranking, top: int) -> None:

@@ -58,7 +58,7 @@ def show_mixture(console: Console, answer: Answer, index: tuple[int, ...], top: 
     if len(shown) < len(order):
         rest = policy[order[len(shown) :]].sum()
         console.print(
-            f"{_more(len(order) - len(shown), 'item')} with {_probability(rest)} together (--top 0 shows all).\n"
+            f"{counted(len(order) - len(shown), 'more item')} with {_probability(rest)} together (--top 0 shows all).\n"
         )
     _print_sentences(console, certificate(answer, index))
 
@@ -86,7 +86,7 @@ def show_games(console: Console, answer: Answer, top: int) -> None:
     headers += ["effective\nsupport", "exploit-\nability", "KL\nbound", "queries", "status"]
     print_table(console, headers, rows, name_column=headers.index("leading\nitem"))
     if len(rows) < len(indices):
-        console.print(f"{_more(len(indices) - len(rows), 'row')} (--top 0 shows all).\n")
+        console.print(f"{counted(len(indices) - len(rows), 'more row')} (--top 0 shows all).\n")
     solved = int((answer.status == Status.CONVERGED.name).sum())
     console.print(f"{solved} of {len(indices)} solved, with {int(answer.queries.max())} queries at most.")
     # NaN, where a game is not valid, counts as the worst.
@@ -139,9 +139,15 @@ def data_warnings(game: GameFile) -> list[str]:
 def title(path: Path, game: GameFile) -> str:
     """Say what a file holds, in a line."""
     batch = game.preferences.shape[:-2]
-    games = f"{math.prod(batch)} games of {len(game.items)} items" if batch else f"{len(game.items)} items"
-    counted = "" if game.comparisons is None else f", {game.comparisons.sum() / 2:.10g} comparisons"
-    return f"{visible(str(path))}: {games}{counted}"
+    items = counted(len(game.items), "item")
+    games = f"{counted(math.prod(batch), 'game')} of {items}" if batch else items
+    compared = "" if game.comparisons is None else f", {counted(game.comparisons.sum() / 2, 'comparison')}"
+    return f"{visible(str(path))}: {games}{compared}"
+
+
+def counted(number: float, noun: str) -> str:
+    """The number with its noun, in the plural unless it is 1."""
+    return f"{number:.10g} {noun}{'' if number == 1 else 's'}"
 
 
 def print_table(console: Console, headers: list[str], rows: list[list[str]], name_column: int) -> None:
@@ -170,10 +176,6 @@ def print_table(console: Console, headers: list[str], rows: list[list[str]], nam
 def _print_sentences(console: Console, sentences: list[str]) -> None:
     for sentence in sentences:
         console.print(sentence, width=min(console.width, _TEXT_WIDTH))
-
-
-def _more(number: int, noun: str) -> str:
-    return f"{number} more {noun}{'' if number == 1 else 's'}"
 
 
 def _probability(p: float) -> str:

@@ -14,7 +14,7 @@ import typer
 import nashjax as nj
 from nashjax.arguments import LARGEST_INT, LARGEST_SEED
 from nashjax.commands import report
-from nashjax.commands.options import Double, ItemA, ItemB, Prior, TieWords, Tolerance, Top, Winner, check_kind
+from nashjax.commands.options import Double, ItemA, ItemB, OneBeta, Prior, TieWords, Tolerance, Top, Winner, check_kind
 from nashjax.commands.terminal import (
     NOT_CONVERGED,
     errors_in_one_line,
@@ -110,14 +110,14 @@ def solve(
 
 
 def demo(
-    games: Annotated[
+    num_games: Annotated[
         int, typer.Option(parser=number_option(1, whole=True), metavar="INTEGER", help="How many games.")
     ] = 1024,
-    actions: Annotated[
+    num_actions: Annotated[
         int,
         typer.Option(parser=number_option(2, whole=True), metavar="INTEGER", help="How many actions each game has."),
     ] = 20,
-    beta: Annotated[str, typer.Option(metavar="NUMBER", help="Regularisation, >= 0.")] = "0.05",
+    beta: OneBeta = 0.05,
     kind: Annotated[str, typer.Option(metavar="KIND", help=f"How games are drawn: {', '.join(KINDS)}.")] = "gaussian",
     seed: Annotated[
         int,
@@ -133,14 +133,12 @@ def demo(
 ) -> None:
     """Make random games, solve them all in one call, and show the certificates."""
     with errors_in_one_line():
-        betas = _parse_betas([beta], default=0.05)
-        if betas.size > 1:
-            raise bad_input("--beta", quoted(beta), "is one number")
+        betas = np.array([beta])
         check_kind(kind)
-        check_game_memory("demo", actions, games)
+        check_game_memory("demo", num_actions, num_games)
         jax.config.update("jax_enable_x64", x64)
-        drawn = nj.games.random_game(jax.random.key(seed), actions, (games,), kind=kind)
-        game = GameFile(tuple(map(str, range(actions))), np.asarray(drawn.preferences, np.float64))
+        drawn = nj.games.random_game(jax.random.key(seed), num_actions, (num_games,), kind=kind)
+        game = GameFile(tuple(map(str, range(num_actions))), np.asarray(drawn.preferences, np.float64))
         start = time.perf_counter()
         _solve(game, betas, None, tol=tol, x64=x64)
         compiled = time.perf_counter()
@@ -149,7 +147,7 @@ def demo(
         answer = _gather(game, betas, solution)
         console = report.make_console()
         with console.capture() as shown:
-            console.print(f"{games} random games of {actions} actions ({kind}), beta = {betas[0]:g}\n")
+            console.print(f"{num_games} random games of {num_actions} actions ({kind}), beta = {betas[0]:g}\n")
             report.show_games(console, answer, top)
             console.print(f"Took {compiled - start:.2f} s with compilation, {end - compiled:.3f} s once compiled.")
         put(shown.get())
@@ -174,7 +172,7 @@ def _solve(
     def run() -> nj.Solution:
         return jax.block_until_ready(nj.solve(preferences, beta, reference=reference, tol=tol, max_queries=max_queries))
 
-    with library_errors():
+    with library_errors(beta="--beta", tol="--tol"):
         return interruptible(run)
 
 

@@ -11,6 +11,7 @@ import typer
 import nashjax as nj
 from nashjax.arguments import LARGEST_SEED
 from nashjax.commands.options import Double, OneBeta, Tolerance, check_kind
+from nashjax.commands.report import counted
 from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, library_errors, number_option, put, warn
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, visible
@@ -104,10 +105,11 @@ def sweep(
                 raise BadInput(f"{missing[0]}: is missing; allowed are all of {', '.join(by_hand)}, or --distributed")
             _join("--distributed" if distributed else "--coordinator", coordinator, num_processes, process_id)
 
-        with library_errors():
+        with library_errors(beta="--beta", tol="--tol"):
             done = nj.sweep(source, output, beta=beta, tol=tol, chunk_size=chunk_size, notify=warn)
         ends = ", ".join(f"{count} {name}" for name, count in done.statuses.items() if count)
-        put(f"{done.games} games: {ends}.\nWritten to {visible(str(output))}, {done.shards} shards.\n")
+        put(f"{counted(done.games, 'game')}: {ends}.\n")
+        put(f"Written to {visible(str(output))}, {counted(done.shards, 'shard')}.\n")
         raise typer.Exit(0 if done.converged else NOT_CONVERGED)
 
 

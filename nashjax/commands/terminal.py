@@ -30,7 +30,7 @@ def number_option(
 
     def read(text: object) -> float | int:
         try:
-            value = int(str(text)) if whole else number(str(text))
+            value = number(str(text), int if whole else float)
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and low <= value <= high and (closed or value > low)):
@@ -84,14 +84,16 @@ def warn(sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def library_errors() -> Iterator[None]:
-    """Turn what the library refuses, a missing extra, files and devices that fail, and numbers lost into `BadInput`."""
+def library_errors(**options: str) -> Iterator[None]:
+    """Turn what the library refuses, a missing extra, files and devices that fail, and numbers lost into `BadInput`.
+
+    `options` are the arguments of the library that the user knows by another name, that of an option.
+    """
     try:
         yield
-    except BadInput:
-        raise
     except (ImportError, ValueError, FloatingPointError) as error:
-        raise BadInput(visible(str(error))) from None
+        argument, colon, what = str(error).partition(":")
+        raise BadInput(visible(options.get(argument, argument) + colon + what)) from None
     except OSError as error:
         where = "a file" if error.filename is None else str(error.filename)
         raise BadInput(visible(f"{where}: cannot be read or written: {error.strerror or error}")) from None

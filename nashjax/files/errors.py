@@ -36,11 +36,11 @@ def shortened(name: str, limit: int = 60) -> str:
     return visible(name if len(name) <= limit else f"{name[:limit]}...")
 
 
-def number(text: str) -> float:
-    """The number a text stands for; raises ValueError for anything else, such as Python's `1_000`."""
+def number(text: str, kind: type[float] = float) -> float:
+    """The number a text stands for, an int for `kind=int`; raises ValueError for all else, such as Python's `1_000`."""
     if "_" in text:
         raise ValueError(text)
-    return float(text)
+    return kind(text)
 
 
 def quoted(text: str, limit: int = 60) -> str:

@@ -10,7 +10,11 @@ from nashjax.files.errors import BadInput, visible
 # Reading, checking and solving hold the matrices about this often at a time, in double precision; measured 5 times.
 _BYTES_PER_ENTRY = 6 * 8
 
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of each version: the folder, its files of what a group may use and does use, and the part that can be had back."""
 
 
 def check_game_memory(where: object, num_items: int, num_games: int = 1) -> None:
@@ -31,7 +35,7 @@ def check_memory(where: object, found: str, needed: int) -> None:
 
 def available_memory() -> int | None:
     """The bytes of memory that can still be used, or None where the system does not tell."""
-    known = [limit for limit in (_free_memory(), *map(_number_in, _CGROUP_LIMITS)) if limit is not None]
+    known = [limit for limit in (_free_memory(), *(_free_in_group(*names) for names in _CGROUPS)) if limit is not None]
     return min(known, default=None)
 
 
@@ -46,6 +50,17 @@ def _free_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # not a POSIX system, or one without these names
         return None
+
+
+def _free_in_group(folder: Path, limit: str, usage: str, cached: str) -> int | None:
+    most, used = _number_in(folder / limit), _number_in(folder / usage)
+    if most is None:
+        return None
+    try:
+        fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(most - (used or 0) + int(fields.get(cached, 0)), 0)
+    except (OSError, ValueError):
+        return most
 
 
 def _number_in(path: Path) -> int | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nashjax.arguments import check_texts
 from nashjax.files.arrays import read_game_array
 from nashjax.files.counts import preferences_of_counts
 from nashjax.files.errors import BadInput, bad_input, quoted, visible
@@ -73,6 +74,7 @@ def read_games(
       BadInput: a `ValueError` whose one line names the place, what was found there, and what is allowed.
     """
     path, columns = Path(path), columns or Columns()
+    check_texts("tie_words", tie_words)
     if format not in (None, *FORMATS):
         raise bad_input("format", quoted(format), f"are {', '.join(FORMATS)}")
     if not (math.isfinite(prior) and prior >= 0):

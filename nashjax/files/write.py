@@ -12,11 +12,13 @@ import os
 import secrets
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from nashjax.files.errors import bad_input, quoted, unwritable
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +109,19 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         beside.unlink(missing_ok=True)
 
 
+def harmless(name: str) -> str:
+    """A name that no spreadsheet takes for a formula: one that begins like one gets an apostrophe in front."""
+    return f"'{name}" if name.startswith(_FORMULA) else name
+
+
 def _as_json(answer: Answer) -> bytes:
     fields = {
         "items": list(answer.items),
         "beta": answer.beta.tolist(),
         "policy": _nulls(answer.policy.tolist()),
         "payoffs": _nulls(answer.payoffs.tolist()),
+        "mean_win_rate": answer.mean_win_rate.tolist(),
+        "comparisons": None if answer.comparisons is None else answer.comparisons.tolist(),
         "exploitability": _nulls(answer.exploitability.tolist()),
         "kl_bound": _nulls(answer.kl_bound.tolist()),
         "queries": answer.queries.tolist(),
@@ -141,7 +150,7 @@ def _as_csv(answer: Answer) -> bytes:
         game = [answer.game_name(index)] if answer.is_batch else []
         beta = float(answer.beta[index])
         rows = zip(
-            answer.items,
+            map(harmless, answer.items),
             answer.policy[index].tolist(),
             answer.payoffs[index].tolist(),
             answer.mean_win_rate[index].tolist(),
@@ -155,18 +164,22 @@ def _as_csv(answer: Answer) -> bytes:
 
 
 def _as_npz(answer: Answer) -> bytes:
-    stream = io.BytesIO()
-    np.savez(
-        stream,
-        items=np.array(answer.items),
-        beta=answer.beta,
-        policy=answer.policy,
-        payoffs=answer.payoffs,
-        exploitability=answer.exploitability,
-        kl_bound=answer.kl_bound,
-        queries=answer.queries,
-        status=answer.status,
+    names = (
+        "beta",
+        "policy",
+        "payoffs",
+        "mean_win_rate",
+        "comparisons",
+        "exploitability",
+        "kl_bound",
+        "queries",
+        "status",
     )
+    arrays: dict[str, Any] = {name: getattr(answer, name) for name in names}
+    if answer.comparisons is None:
+        del arrays["comparisons"]
+    stream = io.BytesIO()
+    np.savez(stream, items=np.array(answer.items), **arrays)
     return stream.getvalue()
 
 

@@ -70,14 +70,16 @@ class LanguageGame:
         return jnp.concatenate([whole, drawn])
 
     def sample(
-        self, params: Params, key: jax.Array, contexts: jax.Array, num: int, reference_share: float = 0.0
+        self, params: Params, key: jax.Array, contexts: jax.Array, num: int, reference_share: jax.Array | float = 0.0
     ) -> Tokens:
         """Draw `num` answers to each prompt."""
         members = mixture(params, self.reference, reference_share)
         prompts = self._prompts(contexts)
         return generate(self.decoder, members, key, prompts, num, self.length, stop=self.stop, bias=self.bias)[0]
 
-    def log_prob(self, params: Params, contexts: jax.Array, actions: Tokens, reference_share: float = 0.0) -> jax.Array:
+    def log_prob(
+        self, params: Params, contexts: jax.Array, actions: Tokens, reference_share: jax.Array | float = 0.0
+    ) -> jax.Array:
         """Log-probabilities of answers, `[contexts, samples]`."""
         members = mixture(params, self.reference, reference_share)
         by_token = log_probs(self.decoder, members, self._prompts(contexts), actions, bias=self.bias)

@@ -12,7 +12,7 @@ from flax import nnx
 
 from nashjax.lm.llama import Llama, LlamaConfig, LlamaDecoder
 from nashjax.lm.policy import LanguagePolicy
-from nashjax.lm.tokenizers import LibraryTokenizer
+from nashjax.lm.tokenizers import LibraryTokenizer, chat_template
 
 _BLOCK = {
     "attn_norm": "attention_norm",
@@ -193,31 +193,6 @@ def _fill(config: LlamaConfig, weights: Any, key: jax.Array) -> Llama:
 def _halves(weight: np.ndarray, head: int) -> np.ndarray:
     """Rows `[outputs, inputs]` from the order of GGUF, pairs side by side, to that of `rotate`, halves."""
     return weight.reshape(-1, head // 2, 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
-
-
-def chat_template(template: str, first: str = "", end: str = "") -> str:
-    """A jinja chat template as the text around one prompt of a user.
-
-    Args:
-      template: a program.
-      first: name of the token that begins a text, as the template may want it.
-      end: of the one that ends it.
-    """
-    if "{prompt}" in template:
-        return template
-    try:
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as error:
-        raise ImportError(f'chat templates need {error.name}: python -m pip install "nashjax[lm]"') from error
-    messages = [{"role": "user", "content": "{prompt}"}]
-    try:
-        read = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
-        rendered = read.render(messages=messages, add_generation_prompt=True, bos_token=first, eos_token=end)
-    except Exception as error:  # a template is a program
-        raise ValueError(f"{type(error).__name__}: {error}") from None
-    if "{prompt}" not in rendered:
-        raise ValueError("it leaves out the prompt")
-    return rendered
 
 
 def _tokenizer(path: str, field: Any) -> LibraryTokenizer:

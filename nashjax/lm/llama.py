@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nashjax.arguments import check_integer, check_positive
+from nashjax.arguments import check_choice, check_integer, check_positive
 from nashjax.lm.decoding import Tokens
 from nashjax.pytree import register_dataclass
 from nashjax.stochastic.policies import Params
+
+DTYPES = ("float32", "bfloat16")
+"""What models compute in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +73,7 @@ class LlamaConfig:
             object.__setattr__(self, "head_size", self.width // self.num_heads)
         if self.head % 2 or self.head < 2:
             raise ValueError(f"head_size: is {self.head}; allowed are even integers >= 2")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype: is {self.dtype!r}; allowed are 'float32' and 'bfloat16'")
+        check_choice("dtype", self.dtype, DTYPES)
 
     @property
     def head(self) -> int:

@@ -196,15 +196,17 @@ class LanguagePolicy:
             top_p=float(top_p),
         )
 
-    def log_probs(self, params: Params, prompts: Tokens, answers: Tokens, *, reference_share: float = 0.0) -> jax.Array:
+    def log_probs(
+        self, params: Params, prompts: Tokens, answers: Tokens, *, reference_share: jax.Array | float = 0.0
+    ) -> jax.Array:
         """Log-probabilities of answers `[prompts, num, length]`, stop tokens included: `[prompts, num]`."""
         members = mixture(params, self.params, reference_share)
         return jnp.sum(_log_probs(self.decoder, members, prompts, answers, bias=self.bias), axis=-1)
 
 
-def mixture(params: Params, reference: Params, share: float) -> list[tuple[Params, float]]:
-    """The members of a geometric mixture with the reference; one alone where the other has no share."""
-    if share in (0, 1):
+def mixture(params: Params, reference: Params, share: jax.Array | float) -> list[tuple[Params, jax.Array | float]]:
+    """The members of a geometric mixture with the reference; one alone where the share is known to be 0 or 1."""
+    if not isinstance(share, jax.Array) and share in (0, 1):
         return [(reference if share else params, 1.0)]
     return [(params, 1.0 - share), (reference, share)]
 

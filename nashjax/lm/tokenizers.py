@@ -136,3 +136,28 @@ class LibraryTokenizer:
     def name(self, token: int) -> str:
         """The name of a token."""
         return self._tokenizer.id_to_token(token)
+
+
+def chat_template(template: str, first: str = "", end: str = "") -> str:
+    """A jinja chat template as the text around one prompt of a user.
+
+    Args:
+      template: a program.
+      first: name of the token that begins a text, as the template may want it.
+      end: of the one that ends it.
+    """
+    if "{prompt}" in template:
+        return template
+    try:
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError as error:
+        raise ImportError(f'chat templates need {error.name}: python -m pip install "nashjax[lm]"') from error
+    messages = [{"role": "user", "content": "{prompt}"}]
+    try:
+        read = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
+        rendered = read.render(messages=messages, add_generation_prompt=True, bos_token=first, eos_token=end)
+    except Exception as error:  # a template is a program
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if "{prompt}" not in rendered:
+        raise ValueError("it leaves out the prompt")
+    return rendered

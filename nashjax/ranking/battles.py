@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nashjax.arguments import check_all, check_choice, shown
+from nashjax.arguments import check_all, check_choice, check_texts, shown
 from nashjax.files.counts import preferences_of_counts
 from nashjax.files.errors import bad_input, listed, quoted
 from nashjax.inputs import as_numbers
@@ -130,6 +130,8 @@ class Battles:
         """
         from nashjax.ranking import reading
 
+        check_texts("tie_words", tie_words)
+        check_texts("labels", labels)
         request = reading.Request(
             format, item_a, item_b, winner, weight, tuple(tie_words), tuple(labels), dict(where or {}), strict
         )

@@ -1,4 +1,4 @@
-"""The equilibria behind a ranking: of all comparisons, of their resamples, and along beta, in one batch."""
+"""The equilibria behind a ranking: of all comparisons, of their resamples, and along beta, in batches."""
 
 from __future__ import annotations
 

@@ -344,7 +344,13 @@ def _of_parquet(path: Path, request: Request) -> Source:
         raise BadInput(f"{visible(str(path))}: is damaged: {visible(str(error)).splitlines()[0]}") from None
     except pa.ArrowInvalid as error:
         raise BadInput(f"{visible(str(path))}: is no Parquet file: {visible(str(error)).splitlines()[0]}") from None
-    columns = {name: _of_arrow(read[name]) for name in names}
+    columns = {}
+    for name in names:
+        try:
+            columns[name] = _of_arrow(read[name])
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # such as a list in each row
+            found = quoted(str(read[name].type))
+            raise bad_input(f"{path}, column {name}", f"the type {found}", "are texts, numbers and truths") from None
     return Source(str(path), columns, read.num_rows, places=lambda rows: ((i, f"{path}, row {i + 1}") for i in rows))
 
 

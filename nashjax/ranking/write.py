@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from nashjax.files.write import write_whole
+from nashjax.files.write import harmless, write_whole
 from nashjax.ranking.notes import disagreements
 from nashjax.ranking.rank import Ranking
 
 SUFFIXES = (".json", ".csv", ".html")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 Rankings = Ranking | Mapping[str, Ranking]
 """One ranking, or one for each value of a column."""
@@ -135,11 +134,6 @@ def _as_csv(rankings: Rankings, by: str | None, title: str) -> str:
             values = [harmless(row["item"]), *("" if row[name] is None else row[name] for name in columns[1:])]
             writer.writerow([*([] if by is None else [harmless(group)]), *values])
     return stream.getvalue()
-
-
-def harmless(name: str) -> str:
-    """A name that no spreadsheet takes for a formula: one that begins like one gets an apostrophe in front."""
-    return f"'{name}" if name.startswith(_FORMULA) else name
 
 
 def _as_page(rankings: Rankings, by: str | None, title: str) -> str:

@@ -109,12 +109,12 @@ class _MatrixOracle:
 
     def probability(self, context: jax.Array, action: jax.Array, opponent: jax.Array) -> jax.Array:
         """The entries of the matrix, of one game for indices of any shape, of many for `[*batch_shape, ...]`."""
-        n, batch = self.num_actions, self.batch_shape
-        index = (jnp.asarray(context) * n + action) * n + opponent
-        if not batch:
-            return self.game.preferences.reshape(-1)[index]
-        flat = self.game.preferences.reshape(*batch, -1)
-        return jnp.take_along_axis(flat, index.reshape(*batch, -1), axis=-1).reshape(index.shape)
+        asked = jnp.broadcast_arrays(*map(jnp.asarray, (context, action, opponent)))
+        places = asked if self.contextual else asked[1:]
+        # An index for each axis: one into all entries would leave int32 with 46,341 actions.
+        own = jnp.indices(self.batch_shape, sparse=True)
+        along = [axis.reshape(*axis.shape, *[1] * (asked[0].ndim - len(own))) for axis in own]
+        return self.game.preferences[(*along, *places)]
 
 
 @jax.tree_util.register_pytree_node_class

@@ -268,7 +268,7 @@ def _as_log_reference(
     """`[*batch, contexts, n]`."""
     if reference is None:
         return jnp.full((*batch, contexts, n), -math.log(n), dtype)
-    values = np.asarray(as_policy("reference", reference, MatrixGame(jnp.zeros((n, n), dtype))))
+    values = np.asarray(as_policy("reference", reference, n, dtype))
     values = _broadcast("reference", values, (*batch, contexts, n) if contextual else (*batch, n))
     log_reference = jnp.log(jnp.asarray(values.reshape(*batch, contexts, n)))
     return jax.nn.log_softmax(log_reference, axis=-1)

@@ -64,6 +64,18 @@ def test_drawing_and_scoring_agree_with_padding_and_stop_tokens(dtype, share):
     assert (stops.any(axis=-1) | (lengths == LENGTH)).all()
 
 
+def test_a_share_of_the_reference_may_be_traced():
+    policy = small_policy()
+    other = jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), policy.params)
+    prompts, answers = policy.encode(["cb"], 3), all_answers(policy, 3, 1)
+
+    def scored(share):
+        return policy.log_probs(other, prompts, answers, reference_share=share)
+
+    for share in (0.0, 0.3, 1.0):
+        np.testing.assert_allclose(jax.jit(scored)(share), scored(share), atol=1e-5)
+
+
 def test_padding_changes_nothing():
     policy = small_policy()
     answers = all_answers(policy, 3, 1)

@@ -294,7 +294,7 @@ def test_a_file_of_prompts_that_cannot_be_used_is_named_with_the_line(tmp_path, 
 # Options.
 
 OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
-    "method": (("--method", "nash"), "method: is 'nash'; allowed are target, two_average, proximal_point, two_loop,"),
+    "method": (("--method", "nash"), "--method: is 'nash'; allowed are 'target', 'two_average', 'proximal_point',"),
     "resume without output": (("--resume",), "--resume: needs --output, the folder of the run"),
     "resume of nothing": (("--resume", "--output", "no"), "--resume: no holds no run"),
     "output in a file": (("--output", "p.jsonl/run"), "p.jsonl/run: cannot be read or written: Not a directory"),

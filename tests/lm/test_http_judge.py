@@ -279,7 +279,7 @@ def test_a_server_that_hangs_up_is_a_failed_connection(server, connect):
     ("header", "least", "most"),
     [
         ("0.3", 0.3, 3.0),
-        (lambda: formatdate(time.time() + 1, usegmt=True), 0.0, 3.0),
+        (lambda: formatdate(time.time() + 2, usegmt=True), 0.8, 4.0),  # a date is one of whole seconds
         ("3600", 0, 3.0),
         ("x", 0, 3.0),
     ],
@@ -287,20 +287,22 @@ def test_a_server_that_hangs_up_is_a_failed_connection(server, connect):
 def test_a_server_says_how_long_to_wait_within_limits(server, connect, header, least, most):
     late = header if isinstance(header, str) else header()
     server.script = [(429, {"Retry-After": late}, b"")]
-    judge = connect(concurrency=1, max_wait=1.5)
+    judge = connect(concurrency=1, max_wait=2.5)
     ask(judge, ["p"], ["a"], ["b"])
     assert least <= server.asked[1].at - server.asked[0].at < most
     assert judge.failures == {"HTTP 429": 1}
 
 
-def test_pauses_grow(server, connect):
+def test_pauses_grow(server, connect, monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda low, high: high)  # the longest that may be drawn
     server.answer = lambda asked: (503, {}, b"")
     judge = connect(concurrency=1, wait=0.04, max_wait=0.3, retries=4)
     with pytest.raises(judges.JudgeError, match="last of 5 times got HTTP 503"):
         ask(judge, ["p"], ["a"], ["b"])
     pauses = np.diff([asked.at for asked in server.asked])
-    assert (pauses >= 0.02).all()
-    assert (pauses <= np.minimum(0.04 * 2 ** np.arange(4), 0.3) + 1.0).all()
+    longest = np.minimum(0.04 * 2 ** np.arange(4), 0.3)
+    assert (pauses >= longest).all()
+    assert (pauses <= longest + 1.0).all()  # a busy machine adds to them
 
 
 def test_tokens_are_counted_also_those_of_useless_answers_and_nonsense_is_not(server, connect):

@@ -108,8 +108,8 @@ def test_a_run_learns_what_is_preferred_and_says_so(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "options", "lora_rank"),
-    [("two_loop", {"inner_steps": 10}, 0), ("two_loop", {"inner_steps": 10}, 32), ("target", {"rate": 0.05}, 0)],
-    ids=["two_loop", "adapters of full rank", "target"],
+    [("two_loop", {"inner_steps": 10}, 32), ("target", {"rate": 0.05}, 0)],
+    ids=["two_loop with adapters of full rank", "target"],
 )
 def test_the_equilibrium_of_a_listed_game_is_found(name, options, lora_rank):
     """By all weights and by adapters as large as the matrices, by the two loops and by the target form alike."""
@@ -129,10 +129,9 @@ def test_the_equilibrium_of_a_listed_game_is_found(name, options, lora_rank):
     np.testing.assert_allclose(np.exp(game.log_policy(result.params)), exact, atol=0.05)
 
 
-@pytest.mark.parametrize("lora_rank", [0, 16])
-def test_parts_of_a_step_add_up(lora_rank):
+def test_parts_of_a_step_add_up():
     """The gradient of a step is the same, in however many parts it is computed."""
-    policy = even_policy(lora_rank=lora_rank)
+    policy = even_policy(lora_rank=16)
     method = lm.make_method("two_average", prompts_per_step=4, samples_per_prompt=2, learning_rate=0.003)
     whole, parts = (train(policy, method=method, num_steps=2, accumulate=k) for k in (1, 4))
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True):
@@ -145,9 +144,10 @@ def test_adapters_leave_the_frozen_weights_alone_and_start_as_the_reference():
     base = jax.tree.map(np.array, frozen(policy))
     result = train(policy, num_steps=3)
     assert same(base, frozen(policy))
-    assert result.history[0].kl == pytest.approx(0, abs=0.2)
-    sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (result.params, base)]
-    assert sizes[0] < sizes[1]
+    assert result.history[0].step == 1
+    assert result.history[0].kl == pytest.approx(0, abs=1e-5)
+    for tree in (result.params, result.average):
+        assert all("lora_" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree))
 
 
 KILLED = """
@@ -163,7 +163,7 @@ KILLED = """
 """
 
 
-def test_a_run_that_is_killed_three_times_ends_as_if_it_had_not_been(tmp_path):
+def test_a_run_that_is_killed_twice_ends_as_if_it_had_not_been(tmp_path):
     def start(folder):
         code = textwrap.dedent(KILLED.format(root=str(ROOT), folder=str(folder)))
         with errors.open("w") as file:  # a pipe that nobody reads yet fills up with what a compiler has to say
@@ -171,9 +171,10 @@ def test_a_run_that_is_killed_three_times_ends_as_if_it_had_not_been(tmp_path):
 
     whole = train(num_steps=30, num_records=15, held_out=HELD_OUT)
     folder, errors = tmp_path / "killed", tmp_path / "errors"
-    rng = np.random.default_rng(int.from_bytes(os.urandom(4)))
-    kills = 0
-    for kill in range(3):
+    seed = int.from_bytes(os.urandom(4))
+    print("seed", seed)  # shown where the test fails
+    rng, kills = np.random.default_rng(seed), 0
+    for kill in range(2):
         process = start(folder)
         wanted = 3 * kill + int(rng.integers(1, 4))
         metrics = folder / "metrics.jsonl"
@@ -183,7 +184,7 @@ def test_a_run_that_is_killed_three_times_ends_as_if_it_had_not_been(tmp_path):
         kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert kills >= 2
+    assert kills == 2
     assert start(folder).wait() == 0, errors.read_text()
     end = lm.load_weights(folder / "end.npz", (whole.params, whole.average))
     assert same(end, (whole.params, whole.average))
@@ -334,7 +335,7 @@ def test_weights_come_back_and_those_of_another_model_do_not(tmp_path):
         ({"judge": 3}, "judge: is a int"),
         ({"beta": 0.0}, "beta: is 0.0"),
         ({"num_steps": 0}, "num_steps: is 0"),
-        ({"method": "nash"}, "method: is 'nash'; allowed are target"),
+        ({"method": "nash"}, "method: is 'nash'; allowed are 'target'"),
         ({"method": nj.stochastic.StochasticNashMP()}, "method: is .*samples_per_context"),
         ({"accumulate": 3}, "accumulate: is 3; allowed are divisors of the 2 prompts"),
         ({"prompts": ["a" * 14]}, r"prompts\[0\]: has 14 tokens; allowed are 1 to 13"),

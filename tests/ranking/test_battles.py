@@ -195,6 +195,22 @@ def test_files_that_are_not_there(tmp_path: Path, name: str):
         Battles.read(tmp_path / name)
 
 
+def test_one_word_is_no_list_of_words():
+    """Its letters would pass for words, and rows won by `a` for ties."""
+    with pytest.raises(ValueError, match="tie_words: is one text, 'draw'"):
+        Battles.read(frame(), tie_words="draw")
+    with pytest.raises(ValueError, match="labels: is one text, 'kind'"):
+        Battles.read(frame(kind=list("baabb")), labels="kind")
+
+
+def test_a_parquet_column_of_lists_is_refused_by_its_name(tmp_path: Path):
+    table = frame(said=[["a"], ["b", "c"], [], ["d"], ["e"]])
+    table.to_parquet(tmp_path / "b.parquet")
+    assert Battles.read(tmp_path / "b.parquet").num_comparisons == 5
+    with pytest.raises(BadInput, match=r"b\.parquet, column said: found the type 'list<.*'; allowed are texts"):
+        Battles.read(tmp_path / "b.parquet", labels=["said"])
+
+
 def test_a_parquet_file_that_is_none(tmp_path: Path):
     with pytest.raises(BadInput, match="Parquet"):
         Battles.read(write(tmp_path, "model_a,model_b,winner\n", "b.parquet"))

@@ -17,7 +17,7 @@ pytest.importorskip("pyarrow", reason="needs the extra `rank`")
 from nashjax.ranking import Battles, rank
 from nashjax.ranking.page import render_page
 from nashjax.ranking.write import harmless, write_ranking
-from tests.ranking.pages import HOSTILE, PLAIN, hostile_contents
+from tests.ranking.pages import HOSTILE, hostile_contents
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,8 @@ def test_the_page_needs_no_network_and_no_name_is_markup(contents: dict[str, Any
 
 
 def test_json_and_csv_hold_the_same(tmp_path: Path, contents: dict[str, Any]):
-    battles = Battles.from_counts(HOSTILE[:3] + PLAIN, np.ones((7, 7)) + np.eye(7, k=1))
+    items = [*HOSTILE[:3], *(f"item {i}" for i in range(8))]
+    battles = Battles.from_counts(items, np.ones((11, 11)) + np.eye(11, k=1))
     ranking = rank(battles, 0.05, bootstrap=30)
     for suffix in ("json", "csv"):
         write_ranking(tmp_path / f"r.{suffix}", ranking)

@@ -109,9 +109,10 @@ def test_resamples_are_drawn_as_they_are_needed():
 
 
 def test_the_path_is_that_of_solves_and_needs_no_resamples(small: Battles):
-    found = rank(small, 0.05, bootstrap=0, path=(0.3, 0.02))
+    betas = np.geomspace(0.3, 0.02, 14)  # with which 17 games are solved, as many as other tests compile for
+    found = rank(small, 0.05, bootstrap=0, path=tuple(betas))
     P = small.counts().preferences()[np.ix_(*[in_order(found, small.items)] * 2)]
-    expected = [equilibrium(P, beta, np.full(5, 0.2)) for beta in (0.3, 0.02)]
+    expected = [equilibrium(P, beta, np.full(5, 0.2)) for beta in betas]
     np.testing.assert_allclose(found.path_mass, expected, atol=1e-6)
     assert np.isnan(found.mass.low).all()
     assert found.rows()[0]["mass_low"] is None
@@ -292,16 +293,6 @@ def test_cuisines_have_a_winner(data: Path):
     assert any(warning.startswith("Italy is a Condorcet winner") for warning in found.warnings)
     order = in_order(found, reference["items"])
     np.testing.assert_allclose(found.mass.value, np.array(reference["regularised"]["0.01"]["p"])[order], atol=1e-5)
-
-
-def test_football_has_no_unique_answer(data: Path):
-    battles, reference = read(data, "football_men", "pairs")
-    found = rank(battles, 0.01, bootstrap=DRAWS)
-    order = in_order(found, reference["items"])
-    np.testing.assert_allclose(found.mass.value, np.array(reference["regularised"]["0.01"]["p"])[order], atol=1e-5)
-    text = "\n".join(found.warnings)
-    assert "The equilibrium at beta = 0 is not unique" in text
-    assert "8458 of 12403 pairs" in text
 
 
 def test_noisy_bots_have_an_unsure_winner(data: Path):

@@ -67,29 +67,30 @@ def test_groups_pages_and_pictures(battles: Path, tmp_path: Path):
     assert {row["item"] for row in rows[:3]} == {"x", "y", "z"}
     assert done.stderr.count("1 row was left out: ") == 1  # which is of no group
     assert picture.read_text(encoding="utf-8").startswith("<?xml")
-    assert run(battles, "--where", "kind=two", "--bootstrap", "0", "--output", page).returncode == 0
+    assert run(battles, "--where", "kind=two", "--bootstrap", "20", "--output", page).returncode == 0
     assert "Ranking of b.csv" in page.read_text(encoding="utf-8")
 
 
-def test_a_picture_that_cannot_be_drawn_is_refused_before_the_ranking(battles: Path):
-    code = "import sys; sys.modules['matplotlib'] = None; from nashjax.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "rank", battles, "--plot", "r.png"], capture_output=True, text=True, timeout=180
-    )
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_ranking(battles: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "nashjax.plotting", raising=False)
+    monkeypatch.setattr("nashjax.ranking.rank", None)
+    done = run(battles, "--plot", "r.png")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: nashjax.plotting needs matplotlib")
     assert done.stderr.endswith(': python -m pip install "nashjax[plot]"\n')
 
 
-def test_more_groups_than_a_picture_has_room_for_are_refused_before_the_ranking(tmp_path: Path):
+def test_more_groups_than_a_picture_has_room_for_are_refused_before_the_ranking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     pytest.importorskip("matplotlib", reason="needs the extra `plot`")
     path = tmp_path / "many.csv"
     rows = [f"{a},{b},model_a,g{k}" for k in range(13) for a, b in ("xy", "yx")]
     path.write_text("\n".join(["model_a,model_b,winner,group", *rows]) + "\n", encoding="utf-8")
-    code = "import nashjax.ranking as r; r.rank = None; from nashjax.cli import main; main()"
-    arguments = ["rank", path, "--by", "group", "--plot", tmp_path / "r.png"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=180)
+    monkeypatch.setattr("nashjax.ranking.rank", None)
+    done = run(path, "--by", "group", "--plot", tmp_path / "r.png")
     assert done.returncode == 2
     assert done.stderr == "error: --plot: found 13 groups; allowed are at most 12\n"
 
@@ -113,7 +114,7 @@ ERRORS = {
     "where": (["--where", "kind"], "--where: found 'kind'; allowed are COLUMN=TEXT"),
     "no such text": (["--where", "kind=three"], "column kind: found no 'three'; allowed are 'one', 'two'"),
     "beta": (["--beta", "-1"], "allowed are finite numbers >= 0"),
-    "ties": (["--ties", "win"], "ties: is 'win'; allowed are 'half', 'drop'"),
+    "ties": (["--ties", "win"], "error: --ties: is 'win'; allowed are 'half', 'drop'"),
     "level": (["--level", "1"], "allowed are finite numbers > 0 and <= 0.9999"),
     "format": (["--format", "xml"], "--format: found 'xml'; allowed are battles, pairs, matrix, array"),
 }

@@ -72,6 +72,16 @@ def test_dpo_moves_to_a_point_of_its_own():
     )
     assert not result.diverged.any()
     assert result.exploitability.mean() > 0.05 * START  # spec 6 promises nothing else
+    moved = np.abs(result.policy - 1 / 6).sum(-1)
+    assert moved.mean() > 0.2
+    other = st.train(
+        st.BernoulliOracle(GAMES),
+        BETA,
+        method=st.OnlineDPO(scale=1.0),
+        num_comparisons=64_000,
+        key=jax.random.key(1),
+    )
+    assert np.abs(result.policy - other.policy).sum(-1).mean() < moved.mean() / 4
 
 
 @pytest.mark.parametrize(("eta", "beta"), [(None, 0.1), (None, 0.5), (0.5, 0.2)])
@@ -111,11 +121,11 @@ def test_the_closed_form_estimates_payoffs_without_bias():
         jnp.asarray(BETA),
         jnp.full((2, 6), -np.log(6)),
     )
-    log_policy, log_opponent = jax.nn.log_softmax(jax.random.normal(jax.random.key(1), (2, 2, 6)), axis=-1)
+    log_policy = jax.nn.log_softmax(jax.random.normal(jax.random.key(1), (2, 6)), axis=-1)
     method = st.ClosedFormNashMP(batch_size=64, uniform_share=0.3)
     keys = jax.random.split(jax.random.key(2), 10_000)
-    found = np.asarray(jax.vmap(lambda key: method.payoffs(game, log_policy, log_opponent, key)[0])(keys))
-    expected = np.einsum("cij,cj->ci", GAMES.preferences[:2], np.exp(log_opponent)) - 0.5
+    found = np.asarray(jax.vmap(lambda key: method.payoffs(game, log_policy, key)[0])(keys))
+    expected = np.einsum("cij,cj->ci", GAMES.preferences[:2], np.exp(log_policy)) - 0.5
     error = found.std(axis=0, ddof=1) / 100
     assert np.all(np.abs(found.mean(axis=0) - expected) <= 4 * error)
     assert np.all(error < 0.02)

@@ -71,7 +71,7 @@ def test_records_do_not_change_what_is_learnt():
 
 
 def test_win_rates_cover_the_truth_and_are_paid_for():
-    """Of 120 intervals of 95 %, at least 100 hold the exact win rate of the policy over the reference."""
+    """Of 120 intervals of 95 %, at least 110 hold the exact win rate of the policy over the reference."""
     game = nj.MatrixGame(jnp.broadcast_to(GAMES.preferences[0, 0], (120, 5, 5)))
     result = st.train(
         st.BernoulliOracle(game),
@@ -84,8 +84,10 @@ def test_win_rates_cover_the_truth_and_are_paid_for():
     assert (result.comparisons == 2 * 200 + (3200 - 400) // 32 * 32).all()
     truth = np.einsum("gi,gij,j->g", result.policy, game.preferences, np.full(5, 0.2))
     low, high = result.history.reference_win_rate_low[-1], result.history.reference_win_rate_high[-1]
-    assert ((low <= truth) & (truth <= high)).sum() >= 100
-    assert (high - low).mean() < 0.2
+    assert ((low <= truth) & (truth <= high)).sum() >= 110
+    # One comparison in five is of an action with itself, and 1/2.
+    width = 2 * 1.96 * np.sqrt((truth - 0.05 - truth**2) / 200)
+    assert np.abs(np.mean((high - low) / width) - 1) < 0.03
     assert (result.history.win_rate_low < result.history.win_rate).all()
     assert (result.history.win_rate < result.history.win_rate_high).all()
 
@@ -310,16 +312,23 @@ def test_training_cannot_be_traced():
     ],
     ids=["beta", "comparisons", "key", "inner steps", "rate", "momentum", "schedule", "class", "game", "reference"],
 )
-def test_the_folder_of_another_run_is_refused(other, tmp_path):
-    method = st.StochasticNashMP(optimizer=optax.adam(0.03))
-    arguments: dict[str, Any] = {"oracle": ORACLE, "beta": BETA, "num_comparisons": 640, "key": KEY, "method": method}
-    arguments["checkpoint"] = tmp_path
-    st.train(**arguments, num_records=2)
-    again = st.StochasticNashMP(optimizer=optax.adam(0.03))  # another object, the same method
-    arguments["method"] = again
-    st.train(**arguments, num_records=2)
+def test_the_folder_of_another_run_is_refused(other, finished):
     with pytest.raises(st.CheckpointError, match=r"checkpoint: the run in .* had [a-z_.]+ .*, this one has"):
-        st.train(**(arguments | other), num_records=2)
+        st.train(**(finished | other))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> dict[str, Any]:
+    """The arguments of a run that has ended, with another object for the same method."""
+    arguments: dict[str, Any] = {"oracle": ORACLE, "beta": BETA, "num_comparisons": 640, "key": KEY, "num_records": 2}
+    arguments["checkpoint"] = tmp_path_factory.mktemp("finished")
+    st.train(**arguments, method=st.StochasticNashMP(optimizer=optax.adam(0.03)))
+    return arguments | {"method": st.StochasticNashMP(optimizer=optax.adam(0.03))}
+
+
+def test_the_folder_of_the_same_run_is_gone_on_with(finished):
+    again = st.train(**finished)
+    assert (again.comparisons == again.history.comparisons[-1]).all()
 
 
 def test_what_the_checkpoints_of_another_run_differ_in_is_told_in_numbers(tmp_path):
@@ -347,7 +356,7 @@ np.savez(sys.argv[2], *arrays)
 """
 
 
-def test_a_run_that_is_killed_thrice_ends_as_one_that_is_not(tmp_path: Path):
+def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(tmp_path: Path):
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
 
@@ -355,8 +364,10 @@ def test_a_run_that_is_killed_thrice_ends_as_one_that_is_not(tmp_path: Path):
         command = [sys.executable, str(script), str(tmp_path / folder), str(tmp_path / out)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
 
-    rng, killed = np.random.default_rng(int.from_bytes(os.urandom(4))), 0
-    for _ in range(3):
+    seed = int.from_bytes(os.urandom(4))
+    print("seed", seed)  # shown where the test fails
+    rng, killed = np.random.default_rng(seed), 0
+    for _ in range(2):
         process = start("killed", "killed.npz")
         assert process.stdout is not None
         for _ in range(int(rng.integers(1, 6))):  # some records, then some time into the next or its checkpoint
@@ -367,7 +378,7 @@ def test_a_run_that_is_killed_thrice_ends_as_one_that_is_not(tmp_path: Path):
             killed += 1
         process.wait()
         process.stdout.close()
-    assert killed == 3
+    assert killed == 2
     for folder, out in (("killed", "killed.npz"), ("whole", "whole.npz")):
         process = start(folder, out)
         printed = process.communicate()[0].split()

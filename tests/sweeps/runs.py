@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
 import nashjax as nj
 
 GAMES = nj.sweeps.RandomGames("uniform", 3, 600, seed=7)
@@ -38,6 +40,15 @@ def finish(process: subprocess.Popen[str]) -> str:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return out
+
+
+def resume(directory: Path) -> nj.sweeps.SweepSummary:
+    """Go on with a sweep in this process, which has compiled already, in the precision of jax's default."""
+    jax.config.update("jax_enable_x64", False)
+    try:
+        return nj.sweep(GAMES, directory, **SETTINGS)
+    finally:
+        jax.config.update("jax_enable_x64", True)  # as in tests/conftest.py
 
 
 def contents(directory: Path) -> dict[str, bytes]:

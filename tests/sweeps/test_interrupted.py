@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sweeps.runs import CODE, contents, finish, start
+from sweeps.runs import CODE, contents, finish, resume, start
 
 import nashjax as nj
 
@@ -49,7 +49,7 @@ def test_killed_at_random_moments(whole: Path, tmp_path: Path):
         process.communicate()
     assert kills >= 2
     assert contents(directory).keys() <= contents(whole).keys() | {n for n in contents(directory) if "partial" in n}
-    assert "games=600" in finish(start(CODE, directory))
+    assert resume(directory).games == 600
     assert contents(directory) == contents(whole)
 
 
@@ -80,7 +80,7 @@ def test_killed_at_each_step_of_a_write(whole: Path, tmp_path: Path):
         process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL
     assert 1 <= count_shards(directory) < 30
-    assert "redone=()" in finish(start(CODE, directory))  # nothing half done was ever there
+    assert resume(directory).redone == ()  # nothing half done was ever there
     assert contents(directory) == contents(whole)
 
 
@@ -92,7 +92,7 @@ def test_no_room_for_a_file(whole: Path, tmp_path: Path):
     assert "the file is larger than files may be: no room for shard-00000000.npz, which needs 0.00" in err
     assert count_shards(tmp_path / "out") == 0
     assert not list((tmp_path / "out").glob(".*partial"))
-    finish(start(CODE, tmp_path / "out"))
+    resume(tmp_path / "out")
     assert contents(tmp_path / "out") == contents(whole)
 
 
@@ -103,7 +103,7 @@ def test_interrupted_in_python(whole: Path, tmp_path: Path):
     _, err = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in err
     assert not list((tmp_path / "out").glob(".*partial"))
-    finish(start(CODE, tmp_path / "out"))
+    resume(tmp_path / "out")
     assert contents(tmp_path / "out") == contents(whole)
 
 

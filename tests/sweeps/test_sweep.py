@@ -102,7 +102,11 @@ def test_other_chunks_give_the_same_answers(finished: Path, tmp_path: Path):
 
 def test_single_precision(tmp_path: Path):
     nj.sweep(GAMES, tmp_path, **SETTINGS, dtype="float32")
-    assert next(iter(nj.sweeps.load(tmp_path))).solution.log_policy.dtype == np.float32
+    shard = next(iter(nj.sweeps.load(tmp_path)))
+    assert shard.solution.log_policy.dtype == np.float32
+    games = GAMES.games(0, 20).astype(np.float32)
+    expected = nj.solve(games, SETTINGS["beta"], tol=SETTINGS["tol"])
+    np.testing.assert_allclose(np.exp(shard.solution.log_policy), expected.policy, atol=1e-6)
 
 
 def test_games_that_do_not_converge_are_counted(tmp_path: Path):

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from scripts import Done, call
 from sweeps.runs import contents
 
 import nashjax as nj
@@ -19,13 +20,14 @@ PROGRAM = Path(sys.executable).with_name("nashjax")
 DRAWN = ("--kind", "uniform", "--num-actions", "3", "--num-games", "600", "--chunk-size", "20", "--beta", "0.1")
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([PROGRAM, "sweep", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+def run(*arguments: object) -> Done:
+    return call("sweep", *arguments)
 
 
 def test_games_that_are_drawn(tmp_path: Path):
     output = tmp_path / "out"
-    done = run(output, *DRAWN, "--seed", 7)
+    command = [PROGRAM, "sweep", output, *DRAWN, "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"600 games: 600 CONVERGED.\nWritten to {output}, 30 shards.\n"
     assert done.stderr == ""  # no bar where nobody looks
@@ -49,7 +51,7 @@ def test_games_in_a_folder_and_tolerances_out_of_reach(tmp_path: Path):
     np.savez(folder / "g.npz", [[0.5, 0.9, 0.2], [0.1, 0.5, 0.8], [0.8, 0.2, 0.5]])
     done = run(tmp_path / "out", "--input", folder, "--tol", 1e-30)
     assert done.returncode == 1, done.stderr
-    assert done.stdout.startswith("1 games: 1 STALLED.")
+    assert done.stdout == f"1 game: 1 STALLED.\nWritten to {tmp_path / 'out'}, 1 shard.\n"
     np.savez(folder / "h.npz", np.array([None, {}], object))
     done = run(tmp_path / "other", "--input", folder)
     assert (done.returncode, done.stdout) == (2, "")

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nashjax.arguments import real_numbers_or_none
+from nashjax.arguments import check_texts, real_numbers_or_none
 from nashjax.files.errors import quoted
 
 SHOWN = 200  # characters of a text in a message
@@ -83,8 +83,7 @@ def as_questions(prompts: Sequence[str], responses: Sequence[str], opponents: Se
     """The questions one by one; raises ValueError unless these are three lists of texts, equally long."""
     named = {"prompts": prompts, "responses": responses, "opponents": opponents}
     for name, texts in named.items():
-        if isinstance(texts, str):
-            raise ValueError(f"{name}: is one text, {quoted(texts)}; allowed are lists of texts")
+        check_texts(name, texts)
         if len(texts) != len(prompts):
             raise ValueError(f"{name}: has {len(texts)} texts; allowed are {len(prompts)}, as many as prompts has")
         for i, text in enumerate(texts):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nashjax import inputs
 from nashjax.arguments import check_positive
 from nashjax.files.errors import quoted
 from nashjax.games.faults import first_fault
@@ -122,7 +123,7 @@ class MatrixJudge:
     def __init__(
         self, preferences: ArrayLike, prompts: Sequence[str], answers: Sequence[str] | Sequence[Sequence[str]]
     ):
-        P = np.array(preferences, np.float64)
+        P = inputs.as_numbers("preferences", preferences)
         self._prompts = _places("prompts", prompts)
         if P.ndim not in (2, 3) or P.shape[-1] != P.shape[-2] or P.shape[-1] == 0:
             raise ValueError(f"preferences: has shape {list(P.shape)}; allowed are [n, n] and [num_prompts, n, n]")

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax.lm.gguf import chat_template
+from nashjax.arguments import check_choice
+from nashjax.lm.llama import DTYPES
 from nashjax.lm.policy import LanguagePolicy
-from nashjax.lm.tokenizers import LibraryTokenizer
+from nashjax.lm.tokenizers import LibraryTokenizer, chat_template
 from nashjax.lm.tunix.decoder import LORA_PATTERN, needed, tunix_policy
 
 
@@ -52,8 +53,7 @@ def load_tunix(
       ValueError: the folder cannot be used; the message says why.
     """
     folder = Path(folder)
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype: is {dtype!r}; allowed are 'float32' and 'bfloat16'")
+    check_choice("dtype", dtype, DTYPES)
     read = _Fields.of(folder)
     kind = read.fields.get("model_type")
     if kind not in _FAMILIES:

@@ -46,12 +46,12 @@ class PlugIn:
     Attributes:
       ask: which pairs: `"uniform"`, or `"equilibrium"` for pairs of which each action is drawn half uniformly and half
         from the equilibrium of what is known so far.
-      prior: victories that every action is given over every other beforehand, >= 0; pairs without any count as 1/2.
+      prior: imagined comparisons of each pair beforehand, half won by each, >= 0; pairs without any count as 1/2.
       batch_size: comparisons in a step, >= 1.
     """
 
     ask: Literal["uniform", "equilibrium"] = "uniform"
-    prior: float = 0.5
+    prior: float = 1.0
     batch_size: int = 128
 
     def __post_init__(self):
@@ -103,7 +103,7 @@ class PlugIn:
     def estimate(self, state: PlugInState) -> MatrixGame:
         """The game of what was counted, batch shape `[num_contexts]`."""
         wins = state.wins + state.recent
-        wins = wins + self.prior * (1 - jnp.eye(wins.shape[-1], dtype=wins.dtype))
+        wins = wins + self.prior / 2 * (1 - jnp.eye(wins.shape[-1], dtype=wins.dtype))
         both = wins + jnp.swapaxes(wins, -1, -2)
         return MatrixGame(jnp.where(both > 0, wins / jnp.where(both > 0, both, 1), 0.5))
 
@@ -177,9 +177,9 @@ class ClosedFormNashMP:
         for_first, for_second = jax.random.split(key)
         step = (2.0 if self.eta is None else self.eta / game.beta) * self.schedule(progress)
         center = state.log_policy
-        payoffs, first = self.payoffs(game, center, center, for_first)
+        payoffs, first = self.payoffs(game, center, for_first)
         opponent = proximal_map(center.T, payoffs.T, step, game.beta, game.log_reference.T).T
-        payoffs, second = self.payoffs(game, opponent, opponent, for_second)
+        payoffs, second = self.payoffs(game, opponent, for_second)
         log_policy = proximal_map(center.T, payoffs.T, step, game.beta, game.log_reference.T).T
         count = state.step + 1
         average = jnp.exp(log_policy)
@@ -188,10 +188,8 @@ class ClosedFormNashMP:
         asked = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
         return ClosedFormState(log_policy, average, count), asked
 
-    def payoffs(
-        self, game: SampledGame, log_policy: jax.Array, log_opponent: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, Asked]:
-        """An unbiased estimate of `P q - 1/2`, `[num_contexts, n]`, from half of a batch of answers."""
+    def payoffs(self, game: SampledGame, log_policy: jax.Array, key: jax.Array) -> tuple[jax.Array, Asked]:
+        """An unbiased estimate of `P p - 1/2`, `[num_contexts, n]`, from half of a batch of answers."""
         for_contexts, for_actions, for_opponents, for_answers = jax.random.split(key, 4)
         num = self.batch_size // 2
         contexts = game.draw_contexts(for_contexts, num)
@@ -199,7 +197,7 @@ class ClosedFormNashMP:
         uniform = (allowed / jnp.sum(allowed, axis=-1, keepdims=True)).astype(log_policy.dtype)
         probability = (1 - self.uniform_share) * jnp.exp(log_policy) + self.uniform_share * uniform
         actions = draw(jnp.log(probability)[contexts], for_actions, 1)
-        opponents = draw(log_opponent[contexts], for_opponents, 1)
+        opponents = draw(log_policy[contexts], for_opponents, 1)
         asked = game.compare(for_answers, contexts, actions, opponents)
         at = jax.tree.map(jnp.ravel, asked)
         weight = game.num_contexts / (num * probability[at.context, at.action])
