@@ -197,8 +197,11 @@ def _best_response(inputs: Inputs, policy: jax.Array) -> jax.Array:
 @jax.jit
 def _exploitability(inputs: Inputs, policy: jax.Array) -> jax.Array:
     regularized, log_policy, payoffs = _ask(inputs, policy)
+    found = regularized.exploitability(log_policy, payoffs)
+    if inputs.reference is None:
+        return found
     excluded = jnp.isneginf(regularized.log_reference) & ~jnp.isneginf(log_policy)
-    return jnp.where(jnp.any(excluded, axis=0), jnp.inf, regularized.exploitability(log_policy, payoffs))
+    return jnp.where(jnp.any(excluded, axis=0), jnp.inf, found)
 
 
 @jax.jit

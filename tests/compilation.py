@@ -18,6 +18,10 @@ def fast() -> str:
     """
     for path in Path(jaxlib.__file__).parent.glob("*jax_common*"):
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
-            known = [flag for flag in WHERE_KNOWN if library.find(flag.strip("-").partition("=")[0].encode()) >= 0]
-            return " ".join([ALWAYS, *known])
+            return " ".join([ALWAYS, *(flag for flag in WHERE_KNOWN if library.find(as_text(flag)) >= 0)])
     return ALWAYS
+
+
+def as_text(flag: str) -> bytes:
+    """The name of a flag as a text of its own; one that has been given up is still part of other names."""
+    return b"\0" + flag.strip("-").partition("=")[0].encode() + b"\0"
