@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytest.importorskip("flax", reason="needs the extra `train`")
+
 from nashjax.lm.train import Totals
 from nashjax.lm.train import _progress_bar as fine_tuning
 from nashjax.progress import progress_line

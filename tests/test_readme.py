@@ -25,9 +25,10 @@ def test_the_example_prints_what_it_says(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True, env=users
     )
-    # Other machines may round the last digits otherwise.
+    # Other machines may round the last digits otherwise, and print fewer.
     number = re.compile(r"\d+\.\d+(?:e-?\d+)?")
-    assert number.sub("#", done.stdout) == number.sub("#", shown)
+    form = [re.sub(" +", " ", number.sub("#", text)) for text in (done.stdout, shown)]
+    assert form[0] == form[1]
     for found, said in zip(number.findall(done.stdout), number.findall(shown), strict=True):
         assert abs(float(found) - float(said)) <= 1e-3 * abs(float(said)) + 1e-6
 
@@ -54,6 +55,7 @@ def test_the_continuous_integration_runs_the_second_command():
 
 
 def test_links_lead_somewhere_and_public_names_are_there():
+    pytest.importorskip("flax", reason="needs the extra `train`")
     for page in (README, *((ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "CHANGELOG.md"))):
         for target in re.findall(r"\]\(([^)#]+)\)", page):
             assert target.startswith("https://") or (ROOT / target).exists(), target

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+pytest.importorskip("flax", reason="needs the extra `train`")
+
 from benchmarks.plain_answers import HELD_OUT, TRAINING, PlainAnswers
 from benchmarks.smollm2 import (
     ANSWER_LENGTH,
