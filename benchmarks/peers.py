@@ -156,9 +156,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--group", default=",".join(GROUPS), help="questions to answer, with commas between")
     parser.add_argument("--peers", help=f"some of: {', '.join(PEERS)}")
-    parser.add_argument("--actions", help="numbers of actions instead of the group's")
-    parser.add_argument("--batch", help="numbers of games instead of the group's")
-    parser.add_argument("--betas", help="values of beta instead of the group's")
+    parser.add_argument("--actions", help="numbers of actions instead of the group's, or of its cases")
+    parser.add_argument("--batch", help="numbers of games, likewise")
+    parser.add_argument("--betas", help="values of beta, likewise")
     parser.add_argument("--limit", type=float, default=120, help="seconds for a case, and for each kind of games in it")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
     parser.add_argument("--append", action="store_true", help="keep the rows of the file that are not measured again")
@@ -173,23 +173,30 @@ def choose_cases(options: argparse.Namespace) -> list[Case]:
     for name in options.group.split(","):
         group = GROUPS[name]
         peers = options.peers.split(",") if options.peers else group.peers
-        actions = [int(n) for n in options.actions.split(",")] if options.actions else group.actions
-        batches = [int(size) for size in options.batch.split(",")] if options.batch else group.batch
-        betas = [float(beta) for beta in options.betas.split(",")] if options.betas else group.betas
+        asked = (parse(options.actions, int), parse(options.batch, int), parse(options.betas, float))
+        actions, batches, betas = (
+            own if given is None else given
+            for own, given in zip((group.actions, group.batch, group.betas), asked, strict=True)
+        )
         combinations = [(n, batch, beta) for n, beta, batch in itertools.product(actions, betas, batches)]
         if group.cases:
-            chosen = (options.actions and actions, options.batch and batches, options.betas and betas)
             combinations = [
                 case
                 for case in group.cases
-                if all(allowed is None or value in allowed for value, allowed in zip(case, chosen, strict=True))
+                if all(given is None or value in given for value, given in zip(case, asked, strict=True))
             ]
+            if not combinations:
+                raise SystemExit(f"{name}: no case is left; it has {', '.join(map(str, group.cases))}")
         for (n, batch, beta), peer in itertools.product(combinations, group.peers):
             if peer in peers and PEERS[peer].regularized == (beta > 0):
                 cases.append(Case(name, peer, n, batch, beta))
     for name in sorted(missing & {case.peer for case in cases}):
         print(f"skipped: {name} needs {PEERS[name].package}, which the extra `peers` installs")
     return [case for case in cases if case.peer not in missing]
+
+
+def parse(text: str | None, kind: type) -> list[Any] | None:
+    return None if text is None else [kind(word) for word in text.split(",")]
 
 
 def installed(distribution: str) -> bool:

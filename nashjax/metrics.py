@@ -104,8 +104,7 @@ def uniqueness(game: Game | ArrayLike, policy: ArrayLike, reference: ArrayLike |
       reference: probabilities `[*batch, n]`, default uniform; only its zeros count, which exclude actions.
 
     Raises:
-      ValueError: an argument is not valid.
-      TypeError: the game has no `dense()`.
+      ValueError: an argument is not valid, or the game has no `dense()`.
     """
     inputs = as_inputs(game, 0.0, reference)
     return _uniqueness(inputs, as_policy_of(inputs.game, "policy", policy))
@@ -200,7 +199,7 @@ def _exploitability(inputs: Inputs, policy: jax.Array) -> jax.Array:
     found = regularized.exploitability(log_policy, payoffs)
     if inputs.reference is None:
         return found
-    excluded = jnp.isneginf(regularized.log_reference) & ~jnp.isneginf(log_policy)
+    excluded = jnp.isneginf(regularized.log_reference) & (log_policy > -jnp.inf)  # not NaN, of a game that is none
     return jnp.where(jnp.any(excluded, axis=0), jnp.inf, found)
 
 

@@ -232,7 +232,7 @@ BAD_INPUT = {
     "reference all zero": (BATTLES, ["--reference", "0,0,0"], "found only zeros; allowed are probabilities that sum"),
     "reference sum": (BATTLES, ["--reference", "0.5,0.4,0"], "found a sum of 0.9; allowed are probabilities that sum"),
     "reference shape": (BATTLES, ["--reference", "0.5,0.5"], "found shape [2]; allowed is a probability for each of 3"),
-    "reference underflows": (BATTLES, ["--reference", "0.5,0.5,1e-50"], "reference[2]: is 1e-50; allowed are 0 or"),
+    "reference underflows": (BATTLES, ["--reference", "0.5,0.5,1e-50"], "--reference[2]: is 1e-50; allowed are 0 or"),
     "reference": (BATTLES, ["--reference", "0.5,0.6,-0.1"], "entry [2] (z): found -0.1; allowed are probabilities"),
     "beta too small": (MATRIX, ["--beta", "1e-200"], "--beta: is 1e-200; allowed are 0 or, in float32, 1.18e-38 to"),
     "output suffix": (MATRIX, ["--output", "o.txt"], "o.txt: found suffix '.txt'; allowed are .json, .csv, .npz"),

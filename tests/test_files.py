@@ -325,15 +325,15 @@ def test_available_memory_is_known_here():
 
 
 def test_a_group_of_processes_has_what_its_limit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory, "_CGROUPS", ((tmp_path, "most", "used", "cached"),))
-    (tmp_path / "memory.stat").write_text("anon 500\ncached 300\n")
+    monkeypatch.setattr(memory, "_CGROUPS", ((tmp_path, "most", "used", ("cached", "more")),))
+    (tmp_path / "memory.stat").write_text("anon 500\ncached 300\nmore 50\n")
     (tmp_path / "used").write_text("900\n")
     (tmp_path / "most").write_text("1000\n")
-    assert memory.available_memory() == 1000 - 900 + 300
+    assert memory.available_memory() == 1000 - 900 + 350
     (tmp_path / "memory.stat").unlink()
-    assert memory.available_memory() == 1000
+    assert memory.available_memory() == 100
     (tmp_path / "most").write_text("max\n")
-    assert memory.available_memory() != 1000
+    assert memory.available_memory() != 100
 
 
 # --- references ---
@@ -483,8 +483,23 @@ def test_npz(tmp_path: Path):
             "items", "beta", "policy", "payoffs", "mean_win_rate", "exploitability", "kl_bound", "queries", "status",
         }  # fmt: skip
         assert tuple(written["items"]) == answer.items
+        assert "comparisons" not in written
         np.testing.assert_array_equal(written["policy"], answer.policy)
         assert written["status"].tolist() == ["CONVERGED"] * 4
+
+
+def test_npz_of_one_game_has_its_comparisons(tmp_path: Path):
+    write_answer(tmp_path / "o.npz", make_answer())
+    with np.load(tmp_path / "o.npz", allow_pickle=False) as written:
+        assert written["comparisons"].tolist() == [4, 5, 6]
+        assert written["mean_win_rate"].tolist() == [0.5] * 3
+
+
+def test_an_answer_in_csv_is_a_reference(tmp_path: Path):
+    """Also where names begin like formulas."""
+    answer = dataclasses.replace(make_answer(), items=("=a", "-b", "c"))
+    write_answer(tmp_path / "o.csv", answer)
+    np.testing.assert_allclose(read_reference(str(tmp_path / "o.csv"), answer.items), answer.policy)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -49,8 +49,8 @@ class InteriorPoint:
     `p_i w_i = sigma mu`, with one matrix for both of its directions: `I - S A S`, `S = diag(sqrt(p / w))`, the
     skew-symmetric system of spec 3. Needs 5 to 25 steps whatever the size. Ends in the middle of the set of
     equilibria: `solve` at `beta = 0` uses it to find the support (spec 3). Starts from the uniform policy whatever
-    `initial` says. The game must offer its matrix, `dense()`. It takes no account of `beta`, so at `beta > 0` it does
-    not converge to the regularised equilibrium and a solve ends with `Status.MAX_QUERIES`.
+    `initial` says. The game must offer its matrix, `dense()`. It takes no account of `beta`, so at `beta > 0` it
+    does not converge to the regularised equilibrium in general and a solve ends with `Status.MAX_QUERIES`.
 
     Mehrotra 1992, "On the implementation of a primal-dual interior point method".
 

@@ -28,6 +28,7 @@ _HELD_OUT_SHARE, _MOST_HELD_OUT = 10, 32
 
 Count = number_option(1, whole=True)
 _OPTIONS = {
+    "beta": "--beta",
     "path": "--gguf",
     "folder": "--model",
     "method": "--method",

@@ -108,7 +108,7 @@ def rank(
     preferred over that mixture; intervals are by bootstrap. The ranking goes to standard output, warnings and progress
     to standard error. Exit code 0: solved; 1: not solved to the tolerance; 2: an input cannot be used.
     """
-    with errors_in_one_line(), library_errors(ties="--ties"):
+    with errors_in_one_line(), library_errors(beta="--beta", ties="--ties"):
         if output is not None:
             check_output(output, file, suffixes=(".json", ".csv", ".html"))
         if plot is not None:
@@ -207,7 +207,7 @@ def _rank_all(parts: Mapping[str, Battles], bootstrap: int, options: dict[str, A
                 return ranking.rank(part, on_progress=lambda done: show(before + done, "resamples"), **options)
 
             try:
-                with library_errors(ties="--ties"):
+                with library_errors(beta="--beta", ties="--ties"):
                     found[name] = interruptible(work)
             except BadInput as error:
                 raise BadInput(f"{visible(name) + ': ' if name else ''}{error}") from None

@@ -172,7 +172,7 @@ def _solve(
     def run() -> nj.Solution:
         return jax.block_until_ready(nj.solve(preferences, beta, reference=reference, tol=tol, max_queries=max_queries))
 
-    with library_errors(beta="--beta", tol="--tol"):
+    with library_errors(beta="--beta", tol="--tol", reference="--reference"):
         return interruptible(run)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -91,9 +92,11 @@ def library_errors(**options: str) -> Iterator[None]:
     """
     try:
         yield
+    except BadInput:  # of files and options, by their names already
+        raise
     except (ImportError, ValueError, FloatingPointError) as error:
-        argument, colon, what = str(error).partition(":")
-        raise BadInput(visible(options.get(argument, argument) + colon + what)) from None
+        message = re.sub(r"^\w+(?=[:\[])", lambda found: options.get(found[0], found[0]), str(error))
+        raise BadInput(visible(message)) from None
     except OSError as error:
         where = "a file" if error.filename is None else str(error.filename)
         raise BadInput(visible(f"{where}: cannot be read or written: {error.strerror or error}")) from None

@@ -11,8 +11,13 @@ from nashjax.files.errors import BadInput, visible
 _BYTES_PER_ENTRY = 6 * 8
 
 _CGROUPS = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", ("inactive_file", "active_file")),
+    (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
 )
 """Of each version: the folder, its files of what a group may use and does use, and the part that can be had back."""
 
@@ -52,15 +57,16 @@ def _free_memory() -> int | None:
         return None
 
 
-def _free_in_group(folder: Path, limit: str, usage: str, cached: str) -> int | None:
+def _free_in_group(folder: Path, limit: str, usage: str, cached: tuple[str, ...]) -> int | None:
     most, used = _number_in(folder / limit), _number_in(folder / usage)
     if most is None:
         return None
     try:
         fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return max(most - (used or 0) + int(fields.get(cached, 0)), 0)
+        had_back = sum(int(fields.get(name, 0)) for name in cached)
     except (OSError, ValueError):
-        return most
+        had_back = 0
+    return max(most - max((used or 0) - had_back, 0), 0)
 
 
 def _number_in(path: Path) -> int | None:

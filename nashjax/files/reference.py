@@ -12,6 +12,7 @@ from nashjax.arguments import SUM_TOLERANCE, first_index
 from nashjax.files.arrays import read_vector_array
 from nashjax.files.errors import BadInput, bad_input, listed, number, quoted, unreadable, visible
 from nashjax.files.tables import open_table
+from nashjax.files.write import harmless
 
 _FORMS = ".csv (item,probability), .json ({item: probability}), .npy, or numbers with commas between"
 
@@ -57,6 +58,7 @@ def read_reference(source: str | Path, items: tuple[str, ...], batch_shape: tupl
 
 def _from_csv(path: Path, items: tuple[str, ...]) -> np.ndarray:
     given: dict[str, float] = {}
+    written = {harmless(item): item for item in items}  # as answers are written
     with open_table(path) as table:
         table.first_record()
         at_item, at_probability = table.positions(["item", "probability"])
@@ -65,6 +67,7 @@ def _from_csv(path: Path, items: tuple[str, ...]) -> np.ndarray:
                 continue
             table.check_width(record)
             item = record[at_item].strip()
+            item = item if item in items else written.get(item, item)
             if item in given:
                 raise bad_input(table.line("item"), f"{quoted(item)} a second time", "are distinct names")
             if item not in items:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nashjax.arguments import check_integer, check_number, shown
-from nashjax.files.errors import bad_input
 from nashjax.ranking.battles import BadRows, Battles
 from nashjax.ranking.bradley_terry import bradley_terry
 from nashjax.ranking.compare_next import SMALLEST_BETA, Suggestion, compare_next
@@ -163,7 +162,7 @@ def rank(
     The equilibrium is the mixture of items that no other mixture is preferred over (spec 1); an item's *mass* is its
     share in it, its *payoff* how often it is preferred over it (the Nash average). Both are fair under cycles. At
     `beta = 0` an item that loses to all changes nothing, and a copy of an item only shares its mass. All resamples are
-    solved together with the point estimate, in double precision, the latter to 1e-6.
+    solved like the point estimate, in double precision, the latter to 1e-6.
 
     The intervals are percentiles. In synthetic arenas (`benchmarks/intervals.py`) 95 % intervals of payoffs held the
     truth in 93 to 98 % of cases where every pair had 30 votes or more, in 92 to 94 % with 4, but in half of the cases
@@ -195,7 +194,7 @@ def rank(
         raise ValueError(f"battles: is {shown(battles)}; allowed are Battles, such as Battles.read gives")
     counts = battles.counts(ties)
     if not counts.comparisons.any():
-        raise bad_input("ties", "comparisons that are all ties", "is half for these")
+        raise ValueError("ties: is 'drop' for comparisons that are all ties; allowed is 'half' for these")
     resampler = Resampler.of(battles, ties=ties, cluster=cluster, bayesian=bayesian)
     score = bradley_terry(counts)
     draws = resampler.draw(np.random.default_rng(seed), bootstrap, prior)

@@ -19,7 +19,8 @@ from tests.lm.small import all_answers, small_policy
 
 BETA, LENGTH, DRAWS = 0.1, 2, 300_000
 METHODS = {
-    "two_average": {},  # and "target", whose opponent and centre only move otherwise
+    "target": {},
+    "two_average": {},
     "proximal_point": {},
     "two_loop": {"exploration": 0.0},
     "nash_md": {"mixture": 0.3},

@@ -129,9 +129,10 @@ def test_the_equilibrium_of_a_listed_game_is_found(name, options, lora_rank):
     np.testing.assert_allclose(np.exp(game.log_policy(result.params)), exact, atol=0.05)
 
 
-def test_parts_of_a_step_add_up():
+@pytest.mark.parametrize("lora_rank", [0, 16])
+def test_parts_of_a_step_add_up(lora_rank):
     """The gradient of a step is the same, in however many parts it is computed."""
-    policy = even_policy(lora_rank=16)
+    policy = even_policy(lora_rank=lora_rank)
     method = lm.make_method("two_average", prompts_per_step=4, samples_per_prompt=2, learning_rate=0.003)
     whole, parts = (train(policy, method=method, num_steps=2, accumulate=k) for k in (1, 4))
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True):

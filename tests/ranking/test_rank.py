@@ -15,7 +15,6 @@ from test_data import roshambo
 
 pytest.importorskip("pyarrow", reason="needs the extra `rank`")
 
-from nashjax.files import BadInput
 from nashjax.ranking import Battles, bradley_terry, rank
 from nashjax.ranking.compare_next import compare_next
 from nashjax.ranking.equilibria import ranks_of
@@ -262,7 +261,7 @@ def test_a_file_has_to_be_read_first():
 def test_ties_alone_cannot_be_dropped():
     ties = Battles.from_counts(list("abcde"), np.zeros((5, 5)), np.ones((5, 5)))
     assert rank(ties, bootstrap=DRAWS).mass.value == pytest.approx(np.full(5, 0.2))
-    with pytest.raises(BadInput, match="ties: found comparisons that are all ties"):
+    with pytest.raises(ValueError, match="ties: is 'drop' for comparisons that are all ties"):
         rank(ties, ties="drop")
 
 
@@ -293,6 +292,16 @@ def test_cuisines_have_a_winner(data: Path):
     assert any(warning.startswith("Italy is a Condorcet winner") for warning in found.warnings)
     order = in_order(found, reference["items"])
     np.testing.assert_allclose(found.mass.value, np.array(reference["regularised"]["0.01"]["p"])[order], atol=1e-5)
+
+
+def test_football_has_no_unique_answer(data: Path):
+    battles, reference = read(data, "football_men", "pairs")
+    found = rank(battles, 0.01, bootstrap=DRAWS)
+    order = in_order(found, reference["items"])
+    np.testing.assert_allclose(found.mass.value, np.array(reference["regularised"]["0.01"]["p"])[order], atol=1e-5)
+    text = "\n".join(found.warnings)
+    assert "The equilibrium at beta = 0 is not unique" in text
+    assert "8458 of 12403 pairs" in text
 
 
 def test_noisy_bots_have_an_unsure_winner(data: Path):

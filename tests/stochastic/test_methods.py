@@ -114,6 +114,15 @@ def test_exact_gradients_and_many_inner_steps_walk_the_exact_path(eta, beta):
     assert np.abs(exact.log_policy[:, outer] - exact.log_policy[:, outer - 1]).max() > 1e-3  # it still moves
 
 
+def test_a_prior_counts_comparisons_of_each_pair_half_won_by_each():
+    method = st.PlugIn(prior=2.0)
+    game = st.SampledGame(
+        st.BernoulliOracle(np.full((2, 2), 0.5)), st.TabularPolicy(), jnp.asarray(BETA), jnp.full((1, 2), -np.log(2))
+    )
+    state = method.init(game, jax.random.key(0))._replace(wins=jnp.array([[[0.0, 3], [1, 0]]]))
+    np.testing.assert_allclose(method.estimate(state).preferences, [[[0.5, 4 / 6], [2 / 6, 0.5]]])
+
+
 def test_the_closed_form_estimates_payoffs_without_bias():
     game = st.SampledGame(
         st.BernoulliOracle(nj.MatrixGame(GAMES.preferences[:2]), contextual=True),

@@ -39,6 +39,16 @@ def test_contexts_are_the_last_axis_of_the_game():
     np.testing.assert_allclose(answer, np.asarray(GAME.preferences)[context, action, opponent], atol=1e-15)
 
 
+def test_games_of_several_contexts():
+    P = np.asarray(nj.games.random_game(jax.random.key(7), 4, (2, 3)).preferences)
+    oracle = st.ProbabilityOracle(P, contextual=True)
+    assert (oracle.batch_shape, oracle.num_contexts, oracle.num_actions) == ((2,), 3, 4)
+    context, action, opponent = questions(50, (2,), contexts=3)
+    answer = oracle.compare(jax.random.key(1), context, action, opponent)
+    for game in range(2):
+        np.testing.assert_allclose(answer[game], P[game, context[game], action[game], opponent[game]], atol=1e-15)
+
+
 def test_votes_are_zeros_and_ones_with_the_probability_of_the_game():
     context, action, opponent = (jnp.full(40_000, i) for i in (0, 1, 2))
     P = np.asarray(GAME.preferences)[0]
