@@ -237,7 +237,11 @@ BAD_INPUT = {
     "beta too small": (MATRIX, ["--beta", "1e-200"], "--beta: is 1e-200; allowed are 0 or, in float32, 1.18e-38 to"),
     "output suffix": (MATRIX, ["--output", "o.txt"], "o.txt: found suffix '.txt'; allowed are .json, .csv, .npz"),
     "output is input": (MATRIX, ["--output", "g.csv"], "g.csv: found a file that is read"),
-    "format": (MATRIX, ["--format", "excel"], "format: found 'excel'; allowed are array, matrix, pairs, battles"),
+    "format": (
+        MATRIX,
+        ["--format", "excel"],
+        "error: --format: found 'excel'; allowed are array, matrix, pairs, battles",
+    ),
 }
 
 
@@ -363,9 +367,10 @@ def open_pipe(path: Path, reader: subprocess.Popen[str]) -> int:
 def test_an_interrupt_ends_it_at_once_without_a_traceback(tmp_path: Path):
     logits = np.random.default_rng(0).normal(size=(400, 400))
     np.save(tmp_path / "g.npy", 1 / (1 + np.exp(logits.T - logits)))
-    # The program waits for somebody to write into this pipe, and then computes without end.
+    # The program waits for somebody to write into this pipe, and then computes for minutes.
     os.mkfifo(tmp_path / "r.csv")
-    endless = ["--beta", "0", "--tol", "1e-30", "--max-queries", "2000000000", "--x64"]
+    betas = ",".join(f"{beta:.6g}" for beta in np.geomspace(1e-6, 1e-5, 1000))
+    endless = ["--beta", betas, "--tol", "1e-12", "--max-queries", "2000000000"]
     with subprocess.Popen(
         [PROGRAM, "solve", "g.npy", "--reference", "r.csv", *endless],
         cwd=tmp_path,

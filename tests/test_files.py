@@ -495,11 +495,16 @@ def test_npz_of_one_game_has_its_comparisons(tmp_path: Path):
         assert written["mean_win_rate"].tolist() == [0.5] * 3
 
 
-def test_an_answer_in_csv_is_a_reference(tmp_path: Path):
+def test_an_answer_to_one_game_is_a_reference(tmp_path: Path):
     """Also where names begin like formulas."""
     answer = dataclasses.replace(make_answer(), items=("=a", "-b", "c"))
     write_answer(tmp_path / "o.csv", answer)
-    np.testing.assert_allclose(read_reference(str(tmp_path / "o.csv"), answer.items), answer.policy)
+    write_answer(tmp_path / "o.json", answer)
+    for name in ("o.csv", "o.json"):
+        np.testing.assert_allclose(read_reference(str(tmp_path / name), answer.items), answer.policy)
+    write_answer(tmp_path / "o.json", make_answer((2, 3)))
+    with pytest.raises(BadInput, match="found an answer for several games or betas; allowed are answers for one"):
+        read_reference(str(tmp_path / "o.json"), make_answer().items)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

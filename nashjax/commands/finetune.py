@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nashjax.commands.options import Seed
+from nashjax.commands.report import counted
 from nashjax.commands.terminal import errors_in_one_line, library_errors, number_option, put
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, quoted, unreadable, visible
@@ -50,7 +51,7 @@ def finetune(
         Path | None,
         typer.Option(
             metavar="FILE.jsonl",
-            help='A line for each prompt, {"prompt": "..."}; one in ten, at most 32, is kept for win rates and not '
+            help='A line for each prompt, {"prompt": "..."}; one in ten, from 1 to 32, is kept for win rates and not '
             "learnt from. Not needed with tiny.",
         ),
     ] = None,
@@ -201,7 +202,10 @@ def _run(
         gap = listed.exploitability(game, policy.params, beta)
         put(f"Before: exploitability {gap.mean():.4f} (at most {gap.max():.4f}).\n")
     else:
-        put(f"{steps} steps, {len(training)} prompts to learn from, {len(held_out)} held out; compiling.\n")
+        numbers = (
+            f"{counted(steps, 'step')}, {counted(len(training), 'prompt')} to learn from, {len(held_out)} held out"
+        )
+        put(f"{numbers}; compiling.\n")
     result = lm.train(
         policy,
         training,

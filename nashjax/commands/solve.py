@@ -96,6 +96,8 @@ def solve(
     """
     with errors_in_one_line():
         betas = _parse_betas(beta, default=0.01)
+        if form not in (None, *FORMATS):
+            raise bad_input("--format", quoted(form), f"are {', '.join(FORMATS)}")
         if output is not None:
             check_output(output, file, *([] if reference is None else [Path(reference)]))
         columns = Columns(item_a, item_b, winner)

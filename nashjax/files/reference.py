@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,9 @@ def read_reference(source: str | Path, items: tuple[str, ...], batch_shape: tupl
     """Read a reference policy for games with these items.
 
     Args:
-      source: a file, `.csv` with rows `item,probability`, `.json` with an object `{item: probability}` or `.npy` with
-        an array `[..., n]`; or the `n` numbers themselves, in the order of the items, with commas between.
+      source: a file, `.csv` with rows `item,probability`, `.json` with an object `{item: probability}` (in both forms
+        also the answer to one game that `nashjax solve` writes) or `.npy` with an array `[..., n]`; or the `n` numbers
+        themselves, in the order of the items, with commas between.
       items: the names of the `n` items; a file that names them may do so in any order.
       batch_shape: of the games.
 
@@ -81,6 +83,12 @@ def _from_csv(path: Path, items: tuple[str, ...]) -> np.ndarray:
     return _in_order(path, given, items)
 
 
+def _of_answer(path: Path, items: object, policy: object) -> dict[str, Any]:
+    if not (isinstance(items, list) and isinstance(policy, list) and len(items) == len(policy)):
+        raise bad_input(path, "an answer for several games or betas", "are answers for one")
+    return dict(zip(map(str, items), policy, strict=True))
+
+
 def _from_json(path: Path, items: tuple[str, ...]) -> np.ndarray:
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -95,6 +103,8 @@ def _from_json(path: Path, items: tuple[str, ...]) -> np.ndarray:
         raise bad_input(path, "objects within objects", "is {item: probability}") from None
     if not isinstance(content, dict):
         raise bad_input(path, f"a {type(content).__name__}", "is an object {item: probability}")
+    if {"items", "policy"} <= content.keys() - set(items):  # an answer of `nashjax solve`
+        content = _of_answer(path, content["items"], content["policy"])
     for item, value in content.items():
         if item not in items:
             raise bad_input(path, f"item {quoted(item)}", f"are the items of the game: {listed(list(items))}")

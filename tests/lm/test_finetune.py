@@ -249,7 +249,7 @@ def test_prompts_of_ones_own(judging, run):
     done = run("finetune", *options, "--judge", "demo")
     assert done.returncode == 0, done.stderr
     first, *lines = done.stdout.splitlines()
-    assert first == "1 steps, 3 prompts to learn from, 1 held out; compiling."
+    assert first == "1 step, 3 prompts to learn from, 1 held out; compiling."
     # Two prompts, two answers against two, and the one held-out prompt against the first model.
     assert re.fullmatch(
         r"step 1: 9 judge calls, KL -?0\.000, win rate against the first model [\d.]+ \([\d.]+ to [\d.]+\)", lines[0]
