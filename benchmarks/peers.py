@@ -178,8 +178,9 @@ def choose_cases(options: argparse.Namespace) -> list[Case]:
             own if given is None else given
             for own, given in zip((group.actions, group.batch, group.betas), asked, strict=True)
         )
-        combinations = [(n, batch, beta) for n, beta, batch in itertools.product(actions, betas, batches)]
-        if group.cases:
+        if not group.cases:
+            combinations = [(n, batch, beta) for n, beta, batch in itertools.product(actions, betas, batches)]
+        else:
             combinations = [
                 case
                 for case in group.cases

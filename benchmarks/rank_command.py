@@ -1,7 +1,7 @@
 """How long `nashjax rank` takes from the shell, import and compilation included, and how much memory.
 
-Run `python -m benchmarks.rank_command` in the project's folder with the extra `rank` installed (some minutes, 40 MB of
-disk, Linux). Arenas are drawn, written as CSV files and ranked by the program in processes of its own, none of which
+Run `python -m benchmarks.rank_command` in the project's folder with the extra `rank` installed (a minute or two, 60 MB
+of disk, Linux). Arenas are drawn, written as CSV files and ranked by the program in processes of its own, none of which
 finds compiled programs of another. Writes `rank_command.json` into the folder `--output`, by default
 benchmarks/results.
 """

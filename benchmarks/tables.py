@@ -423,7 +423,7 @@ def measured_on(study: str, machine: Row, rows: list[Row]) -> str:
     versions = ", ".join(f"{name} {machine[name]}" for name in ("nashjax", "jax", "python"))
     device = f"{machine.get('processor', machine['device'])}, {machine['cpu_cores']} cores"
     if days[0] < machine["date"]:
-        device += f"; on another machine before {machine['date']}"
+        device += f" on {machine['date']}"  # rows of earlier days do not tell theirs
     return f"[{study}.json](results/{study}.json): {when}; {versions}; {device}."
 
 

@@ -31,7 +31,7 @@ def low_rank_game(n: int, r: int, batch: tuple[int, ...] = (), seed: int = 0):
     return nj.games.LowRankGame(jnp.asarray(left), jnp.asarray(right)), P
 
 
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=15)
 @example(n=3, d=2, tile=7, seed=0)
 @example(n=7, d=2, tile=7, seed=0)
 @example(n=15, d=2, tile=7, seed=0)

@@ -108,7 +108,7 @@ def rank(
     preferred over that mixture; intervals are by bootstrap. The ranking goes to standard output, warnings and progress
     to standard error. Exit code 0: solved; 1: not solved to the tolerance; 2: an input cannot be used.
     """
-    with errors_in_one_line(), library_errors(beta="--beta", ties="--ties"):
+    with errors_in_one_line(), library_errors():
         if output is not None:
             check_output(output, file, suffixes=(".json", ".csv", ".html"))
         if plot is not None:

@@ -72,6 +72,7 @@ def read_games(
 
     Raises:
       BadInput: a `ValueError` whose one line names the place, what was found there, and what is allowed.
+      ValueError: `tie_words` is one text.
     """
     path, columns = Path(path), columns or Columns()
     check_texts("tie_words", tie_words)

@@ -60,7 +60,7 @@ def read_reference(source: str | Path, items: tuple[str, ...], batch_shape: tupl
 
 def _from_csv(path: Path, items: tuple[str, ...]) -> np.ndarray:
     given: dict[str, float] = {}
-    written = {harmless(item): item for item in items}  # as answers are written
+    known = {harmless(item): item for item in items} | {item: item for item in items}  # also as answers are written
     with open_table(path) as table:
         table.first_record()
         at_item, at_probability = table.positions(["item", "probability"])
@@ -68,8 +68,7 @@ def _from_csv(path: Path, items: tuple[str, ...]) -> np.ndarray:
             if not record:
                 continue
             table.check_width(record)
-            item = record[at_item].strip()
-            item = item if item in items else written.get(item, item)
+            item = known.get(record[at_item].strip(), record[at_item].strip())
             if item in given:
                 raise bad_input(table.line("item"), f"{quoted(item)} a second time", "are distinct names")
             if item not in items:

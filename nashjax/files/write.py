@@ -164,22 +164,11 @@ def _as_csv(answer: Answer) -> bytes:
 
 
 def _as_npz(answer: Answer) -> bytes:
-    names = (
-        "beta",
-        "policy",
-        "payoffs",
-        "mean_win_rate",
-        "comparisons",
-        "exploitability",
-        "kl_bound",
-        "queries",
-        "status",
-    )
-    arrays: dict[str, Any] = {name: getattr(answer, name) for name in names}
-    if answer.comparisons is None:
-        del arrays["comparisons"]
+    arrays: dict[str, Any] = {name: value for name, value in vars(answer).items() if value is not None}
+    arrays["items"] = np.array(answer.items)
+    del arrays["several_betas"]
     stream = io.BytesIO()
-    np.savez(stream, items=np.array(answer.items), **arrays)
+    np.savez(stream, **arrays)
     return stream.getvalue()
 
 

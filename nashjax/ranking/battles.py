@@ -127,6 +127,7 @@ class Battles:
         Raises:
           BadInput: a `ValueError` of one line: the file cannot be read, a column is missing, no row can be used, or,
             with `strict`, the first row that cannot be.
+          ValueError: `tie_words` or `labels` is one text.
         """
         from nashjax.ranking import reading
 

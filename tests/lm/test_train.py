@@ -108,8 +108,8 @@ def test_a_run_learns_what_is_preferred_and_says_so(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "options", "lora_rank"),
-    [("two_loop", {"inner_steps": 10}, 32), ("target", {"rate": 0.05}, 0)],
-    ids=["two_loop with adapters of full rank", "target"],
+    [("two_loop", {"inner_steps": 10}, 0), ("two_loop", {"inner_steps": 10}, 32), ("target", {"rate": 0.05}, 0)],
+    ids=["two_loop", "adapters of full rank", "target"],
 )
 def test_the_equilibrium_of_a_listed_game_is_found(name, options, lora_rank):
     """By all weights and by adapters as large as the matrices, by the two loops and by the target form alike."""
@@ -164,7 +164,7 @@ KILLED = """
 """
 
 
-def test_a_run_that_is_killed_twice_ends_as_if_it_had_not_been(tmp_path):
+def test_a_run_that_is_killed_three_times_ends_as_if_it_had_not_been(tmp_path):
     def start(folder):
         code = textwrap.dedent(KILLED.format(root=str(ROOT), folder=str(folder)))
         with errors.open("w") as file:  # a pipe that nobody reads yet fills up with what a compiler has to say
@@ -175,7 +175,7 @@ def test_a_run_that_is_killed_twice_ends_as_if_it_had_not_been(tmp_path):
     seed = int.from_bytes(os.urandom(4))
     print("seed", seed)  # shown where the test fails
     rng, kills = np.random.default_rng(seed), 0
-    for kill in range(2):
+    for kill in range(3):
         process = start(folder)
         wanted = 3 * kill + int(rng.integers(1, 4))
         metrics = folder / "metrics.jsonl"
@@ -185,7 +185,7 @@ def test_a_run_that_is_killed_twice_ends_as_if_it_had_not_been(tmp_path):
         kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert kills == 2
+    assert kills >= 2
     assert start(folder).wait() == 0, errors.read_text()
     end = lm.load_weights(folder / "end.npz", (whole.params, whole.average))
     assert same(end, (whole.params, whole.average))

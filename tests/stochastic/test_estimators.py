@@ -79,7 +79,7 @@ METHODS = {
     "dpo": (st.OnlineDPO(scale=0.7), Roles()),
 }
 CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in METHODS]
-CASES += [(name, {"baseline": False}) for name in ("two loops", "self play")]
+CASES += [(name, {"baseline": False}) for name in METHODS if name not in ("ipo", "dpo")]
 CASES += [(name, {"both_sides": False, "baseline": b}) for name, b in (("two loops", True), ("nash md", False))]
 CASES += [(name, {"exploration": 0.25}) for name in ("proximal point", "nash md")]
 CASES += [("two loops", {"exploration": 0.25, "both_sides": both_sides}) for both_sides in (True, False)]

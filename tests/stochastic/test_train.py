@@ -359,7 +359,7 @@ np.savez(sys.argv[2], *arrays)
 """
 
 
-def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(tmp_path: Path):
+def test_a_run_that_is_killed_thrice_ends_as_one_that_is_not(tmp_path: Path):
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
 
@@ -370,7 +370,7 @@ def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(tmp_path: Path):
     seed = int.from_bytes(os.urandom(4))
     print("seed", seed)  # shown where the test fails
     rng, killed = np.random.default_rng(seed), 0
-    for _ in range(2):
+    for _ in range(3):
         process = start("killed", "killed.npz")
         assert process.stdout is not None
         for _ in range(int(rng.integers(1, 6))):  # some records, then some time into the next or its checkpoint
@@ -381,7 +381,7 @@ def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(tmp_path: Path):
             killed += 1
         process.wait()
         process.stdout.close()
-    assert killed == 2
+    assert killed == 3
     for folder, out in (("killed", "killed.npz"), ("whole", "whole.npz")):
         process = start(folder, out)
         printed = process.communicate()[0].split()
