@@ -211,7 +211,7 @@ def _uniqueness(inputs: Inputs, policy: jax.Array) -> Uniqueness:
     margin = jnp.min(jnp.where(others, shortfall, jnp.inf), axis=0)
     inside = jnp.moveaxis(support, 0, -1)
     on_support = jnp.where(inside[..., :, None] & inside[..., None, :], linear.margins(plain.game), 0)
-    size = jnp.linalg.svd(on_support, compute_uv=False)
+    size = linear.singular_values(on_support)
     rounding = 16 * jnp.finfo(size.dtype).eps * policy.shape[-1]
     rank = jnp.sum(size > rounding * jnp.maximum(jnp.max(size, axis=-1, keepdims=True), 0.5), axis=-1)
     null_dimension = (jnp.sum(support, axis=0) - rank).astype(jnp.int32)

@@ -24,6 +24,7 @@ from nashjax.implicit import attach_derivative
 from nashjax.inputs import Inputs, as_inputs, as_path_inputs, check_game
 from nashjax.problem import kl_bound, rounding_floor
 from nashjax.solution import Solution, Status
+from nashjax.vmap import solve_mapped_axis_as_batch
 
 MASS_TOLERANCE = 1e-2
 """How far from 1 the probabilities of an answer may sum up: rounding of a million of them leaves less."""
@@ -276,6 +277,21 @@ def _solve_spread(
 
 
 def _solve_games(
+    inputs: Inputs,
+    algorithm: Algorithm[Any] | None,
+    max_queries: jax.Array,
+    block_size: int | None,
+    betas: BetaKinds,
+) -> Solution:
+    """Solve games inside a trace; under `vmap` the mapped axis joins the batch. Has no derivatives."""
+
+    def solve(inputs: Inputs, others: tuple[Algorithm[Any] | None, jax.Array]) -> Solution:
+        return _solve_batch(inputs, *others, block_size, betas)
+
+    return solve_mapped_axis_as_batch(solve, inputs, (algorithm, max_queries))
+
+
+def _solve_batch(
     inputs: Inputs,
     algorithm: Algorithm[Any] | None,
     max_queries: jax.Array,

@@ -87,7 +87,7 @@ class InteriorPoint:
         p, w, level = jnp.exp(state.log_policy), state.slack, state.level
         allowed = p > 0
         scale = jnp.sqrt(p / w)
-        solve = linear.factorise(linear.skew_system(problem.game, scale))
+        solve = linear.factorize(linear.skew_system(problem.game, scale))
 
         def solve_scaled(rhs: jax.Array) -> jax.Array:
             return scale * solve(scale * rhs)
