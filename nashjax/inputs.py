@@ -1,4 +1,4 @@
-"""What callers hand in: checked, cast to one dtype, and turned actions first."""
+"""The arguments of a solve: validated, cast to one dtype, and transposed to actions first."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ from nashjax.arguments import (
     as_floating,
     as_real_array,
     check_all,
+    check_not_solution,
     check_policy,
     check_square,
     first_index,
+    invalid,
+    message,
     place_name,
     real_numbers_or_none,
-    shown,
+    wrong_type,
 )
 from nashjax.games import EmbeddingGame, Game, LowRankGame, MatrixGame
+from nashjax.games.matrix import half_plus
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import Classes
 
-NOT_A_GAME = "is not a preference game; allowed is P + P^T = 1, P in [0, 1]"
+NOT_A_GAME = "a preference game, P + P^T = 1 with P in [0, 1]"
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
 """Those of a solve."""
 
@@ -73,11 +77,8 @@ class Inputs(NamedTuple):
         """
         game, batch = self.game, self.batch_shape
         valid = jnp.isfinite(self.beta) & (self.beta >= 0)
-        if hasattr(game, "prepared"):
-            game, is_game = game.prepared()  # pyright: ignore[reportAttributeAccessIssue]
-            valid &= is_game
-        elif hasattr(game, "is_valid"):
-            valid &= game.is_valid()  # pyright: ignore[reportAttributeAccessIssue]
+        game, is_game = _prepare_game(game, self.reference)
+        valid &= is_game
         uniform = jnp.full(game.num_actions, 1 / game.num_actions, self.beta.dtype)
         reference = uniform if self.reference is None else self.reference
         initial = reference if self.initial is None else self.initial
@@ -145,7 +146,8 @@ def as_inputs(
     INVALID, the caller has to call `check_game`.
 
     Raises:
-      ValueError: naming the argument, the index of the first bad entry, what is there and what is allowed.
+      TypeError: an argument is of a wrong type.
+      ValueError: an argument has a wrong value; the message names it and the index of the first bad entry.
     """
     game = _as_game(game, in_place=in_place)
     dtype = _dtype(game)
@@ -165,10 +167,10 @@ def as_inputs(
         _broadcast(shapes.values())
     except ValueError:
         found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items() if shape)
-        raise ValueError(f"batch shapes do not broadcast: {found}; allowed are shapes that numpy broadcasts") from None
+        raise invalid("batch shapes", "shapes that broadcast with each other", found) from None
     _check_answers(game, dtype, inputs.batch_shape)
     if validate and not in_place:
-        check_game(game)
+        check_game(inputs)
     return inputs
 
 
@@ -189,11 +191,12 @@ def as_path_inputs(
     if not isinstance(betas, jax.Array):
         betas = as_numbers("betas", betas)
     if betas.ndim == 0 or betas.shape[0] == 0:
-        raise ValueError(f"betas: has shape {list(betas.shape)}; allowed is [num_betas, ...], at least one")
+        raise invalid("betas", "an array [num_betas, ...] with at least one beta", f"shape {list(betas.shape)}")
     if validate and is_concrete(betas):
         values = to_host(betas)
         _check_numbers(values, tol, _dtype(_as_game(game)), beta_name="betas")
-        check_all("betas", values[1:], values[1:] <= values[:-1], "betas that do not increase along the first axis")
+        never_increasing = np.concatenate([np.full_like(values[:1], True, bool), values[1:] <= values[:-1]])
+        check_all("betas", values, never_increasing, "at most the beta before it", "Sort betas in descending order.")
     inputs = as_inputs(game, betas[0], reference, initial, tol, validate=validate)
     between = (1,) * (len(inputs.batch_shape) - (betas.ndim - 1))
     return inputs._replace(beta=jnp.asarray(betas, inputs.beta.dtype).reshape(len(betas), *between, *betas.shape[1:]))
@@ -213,15 +216,15 @@ def as_policy(name: str, policy: ArrayLike, num_actions: int, dtype: jnp.dtype, 
     policy = as_real_array(name, policy)
     shape = policy.shape
     if not shape or shape[-1] != num_actions:
-        raise ValueError(
-            f"{name}: has shape {list(shape)}; allowed is [..., {num_actions}], a probability for each action"
-        )
+        raise invalid(name, f"an array [..., {num_actions}] with a probability for each action", f"shape {list(shape)}")
     if validate and is_concrete(policy):
         values = as_numbers(name, policy)
         check_policy(name, values)
         if name == "reference":  # in which a zero has a meaning
             tiny = float(jnp.finfo(dtype).tiny)
-            check_all(name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}")
+            check_all(
+                name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}"
+            )  # below, it would be rounded to 0
     return jnp.asarray(policy, dtype)
 
 
@@ -237,20 +240,30 @@ def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
     if not (in_place or isinstance(preferences, jax.Array)):
         with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
             preferences = jnp.asarray(preferences)
-    return MatrixGame(as_floating(preferences), payoff_scale)
+    return MatrixGame(_as_exact(preferences), payoff_scale)
+
+
+def _as_exact(preferences: jax.Array | np.ndarray) -> jax.Array:
+    """Return preferences in float32 or float64; of half precision, those that sum to 1 within its rounding do so."""
+    given = as_floating(preferences)
+    if not jnp.issubdtype(preferences.dtype, jnp.floating) or preferences.dtype.itemsize >= 4:
+        return given
+    xp: Any = np if isinstance(given, np.ndarray) else jnp
+    margin = (given - xp.swapaxes(given, -1, -2)) / 2
+    excess = xp.abs(given + xp.swapaxes(given, -1, -2) - 1)
+    return xp.where(excess <= float(jnp.finfo(preferences.dtype).eps), half_plus(margin), given)
 
 
 def _check_attributes(game: Any) -> None:
-    """Raise ValueError where a game of another class than ours lacks what `Game` asks for."""
+    """Raise TypeError if a game of a user's class lacks what `Game` requires."""
     missing = [name for name in ("num_actions", "batch_shape") if not hasattr(game, name)]
     if missing:
-        raise ValueError(
-            f"game: {type(game).__name__} has no {' and no '.join(missing)}; allowed is what nashjax.Game describes"
-        )
+        lacks = f"an instance of {type(game).__name__}, which has no {' and no '.join(missing)}"
+        raise TypeError(message("game", "an array of preferences or a nashjax.Game", lacks))
 
 
 def _check_answers(game: Any, dtype: jnp.dtype, batch: tuple[int, ...]) -> None:
-    """Raise ValueError where a game of another class than ours does not answer policies `[n, *batch]` by their like."""
+    """Raise ValueError if a game of a user's class does not answer weights `[n, *batch]` by an array of that shape."""
     if isinstance(game, (MatrixGame, EmbeddingGame, LowRankGame)):
         return
     asked, name = (game.num_actions, *batch), type(game).__name__
@@ -258,12 +271,11 @@ def _check_answers(game: Any, dtype: jnp.dtype, batch: tuple[int, ...]) -> None:
         answer = jax.eval_shape(game.payoffs, jax.ShapeDtypeStruct(asked, dtype)).shape
     except (TypeError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"game: {name}.payoffs fails for weights {list(asked)}: {reason}") from error
+        requirement = f"able to answer weights of shape {list(asked)}"
+        raise invalid(f"{name}.payoffs", requirement, f"the error {reason}") from error
     if answer != asked:
-        raise ValueError(
-            f"game: {name}.payoffs answers weights {list(asked)} with an array {list(answer)}; allowed is one of the "
-            "same shape, actions first"
-        )
+        requirement = f"a query that answers weights of shape {list(asked)}, actions first, by an array of that shape"
+        raise invalid(f"{name}.payoffs", requirement, f"shape {list(answer)}")
 
 
 def _cast_in_place(x: ArrayLike, dtype: jnp.dtype) -> jax.Array:
@@ -278,9 +290,8 @@ def _dtype(game: Game) -> jnp.dtype:
         dtypes = [jnp.result_type(x) for x in jax.tree.leaves(game)]
         floating = [jnp.dtype(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]  # weak ones count, too
     except TypeError:
-        raise ValueError(
-            f"game: {type(game).__name__} is not a pytree; allowed are arrays and games registered with jax"
-        ) from None
+        advice = "Register the class with jax.tree_util.register_dataclass."
+        raise wrong_type("game", "an array or a game that is a pytree", game, advice) from None
     return jnp.result_type(jnp.float32, *floating) if floating else jnp.result_type(float)
 
 
@@ -337,12 +348,12 @@ def _check_numbers(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name:
     tiny, largest = _range(dtype)
     if not _is_number_from(beta, tiny, largest) and is_concrete(beta):
         values = as_numbers(beta_name, beta)
-        check_all(beta_name, values, np.isfinite(values) & (values >= 0), "finite numbers >= 0")
+        check_all(beta_name, values, np.isfinite(values) & (values >= 0), "finite and >= 0")
         allowed = f"0 or, in {dtype}, {tiny:.3g} to {largest:.3g}"
         check_all(beta_name, values, (values == 0) | ((values >= tiny) & (values <= largest)), allowed)
     if not _is_number_from(tol, 0, largest) and is_concrete(tol):
         values = as_numbers("tol", tol)
-        allowed = f"numbers from 0 to, in {dtype}, {largest:.3g}"
+        allowed = f"a number from 0 to, in {dtype}, {largest:.3g}"
         check_all("tol", values, (values >= 0) & (values <= largest), allowed)
 
 
@@ -357,27 +368,66 @@ def _is_number_from(x: object, low: float, high: float) -> bool:
 
 
 def as_numbers(name: str, x: Any) -> np.ndarray:
-    """The values of an argument in float64; raises ValueError where they are no real numbers."""
+    """Return the values of an argument in float64; raises TypeError if they are not real numbers."""
+    check_not_solution(name, x)
     try:
         found = real_numbers_or_none(to_host(x))
     except ValueError:  # lists of different lengths
         found = None
     if found is None:
-        raise ValueError(f"{name}: is {shown(x)}; allowed are real numbers")
+        raise wrong_type(name, "real numbers", x)
     return found
 
 
-_all_valid = jax.jit(lambda game, classes: jnp.all(game.is_valid()))
+def _prepare_game(game: Any, reference: jax.Array | None) -> tuple[Game, jax.Array]:
+    """Return a game in the form that is solved, and which games are preference games, bool `[*batch]`.
+
+    Actions that the reference excludes are not looked at. Traceable.
+    """
+    if hasattr(game, "prepared"):
+        return game.prepared(None if reference is None else reference > 0)
+    return game, game.is_valid() if hasattr(game, "is_valid") else jnp.ones(game.batch_shape, bool)
 
 
-def check_game(game: Game) -> None:
-    """Raise ValueError, naming the first bad entry, unless these are preference games; does not look into tracers."""
-    if not hasattr(game, "is_valid") or not is_concrete(game):
+_valid_games = jax.jit(lambda game, reference, classes: _prepare_game(game, reference)[1])
+
+
+def check_game(inputs: Inputs) -> None:
+    """Raise ValueError that names the first bad entry unless these are preference games.
+
+    Traced games cannot be checked. Actions that the reference excludes are not looked at.
+    """
+    checked = hasattr(inputs.game, "prepared") or hasattr(inputs.game, "is_valid")
+    if not checked or not is_concrete((inputs.game, inputs.reference)):
         return
     with jax.ensure_compile_time_eval():  # a concrete game can also stand inside a trace
-        if bool(_all_valid(game, Classes.of(game))):
-            return
-        bad = first_index(~to_host(game.is_valid()))  # pyright: ignore
-        here = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(game))
-        fault = game.fault() if here and hasattr(game, "fault") else None  # pyright: ignore
-    raise ValueError(f"game: {fault}" if fault else f"{place_name('game', bad)}: {NOT_A_GAME}")
+        valid = to_host(_valid_games(inputs.game, inputs.reference, Classes.of(inputs.game)))
+    if not valid.all():
+        raise _bad_game(inputs, first_index(~valid), valid.ndim)
+
+
+def _bad_game(inputs: Inputs, bad: tuple[int, ...], rank: int) -> ValueError:
+    """Return the error for the game at the place `bad` of the `rank` batch axes."""
+    game: Any = inputs.game
+    index = bad[rank - len(game.batch_shape) :]
+    here = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(game))
+    allowed = allowed_at(inputs.reference, bad)
+    fault = None
+    if here and hasattr(game, "fault"):
+        fault = jax.tree.map(lambda leaf: leaf_at(leaf, index), game).fault(allowed, index)
+    return ValueError(f"game.{fault}") if fault else invalid(place_name("game", index), NOT_A_GAME, "another matrix")
+
+
+def leaf_at(leaf: Any, index: tuple[int, ...]) -> np.ndarray:
+    """Return the part of an array of a batch of games that belongs to the game at `index`; shared axes have size 1."""
+    sizes = np.shape(leaf)[: len(index)]
+    return np.asarray(leaf)[tuple(0 if size == 1 else i for i, size in zip(index, sizes, strict=True))]
+
+
+def allowed_at(reference: Any, index: tuple[int, ...]) -> np.ndarray | None:
+    """Return which actions the reference `[*batch, n]` allows the game at `index`, bool `[n]`; None for all."""
+    if reference is None:
+        return None
+    values = to_host(reference)
+    rank = values.ndim - 1
+    return leaf_at(values, index[len(index) - rank :]) > 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nashjax.pytree import register_dataclass
 
@@ -30,8 +32,8 @@ _SENTENCES = {
     "reached; the best policy found is returned.",
     Status.STALLED: "The exploitability is as small as the rounding of this dtype can show, above the tolerance; "
     "use float64 or a larger tolerance.",
-    Status.INVALID: "Not a preference game (or beta, reference or initial not valid), or its payoffs are not finite, "
-    "or the method returned no policy.",
+    Status.INVALID: "Not a preference game, or beta, reference or initial is not valid or not supported by the "
+    "method, or the payoffs are not finite, or the method returned no policy.",
 }
 
 
@@ -63,8 +65,10 @@ class Solution:
 
     @property
     def policy(self) -> jax.Array:
-        """Probabilities, `[*batch, n]`."""
-        return jnp.exp(self.log_policy)
+        """Probabilities, `[*batch, n]`, in the dtype of `log_policy`; a numpy array if that is one."""
+        # jax would make float32 of a float64 array unless `jax_enable_x64` is set.
+        exp: Any = np.exp if isinstance(self.log_policy, np.ndarray) else jnp.exp
+        return exp(self.log_policy)
 
     @property
     def converged(self) -> jax.Array:

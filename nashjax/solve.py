@@ -15,13 +15,14 @@ from jax.typing import ArrayLike
 
 from nashjax import cores, spread
 from nashjax.algorithms import Algorithm
-from nashjax.arguments import LARGEST_INT, check_integer, shown
+from nashjax.algorithms.base import Betas
+from nashjax.arguments import LARGEST_INT, check_all, check_integer, invalid, message, wrong_type
 from nashjax.blocks import default_block_size, map_blocks
 from nashjax.driver import Outcome, certify, run
 from nashjax.games import Game
 from nashjax.hybrid import BetaKinds, beta_kinds, run_hybrid
 from nashjax.implicit import attach_derivative
-from nashjax.inputs import Inputs, as_inputs, as_path_inputs, check_game
+from nashjax.inputs import Inputs, as_inputs, as_numbers, as_path_inputs, check_game, is_concrete
 from nashjax.problem import kl_bound, rounding_floor
 from nashjax.solution import Solution, Status
 from nashjax.vmap import solve_mapped_axis_as_batch
@@ -65,7 +66,8 @@ def solve(
         `jax_enable_x64`) float64, is that of the solve; integers and booleans are promoted.
       beta: regularisation, `[*batch]`, >= 0, in units of preference.
       reference: policy `r` that `beta` pulls towards, probabilities `[*batch, n]`, default uniform. A zero excludes
-        the action, so that games of different sizes can share a batch.
+        the action, so that games of different sizes can share a batch. The row and the column of an excluded action may
+        hold anything, NaN included.
       algorithm: by default `AdaptiveNashMP()`, then `Newton()` for tolerances below 1e-9 in float64 and for games that
         have used many queries; `InteriorPoint()` first where beta is below 1e-3 (the table in `nashjax/hybrid.py`).
       tol: exploitability to reach, `[*batch]`, in units of preference.
@@ -81,7 +83,9 @@ def solve(
       A `Solution`, the batch axes first. The best iterate of each game is returned, whatever its status.
 
     Raises:
-      ValueError: an argument is not valid; the message names it, the first bad index and what is allowed.
+      TypeError: an argument is of a wrong type.
+      ValueError: an argument has a wrong value, or the algorithm does not support a beta or the game. The message names
+        the argument, the index of the first bad entry and what it must be.
 
     >>> import nashjax as nj
     >>> solution = nj.solve([[0.5, 0.9, 0.2], [0.1, 0.5, 0.8], [0.8, 0.2, 0.5]], beta=0.05)
@@ -99,6 +103,7 @@ def solve(
     # Then the matrices are read where they lie, and checked in passing, while they are in the cache.
     in_place = on_cores or is_spread
     inputs = as_inputs(*arguments, validate=validate, in_place=in_place).run_by(algorithm)
+    _check_supported(algorithm, inputs.game, beta)
     betas = beta_kinds(beta, inputs.beta.dtype)
     if not in_place:
         return _solve(inputs, algorithm, max_queries, block_size, betas)
@@ -112,7 +117,7 @@ def solve(
     solution = _solve_on_cores(inputs, algorithm, max_queries, block_size, betas)
     status = np.asarray(jax.block_until_ready(solution).status)
     if validate and (status.size == 0 or (status == Status.INVALID.value).any()):
-        check_game(inputs.game)
+        check_game(inputs)
     return solution
 
 
@@ -150,14 +155,13 @@ def solve_path(
     if not isinstance(max_queries, Tracer):
         check_integer("max_queries", max_queries, 1, LARGEST_INT)
     inputs = as_path_inputs(game, betas, reference, initial, tol, validate=validate).run_by(algorithm)
+    _check_supported(algorithm, inputs.game, betas, "betas")
     kinds = beta_kinds(betas, inputs.beta.dtype)
     if not spread.is_spread(game, betas, reference, initial, tol):
         return _solve_path(inputs, algorithm, max_queries, kinds)
     where = spread.layout(inputs)
     if where.batch[0]:
-        raise ValueError(
-            f"betas: the axis of the path is cut along {where.batch[0]} of the mesh; allowed is a whole one"
-        )
+        raise invalid("betas", "whole on every device", f"a path cut along {where.batch[0]} of the mesh")
     return jax.block_until_ready(_solve_path_spread(spread.place(inputs, where), algorithm, max_queries, kinds, where))
 
 
@@ -189,6 +193,8 @@ def trajectory(
 ) -> Trajectory:
     """Record a fixed number of steps of an algorithm, to study its dynamics.
 
+    Betas that an algorithm does not support, at which it does not converge, are recorded as any other.
+
     Args:
       game: as in `solve`.
       beta: as in `solve`.
@@ -205,19 +211,48 @@ def trajectory(
     """
     _check_algorithm(algorithm, allow_none=False)
     check_integer("num_steps", num_steps, 0, LARGEST_INT)
-    return _trajectory(as_inputs(game, beta, reference, initial).run_by(algorithm), algorithm, num_steps)
+    inputs = as_inputs(game, beta, reference, initial).run_by(algorithm)
+    if getattr(algorithm, "needs_matrix", False):
+        _check_supported(algorithm, inputs.game, 0.0)
+    return _trajectory(inputs, algorithm, num_steps)
 
 
 def _check_algorithm(algorithm: object, *, allow_none: bool = True) -> None:
     if algorithm is None and allow_none:
         return
     if isinstance(algorithm, type) or not (hasattr(algorithm, "init") and hasattr(algorithm, "step")):
-        raise ValueError(f"algorithm: is {shown(algorithm)}; allowed are instances such as nashjax.NashMP()")
+        raise wrong_type("algorithm", "an instance of an algorithm, such as nashjax.NashMP()", algorithm)
     name = type(algorithm).__name__
     if not hasattr(algorithm, "queries_per_step"):
-        raise ValueError(f"algorithm: {name} has no queries_per_step; allowed is the most queries that one step asks")
+        requirement = "an algorithm that declares queries_per_step, the most queries of one step"
+        raise TypeError(message("algorithm", requirement, f"an instance of {name}"))
     if any(leaf is algorithm for leaf in jax.tree.leaves(algorithm)):
-        raise ValueError(f"algorithm: {name} is not a pytree; allowed are dataclasses registered with jax")
+        advice = "Register the class with jax.tree_util.register_dataclass."
+        raise TypeError(message("algorithm", "a pytree", f"an instance of {name}", advice))
+
+
+def _check_supported(algorithm: Algorithm[Any] | None, game: Game, beta: ArrayLike, beta_name: str = "beta") -> None:
+    """Raise ValueError unless an algorithm supports the game and all betas; traced betas cannot be checked."""
+    if algorithm is None:
+        return
+    name = type(algorithm).__name__
+    if getattr(algorithm, "needs_matrix", False) and not hasattr(game, "dense"):
+        advice = "Use nashjax.AdaptiveNashMP(), or leave algorithm out."
+        raise invalid(
+            "game", f"a game with a matrix, dense(), for {name}", f"an instance of {type(game).__name__}", advice
+        )
+    betas = _supported_betas(algorithm)
+    if betas is Betas.ANY or not is_concrete(beta):
+        return
+    values = as_numbers(beta_name, beta)
+    other = "InteriorPoint" if betas is Betas.POSITIVE else "Newton"
+    requirement = f"{betas.value.removeprefix('beta ').removeprefix('= ')} for {name}"
+    check_all(beta_name, values, betas.include(values), requirement, f"Use nashjax.{other}(), or leave algorithm out.")
+
+
+def _supported_betas(algorithm: Algorithm[Any]) -> Betas:
+    """Return what an algorithm declares; a user's own need not inherit the declaration from `Algorithm`."""
+    return getattr(algorithm, "betas", Betas.ANY)
 
 
 def _in_dtype(algorithm: Algorithm[Any] | None, dtype: jnp.dtype) -> Any:
@@ -307,6 +342,7 @@ def _solve_batch(
 
         def solve_block(block: Inputs) -> Outcome:
             problem, log_initial, valid = block.prepare()
+            valid &= _supported_betas(algorithm).include(problem.beta)
             end = run(problem, algorithm, log_initial, valid, block.tol, max_queries)
             return certify(problem, end, valid, block.tol).batch_first()
 

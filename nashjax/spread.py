@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nashjax.arguments import place_name
+from nashjax.arguments import invalid, place_name
 from nashjax.cores import traces_constants
 from nashjax.games import MatrixGame
 from nashjax.games.faults import SYMMETRY_TOLERANCE
-from nashjax.games.matrix import product
-from nashjax.inputs import NOT_A_GAME, Inputs, batch_shapes, is_concrete, to_host
+from nashjax.games.matrix import has_no_fault_among, product
+from nashjax.inputs import NOT_A_GAME, Inputs, allowed_at, batch_shapes, is_concrete, to_host
 from nashjax.pytree import register_dataclass
 from nashjax.solution import Status
 
@@ -153,10 +153,11 @@ def check_statuses(inputs: Inputs, status: jax.Array, where: Layout) -> None:
                 return np.asarray(shard.data)[tuple(i - own.start for i, own in zip(at, ranges, strict=False))]
         return None
 
+    allowed = allowed_at(inputs.reference, tuple(int(i) for i in found[0]))
     own = jax.tree.map(of_bad_game, game)
     seen = len(jax.tree.leaves(own)) == len(jax.tree.leaves(game)) and hasattr(own, "fault")
-    fault = own.fault() if seen else None
-    raise ValueError(f"{place_name('game', bad)}: {fault}" if fault else f"{place_name('game', bad)}: {NOT_A_GAME}")
+    fault = own.fault(allowed, bad) if seen else None
+    raise ValueError(f"game.{fault}") if fault else invalid(place_name("game", bad), NOT_A_GAME, "another matrix")
 
 
 @functools.partial(jax.jit, static_argnames="where")
@@ -208,12 +209,21 @@ class RowsOfGame:
         own = product("...ij,j...->i...", self.preferences, weights)
         return jax.lax.all_gather(own, self.axes, axis=0, tiled=True)
 
-    def prepared(self) -> tuple[RowsOfGame, jax.Array]:
-        """The game `1/2 + (P - P^T)/2` and which games are preference games at all; the matrix is exchanged once."""
-        P = self.preferences
-        exact = 0.5 + (P - self._transposed()) / 2
-        good = (P >= 0) & (P <= 1) & (jnp.abs(P - exact) <= SYMMETRY_TOLERANCE / 2)
-        valid = jax.lax.pmin(jnp.all(good, axis=(-2, -1)).astype(jnp.int32), self.axes) == 1
+    def prepared(self, allowed: jax.Array | None = None) -> tuple[RowsOfGame, jax.Array]:
+        """Return the game `1/2 + (P - P^T)/2`, the matrix exchanged once; otherwise as `MatrixGame.prepared`."""
+        P, own = self.preferences, self.preferences.shape[-2]
+        first = jax.lax.axis_index(self.axes) * own
+        diagonal = (first + jnp.arange(own))[:, None] == jnp.arange(self.num_actions)[None]
+        diagonal = diagonal.reshape(*(1,) * len(self.batch_shape), own, self.num_actions)
+        exact = 0.5 + jnp.where(diagonal, 0, P - self._transposed()) / 2
+        good = ((P >= 0) & (P <= 1) & (jnp.abs(P - exact) <= SYMMETRY_TOLERANCE / 2)) | diagonal
+        if allowed is None:
+            valid = jnp.all(good, axis=(-2, -1))
+        else:
+            own_allowed = jax.lax.dynamic_slice_in_dim(allowed, first, own, -1)
+            valid = has_no_fault_among(allowed, ~good, own_allowed)
+            exact = jnp.where(good, exact, 0.5)
+        valid = jax.lax.pmin(valid.astype(jnp.int32), self.axes) == 1
         return dataclasses.replace(self, preferences=exact), valid
 
     def _transposed(self) -> jax.Array:

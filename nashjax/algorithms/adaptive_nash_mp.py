@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState, check_hyperparameter
+from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter
 from nashjax.algorithms.nash_mp import PAPER_STEP
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
@@ -60,6 +60,7 @@ class AdaptiveNashMP:
     """
 
     queries_per_step: ClassVar[int] = 2
+    betas: ClassVar[Betas] = Betas.ANY
 
     growth: float | jax.Array = 1.35
     shrink: float | jax.Array = 0.6

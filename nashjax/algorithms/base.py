@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from numbers import Real
-from typing import ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +43,30 @@ class State(Protocol):
 S = TypeVar("S", bound=State)
 
 
+class Betas(enum.Enum):
+    """The betas at which an algorithm converges to the equilibrium of the regularized game."""
+
+    ANY = "any beta >= 0"
+    POSITIVE = "beta > 0"
+    ZERO = "beta = 0"
+
+    def include(self, beta: Any) -> Any:
+        """Return which of these betas, an array of numpy or jax, are among them; bool of the same shape."""
+        match self:
+            case Betas.ANY:
+                return beta >= 0
+            case Betas.POSITIVE:
+                return beta > 0
+            case Betas.ZERO:
+                return beta == 0
+
+
 class Algorithm(Protocol[S]):
-    """A method: a frozen dataclass whose numeric hyper-parameters are pytree leaves."""
+    """A method: a frozen dataclass whose numeric hyper-parameters are pytree leaves.
+
+    `solve` raises for what an algorithm does not support. Two optional class attributes declare that: `betas`, a
+    `Betas`, by default any beta, and `needs_matrix`, whether the game must offer its matrix, `dense()`, by default not.
+    """
 
     queries_per_step: ClassVar[int]
     """The most queries that one step asks."""
@@ -146,12 +169,17 @@ def decreasing_step(problem: RegularizedGame, steps: jax.Array) -> jax.Array:
 
 
 def check_hyperparameter(name: str, value: object, low: float, high: float, *, closed: bool = False) -> None:
-    """Raise ValueError unless numbers lie between `low` and `high`, `low` itself allowed if `closed`.
+    """Check that numbers lie between `low` and `high`, `low` itself allowed if `closed`.
 
-    Arrays of jax are not looked at: they may be traced; nor is what stands for no value while jax rebuilds a pytree.
+    Arrays of jax are not checked, because they may be traced; nor is what stands for no value while jax rebuilds a
+    pytree.
+
+    Raises:
+      TypeError: the value is a string.
+      ValueError: a number is out of range.
     """
     if isinstance(value, (Real, str)):
         check_number(name, value, low, high, open_at=(high,) if closed else (low, high))
     elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         good = np.isfinite(value) & ((value >= low) if closed else (value > low)) & (value < high)
-        check_all(name, value, good, f"finite numbers {'>=' if closed else '>'} {low:g} and < {high:g}")
+        check_all(name, value, good, f"a finite number {'>=' if closed else '>'} {low:g} and < {high:g}")

@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState, at_most_best_response, check_hyperparameter
+from nashjax.algorithms.base import BasicState, Betas, at_most_best_response, check_hyperparameter
 from nashjax.algorithms.nash_mp import PAPER_STEP
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
@@ -30,6 +30,7 @@ class EGPO:
     """
 
     queries_per_step: ClassVar[int] = 2
+    betas: ClassVar[Betas] = Betas.ANY
 
     step_size: float | jax.Array | None = None
 

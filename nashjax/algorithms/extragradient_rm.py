@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax.algorithms.base import BasicState, check_hyperparameter
+from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
 
@@ -39,8 +39,8 @@ class ExtragradientRM:
 
     On `{R >= 0, sum R >= 1}`, with the projection `Pi` onto it and the gains `u(R) = P p - 1/2`, `p = R / sum R`:
     `R' = Pi(R + a u(R))`, then `R <- Pi(R + a u(R'))`: two queries a step. The bound on the sum makes `u` Lipschitz
-    there (Farina et al. 2023). For the game at `beta = 0`. It takes no account of `beta`, so at `beta > 0` it
-    does not converge to the regularised equilibrium and a solve ends with `Status.MAX_QUERIES`.
+    there (Farina et al. 2023). For the game at `beta = 0`. It does not use `beta`, so
+    `nashjax.solve` refuses it at `beta > 0`.
 
     Attributes:
       step_size: `a`, > 0; None is `1 / n`, below the inverse of the Lipschitz constant of `u` in every game: of its
@@ -48,6 +48,7 @@ class ExtragradientRM:
     """
 
     queries_per_step: ClassVar[int] = 2
+    betas: ClassVar[Betas] = Betas.ZERO
 
     step_size: float | jax.Array | None = None
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import linear, simplex
+from nashjax.algorithms.base import Betas
 from nashjax.arguments import check_integer
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
@@ -49,8 +50,8 @@ class InteriorPoint:
     `p_i w_i = sigma mu`, with one matrix for both of its directions: `I - S A S`, `S = diag(sqrt(p / w))`, the
     skew-symmetric system of spec 3. Needs 5 to 25 steps whatever the size. Ends in the middle of the set of
     equilibria: `solve` at `beta = 0` uses it to find the support (spec 3). Starts from the uniform policy whatever
-    `initial` says. The game must offer its matrix, `dense()`. It takes no account of `beta`, so at `beta > 0` it
-    does not converge to the regularised equilibrium in general and a solve ends with `Status.MAX_QUERIES`.
+    `initial` says. The game must offer its matrix, `dense()`. It does not use `beta`, so
+    `nashjax.solve` refuses it at `beta > 0`.
 
     Mehrotra 1992, "On the implementation of a primal-dual interior point method".
 
@@ -59,6 +60,8 @@ class InteriorPoint:
     """
 
     queries_per_step: ClassVar[int] = 1
+    betas: ClassVar[Betas] = Betas.ZERO
+    needs_matrix: ClassVar[bool] = True
 
     max_steps: int = dataclasses.field(default=100, metadata={"static": True})
 
@@ -83,7 +86,7 @@ class InteriorPoint:
         )
 
     def step(self, problem: RegularizedGame, state: InteriorPointState) -> InteriorPointState:
-        """Make one step: one query, one matrix factorised."""
+        """Make one step: one query, one matrix factorized."""
         p, w, level = jnp.exp(state.log_policy), state.slack, state.level
         allowed = p > 0
         scale = jnp.sqrt(p / w)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from nashjax.algorithms.base import UNREGULARIZED_STEP, BasicState, check_hyperparameter
+from nashjax.algorithms.base import UNREGULARIZED_STEP, BasicState, Betas, check_hyperparameter
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
 
@@ -25,10 +25,12 @@ class MagneticMirrorDescent:
 
     Attributes:
       step_size: `a`, > 0; None is `4 beta`. At `beta = 0`, where that would stay put, None is 1/8:
-        multiplicative weights, whose last iterate goes around the equilibrium and does not converge.
+        multiplicative weights, whose last iterate goes around the equilibrium and does not converge, so
+        `nashjax.solve` refuses it there.
     """
 
     queries_per_step: ClassVar[int] = 1
+    betas: ClassVar[Betas] = Betas.POSITIVE
 
     step_size: float | jax.Array | None = None
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from nashjax import simplex
 from nashjax.algorithms.base import (
     BasicState,
+    Betas,
     at_most_best_response,
     check_hyperparameter,
     decreasing_step,
@@ -52,10 +53,11 @@ class NashMD:
     Attributes:
       step_size: a constant `a`, > 0; at most `1 / beta` is used. None is the schedule. At `beta = 0`, where that would
         be infinite, None is the schedule of `SelfPlayMWU`: multiplicative weights, whose last iterate
-        goes around the equilibrium and does not converge.
+        goes around the equilibrium and does not converge, so `nashjax.solve` refuses it there.
     """
 
     queries_per_step: ClassVar[int] = 2
+    betas: ClassVar[Betas] = Betas.POSITIVE
 
     step_size: float | jax.Array | None = None
 

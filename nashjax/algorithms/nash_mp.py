@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import jax
 
-from nashjax.algorithms.base import BasicState, check_hyperparameter, relative_step
+from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter, relative_step
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
 
@@ -30,6 +30,7 @@ class NashMP:
     """
 
     queries_per_step: ClassVar[int] = 2
+    betas: ClassVar[Betas] = Betas.ANY
 
     eta: float | jax.Array | None = None
 

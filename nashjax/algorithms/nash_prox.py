@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from nashjax import simplex
 from nashjax.algorithms.adaptive_nash_mp import AdaptiveNashMP, AdaptiveNashMPState
-from nashjax.algorithms.base import BasicState, check_hyperparameter, relative_step
+from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter, relative_step
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
 
@@ -62,6 +62,7 @@ class NashProx:
     """
 
     queries_per_step: ClassVar[int] = 3
+    betas: ClassVar[Betas] = Betas.ANY
 
     eta: float | jax.Array | None = None
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState, check_hyperparameter
+from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter
 from nashjax.arguments import check_integer
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
@@ -71,6 +71,7 @@ class Newton:
     """
 
     queries_per_step: ClassVar[int] = 3
+    betas: ClassVar[Betas] = Betas.ANY
 
     first_step: float | jax.Array = 16.0
     shrink: float | jax.Array = 0.35

@@ -13,6 +13,7 @@ from nashjax import simplex
 from nashjax.algorithms.base import (
     UNREGULARIZED_STEP,
     BasicState,
+    Betas,
     at_most_best_response,
     check_hyperparameter,
 )
@@ -33,10 +34,12 @@ class OnlineMirrorDescent:
       step_size: `a`, > 0; at most `1 / beta`, the best response itself, is used. None is `4 beta`, but no more than
         `1 / (2 beta)`, half of the way to the best response: a step of `4 beta` would overshoot it from
         `beta = 1/2` on. At `beta = 0`, where `4 beta` would stay put, None is 1/8: multiplicative weights,
-        whose last iterate goes around the equilibrium and does not converge.
+        whose last iterate goes around the equilibrium and does not converge, so
+        `nashjax.solve` refuses it there.
     """
 
     queries_per_step: ClassVar[int] = 1
+    betas: ClassVar[Betas] = Betas.POSITIVE
 
     step_size: float | jax.Array | None = None
 

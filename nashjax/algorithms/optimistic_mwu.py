@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import BasicState, check_hyperparameter
+from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
 
@@ -39,14 +39,15 @@ class OptimisticMWU:
     """Multiplicative weights that count the last payoffs twice (spec 6; Daskalakis and Panageas 2019, Wei et al. 2021).
 
     `log p' = normalise(log p + a (2 g - g_before))`, `g = P p`: one query a step. For the game at `beta = 0`: the last
-    iterate converges to the equilibrium if there is only one. It takes no account of `beta`, so at `beta > 0` it
-    does not converge to the regularised equilibrium and a solve ends with `Status.MAX_QUERIES`.
+    iterate converges to the equilibrium if there is only one. It does not use `beta`, so
+    `nashjax.solve` refuses it at `beta > 0`.
 
     Attributes:
       step_size: `a`, > 0.
     """
 
     queries_per_step: ClassVar[int] = 1
+    betas: ClassVar[Betas] = Betas.ZERO
 
     step_size: float | jax.Array = 1 / 8
 

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax.algorithms.base import Average, BasicState
+from nashjax.algorithms.base import Average, BasicState, Betas
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
 
@@ -44,12 +44,12 @@ class PredictiveRM:
 
     With the regrets `R >= 0` and the gains `u = P p - 1/2` of the actions against the last policy, plays in proportion
     to `[R + u]_+`, the regrets expected if the gains stay, and then adds the new gains: `R' = [R + u']_+`. One query a
-    step. For the game at `beta = 0`, and for the average of the policies alone. It takes no account of
-    `beta`, so at `beta > 0` it does not converge to the regularised equilibrium and a solve ends with
-    `Status.MAX_QUERIES`.
+    step. For the game at `beta = 0`, and for the average of the policies alone. It does not use
+    `beta`, so `nashjax.solve` refuses it at `beta > 0`.
     """
 
     queries_per_step: ClassVar[int] = 1
+    betas: ClassVar[Betas] = Betas.ZERO
 
     def init(self, problem: RegularizedGame, log_policy: jax.Array) -> PredictiveRMState:
         """Start from a policy `[n, *batch]`, which serves as the first regrets: one query.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
-from nashjax.algorithms.base import Average, BasicState, check_hyperparameter, decreasing_step
+from nashjax.algorithms.base import Average, BasicState, Betas, check_hyperparameter, decreasing_step
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
 
@@ -47,14 +47,15 @@ class SelfPlayMWU:
     `log p' = normalise(log p + a_t P p)`, one query a step. For the game at `beta = 0`, and for the average of the
     policies alone: the policies themselves go around the equilibrium. Each policy counts with its step `a_t`, as the
     proof wants it: `E(average) <= (max_i log(1/p_0(i)) + sum a_t^2 / 8) / sum a_t`, for the default step and a uniform
-    start `O(sqrt(log n / t) log t)`. It takes no account of `beta`, so at `beta > 0` it does not converge
-    to the regularised equilibrium and a solve ends with `Status.MAX_QUERIES`.
+    start `O(sqrt(log n / t) log t)`. It does not use `beta`, so `nashjax.solve` refuses it at
+    `beta > 0`.
 
     Attributes:
       step_size: a constant `a`, > 0 (then the average is the plain one); None is `a_t = sqrt(log n / (t + 1))`.
     """
 
     queries_per_step: ClassVar[int] = 1
+    betas: ClassVar[Betas] = Betas.ZERO
 
     step_size: float | jax.Array | None = None
 

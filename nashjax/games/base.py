@@ -16,11 +16,15 @@ class Game(Protocol):
     alone. That the answers have the right shape is checked; that `P + P^T = 1` and that they are linear cannot be,
     without the matrix, and where either does not hold a certificate means nothing.
 
-    Optional: `prepared()`, a form of the game in which `P + P^T = 1` holds but for rounding, and a flag
-    `[*batch_shape]` that tells which games are preference games at all, taken once before a solve; `is_valid()`, that
-    flag alone, for errors that name the game, and `fault()`, a sentence that names the entry; `dense()`, the matrix
-    `[*batch_shape, n, n]`, which solves at or near `beta = 0` need. Without it Newton's method and derivatives ask
-    further queries instead, and `payoffs` has to be one that jax can transpose in `weights`.
+    Optional methods:
+    - `prepared(allowed)`: return a form of the game in which `P + P^T = 1` holds but for rounding, and a flag
+      `[*batch_shape]` that says which games are preference games. It is called once before a solve. `allowed` is bool
+      `[*batch, n]`, or None for all: nothing of the other actions may reach the answers, not even a NaN.
+    - `is_valid()`: return that flag alone, for games that need no other form.
+    - `fault(allowed, index)`: return a message that names the bad entry of one game, which stood at `index` of a batch.
+    - `dense()`: return the matrix `[*batch_shape, n, n]`, which solves at or near `beta = 0` need. Without it Newton's
+      method and derivatives ask further queries instead, and `payoffs` has to be one that jax can transpose in
+      `weights`.
 
     >>> import dataclasses, functools
     >>> import jax.numpy as jnp

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nashjax.arguments import invalid
 from nashjax.games.faults import SYMMETRY_TOLERANCE, check_factor, describe_not_finite, describe_not_skew
 from nashjax.games.matrix import product
 from nashjax.pytree import register_dataclass
@@ -54,10 +55,10 @@ class EmbeddingGame:
         d = self.features.shape[-1]
         if self.skew.ndim != self.features.ndim or self.skew.shape[-2:] != (d, d):
             allowed = [*(1,) * (self.features.ndim - 2), d, d]
-            raise ValueError(
-                f"skew: has shape {list(self.skew.shape)}; allowed beside features {list(self.features.shape)} is "
-                f"{allowed}, or with their batch axes"
+            requirement = (
+                f"an array of shape {allowed} beside features {list(self.features.shape)}, or with its batch axes"
             )
+            raise invalid("skew", requirement, f"shape {list(self.skew.shape)}")
 
     @property
     def num_actions(self) -> int:
@@ -109,15 +110,28 @@ class EmbeddingGame:
         total, _ = jax.lax.scan(add_pair, start, (first, second))
         return jnp.sum(weights, axis=0) / 2 + total[:n]
 
-    def is_valid(self) -> jax.Array:
-        """Tell which games have finite features and a skew-symmetric `S`, bool `[*batch_shape]`."""
-        finite = jnp.all(jnp.isfinite(self.features), axis=(-2, -1))
-        return finite & jnp.all(jnp.isfinite(self.skew) & (self._excess() <= self._allowed()), axis=(-2, -1))
+    def prepared(self, allowed: jax.Array | None = None) -> tuple[EmbeddingGame, jax.Array]:
+        """Return the game without the features of excluded actions, and which games are valid; see `Game`."""
+        if allowed is None:
+            return self, self.is_valid()
+        finite = jnp.all(jnp.isfinite(self.features), axis=-1)
+        features = jnp.where(finite[..., None], self.features, 0)
+        skew = jnp.all(self._is_skew(), axis=(-2, -1))
+        return dataclasses.replace(self, features=features), jnp.all(finite | ~allowed, axis=-1) & skew
 
-    def fault(self) -> str | None:
-        """What is wrong with the first bad entry, in words; None if nothing."""
-        not_finite = describe_not_finite("features", self.features) or describe_not_finite("skew", self.skew)
-        return not_finite or describe_not_skew("skew", self.skew, self._allowed())
+    def is_valid(self) -> jax.Array:
+        """Return which games have finite features and a skew-symmetric `S`, bool `[*batch_shape]`."""
+        finite = jnp.all(jnp.isfinite(self.features), axis=(-2, -1))
+        return finite & jnp.all(self._is_skew(), axis=(-2, -1))
+
+    def fault(self, allowed: np.ndarray | None = None, index: tuple[int, ...] = ()) -> str | None:
+        """Return the message for the first bad entry of one game, None if there is none; see `Game`."""
+        not_finite = describe_not_finite("features", self.features, allowed, index)
+        not_finite = not_finite or describe_not_finite("skew", self.skew, None, index)
+        return not_finite or describe_not_skew("skew", self.skew, self._allowed(), index)
+
+    def _is_skew(self) -> jax.Array:
+        return jnp.isfinite(self.skew) & (self._excess() <= self._allowed())
 
     def _excess(self) -> jax.Array:
         return jnp.abs(self.skew + jnp.swapaxes(self.skew, -1, -2))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nashjax.arguments import invalid
 from nashjax.games.faults import check_factor, describe_not_finite
 from nashjax.games.matrix import product
 from nashjax.pytree import register_dataclass
@@ -47,10 +48,8 @@ class LowRankGame:
         ):
             return
         if self.left.ndim != self.right.ndim or self.left.shape[-2:] != self.right.shape[-2:]:
-            raise ValueError(
-                f"right: has shape {list(self.right.shape)}; allowed is that of left, {list(self.left.shape)}, "
-                "but for batch axes of size 1"
-            )
+            requirement = f"an array of the shape of left, {list(self.left.shape)}, but for batch axes of size 1"
+            raise invalid("right", requirement, f"shape {list(self.right.shape)}")
 
     @property
     def num_actions(self) -> int:
@@ -68,14 +67,25 @@ class LowRankGame:
         margins = product("...ir,r...->i...", self.left, right_sums)
         return jnp.sum(weights, axis=0) / 2 + margins - product("...ir,r...->i...", self.right, left_sums)
 
+    def prepared(self, allowed: jax.Array | None = None) -> tuple[LowRankGame, jax.Array]:
+        """Return the game without the factors of excluded actions, and which games are valid; see `Game`."""
+        if allowed is None:
+            return self, self.is_valid()
+        finite = [jnp.all(jnp.isfinite(factor), axis=-1) for factor in (self.left, self.right)]
+        left, right = (
+            jnp.where(rows[..., None], factor, 0) for rows, factor in zip(finite, (self.left, self.right), strict=True)
+        )
+        return LowRankGame(left, right), jnp.all((finite[0] & finite[1]) | ~allowed, axis=-1)
+
     def is_valid(self) -> jax.Array:
-        """Tell which games have finite factors, bool `[*batch_shape]`."""
+        """Return which games have finite factors, bool `[*batch_shape]`."""
         finite = [jnp.all(jnp.isfinite(factor), axis=(-2, -1)) for factor in (self.left, self.right)]
         return jnp.logical_and(*finite)
 
-    def fault(self) -> str | None:
-        """What is wrong with the first bad factor, in words; None if nothing."""
-        return describe_not_finite("left", self.left) or describe_not_finite("right", self.right)
+    def fault(self, allowed: np.ndarray | None = None, index: tuple[int, ...] = ()) -> str | None:
+        """Return the message for the first bad factor of one game, None if there is none; see `Game`."""
+        not_finite = describe_not_finite("left", self.left, allowed, index)
+        return not_finite or describe_not_finite("right", self.right, allowed, index)
 
 
 def _sums(factor: jax.Array, weights: jax.Array) -> jax.Array:

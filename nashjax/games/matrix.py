@@ -15,7 +15,15 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import simplex
-from nashjax.arguments import as_floating, as_real_array, check_all, check_square
+from nashjax.arguments import (
+    as_floating,
+    as_real_array,
+    check_all,
+    check_not_solution,
+    check_square,
+    invalid,
+    message,
+)
 from nashjax.games.faults import SYMMETRY_TOLERANCE, describe_not_skew, first_fault
 from nashjax.pytree import register_dataclass
 
@@ -33,10 +41,26 @@ class MatrixGame:
         preferred over action `j`; `P + P^T = 1` to 1e-6. `nashjax.solve` uses `1/2 + (P - P^T)/2`.
       payoff_scale: `[*batch_shape]` or None: what one unit of preference is worth in the units of the payoff matrix
         that the game was made from (`from_payoffs`).
+
+    Raises:
+      TypeError: the preferences are not an array of real numbers.
+      ValueError: they are not `[*batch_shape, n, n]` with `n >= 2`. Values are checked when the game is solved.
     """
 
     preferences: jax.Array
     payoff_scale: jax.Array | None = None
+
+    def __post_init__(self):
+        given = self.preferences
+        # Anything else stands for an array: jax puts axes, shapes and layouts in its place.
+        if isinstance(given, (list, str)) or type(given) is tuple:
+            object.__setattr__(self, "preferences", jnp.asarray(as_floating(as_real_array("preferences", given))))
+        elif isinstance(given, (jax.Array, np.ndarray)):
+            as_real_array("preferences", given)
+        else:
+            check_not_solution("preferences", given)
+            return
+        check_square("preferences", self.preferences.shape)
 
     @classmethod
     def from_payoffs(cls, payoffs: ArrayLike, bound: float | jax.Array | None = None) -> MatrixGame:
@@ -60,12 +84,16 @@ class MatrixGame:
         """
         payoffs = as_floating(as_real_array("payoffs", payoffs))
         check_square("payoffs", payoffs.shape)
+        # NaN on the diagonal, where a payoff against oneself was left out, is the 0 that belongs there.
+        diagonal = np.eye(payoffs.shape[-1], dtype=bool)
+        payoffs = jnp.where(diagonal & jnp.isnan(payoffs), 0, payoffs)
         largest = jnp.max(jnp.abs(payoffs), axis=(-2, -1))
         if bound is None:
             bound = jnp.where(largest > 0, largest, 1)
         bound = jnp.asarray(bound, payoffs.dtype)
         if np.broadcast_shapes(bound.shape, payoffs.shape[:-2]) != payoffs.shape[:-2]:
-            raise ValueError(f"bound: has shape {list(bound.shape)}; allowed is {list(payoffs.shape[:-2])} or a scalar")
+            requirement = f"a number or an array of shape {list(payoffs.shape[:-2])}"
+            raise invalid("bound", requirement, f"shape {list(bound.shape)}")
         if not isinstance(payoffs, Tracer) and not isinstance(bound, Tracer):
             _check_payoffs(np.asarray(payoffs), np.asarray(bound))
         scale = jnp.broadcast_to(2 * bound, payoffs.shape[:-2])
@@ -91,53 +119,97 @@ class MatrixGame:
         return self.preferences
 
     def symmetrized(self) -> MatrixGame:
-        """The game `1/2 + (P - P^T)/2`, in which `P + P^T = 1` but for the rounding of each entry (spec 2)."""
+        """Return the game `1/2 + (P - P^T)/2`, in which `P + P^T = 1` but for the rounding of each entry (spec 2)."""
         half_margin = (self.preferences - jnp.swapaxes(self.preferences, -1, -2)) / 2
-        return dataclasses.replace(self, preferences=simplex.materialize(0.5 + half_margin, self.preferences))
+        exact = 0.5 + jnp.where(self._diagonal(), 0, half_margin)
+        return dataclasses.replace(self, preferences=simplex.materialize(exact, self.preferences))
 
-    def prepared(self) -> tuple[MatrixGame | SmallGames, jax.Array]:
-        """The game `symmetrized()`, many small ones in the layout that is quickest to query; and `is_valid()`.
+    def prepared(self, allowed: jax.Array | None = None) -> tuple[MatrixGame | SmallGames, jax.Array]:
+        """Return the game `symmetrized()`, and which games are preference games among the allowed actions.
 
-        The matrix is read across its rows, which is slow, only once.
+        Many small games come in the layout that is quickest to query. The matrix is read across its rows, which is
+        slow, only once.
+
+        Args:
+          allowed: bool `[*batch, n]`, default all. The rows and columns of the other actions are replaced by 1/2.
+
+        Returns:
+          The game, and bool `[*batch]`, the batch shapes of the game and of `allowed` broadcast.
         """
         exact = self.symmetrized()
-        valid = self._is_close_to(exact.preferences)
+        good = self._is_close_to(exact.preferences)
+        if allowed is None:
+            valid = jnp.all(good, axis=(-2, -1))
+        else:
+            valid = has_no_fault_among(allowed, ~good)
+            exact = dataclasses.replace(exact, preferences=jnp.where(good, exact.preferences, 0.5))
         if self.num_actions <= MOST_SMALL and math.prod(self.batch_shape) > 1:
             batch_last = jnp.moveaxis(exact.preferences, (-2, -1), (0, 1))
             return SmallGames(simplex.materialize(batch_last, self.preferences)), valid
         return exact, valid
 
     def is_valid(self) -> jax.Array:
-        """Tell which games are preference games, bool `[*batch_shape]`; `first_fault` says what is wrong."""
-        return self._is_close_to(self.symmetrized().preferences)
+        """Return which games are preference games, bool `[*batch_shape]`; `fault` says what is wrong."""
+        return jnp.all(self._is_close_to(self.symmetrized().preferences), axis=(-2, -1))
 
-    def fault(self) -> str | None:
-        """What is wrong with the first bad entry, in words; None if nothing."""
-        fault = first_fault(np.asarray(self.preferences))
-        return fault and f"preferences{list(fault.index)} is {fault.found}; allowed is {fault.allowed}"
+    def fault(self, allowed: np.ndarray | None = None, index: tuple[int, ...] = ()) -> str | None:
+        """Return the message for the first bad entry of one game, None if there is none.
+
+        Args:
+          allowed: bool `[n]`, default all: the other actions are not looked at.
+          index: the place of the game in a batch.
+        """
+        fault = first_fault(np.asarray(self.preferences), allowed)
+        return fault and fault.describe("preferences", index)
 
     def _is_close_to(self, symmetrized: jax.Array) -> jax.Array:
+        """Return which entries are those of a preference game, bool `[*batch_shape, n, n]`."""
         P = self.preferences
         in_range = (P >= 0) & (P <= 1)  # false for NaN
         # The distance is half of what `P + P^T` lacks to 1.
         complementary = jnp.abs(P - symmetrized) <= SYMMETRY_TOLERANCE / 2
-        return jnp.all(in_range & complementary, axis=(-2, -1))
+        return (in_range & complementary) | self._diagonal()
 
-    def to_payoff_units(self, preference: jax.Array, *, per_action: bool = False) -> jax.Array:
-        """Read probabilities of being preferred as payoffs of `from_payoffs`.
+    def _diagonal(self) -> np.ndarray:
+        return np.eye(self.num_actions, dtype=bool).reshape(*(1,) * len(self.batch_shape), -1, self.num_actions)
 
-        A difference of probabilities, such as an exploitability, is multiplied by `payoff_scale` instead.
+    def to_payoff_units(
+        self,
+        *positional: Any,
+        preference: ArrayLike | None = None,
+        difference: ArrayLike | None = None,
+        per_action: bool = False,
+    ) -> jax.Array:
+        """Convert probabilities, or differences of them, to the payoffs of `from_payoffs`.
+
+        A probability of being preferred becomes the payoff that it stands for: 1/2 becomes 0. A difference of
+        probabilities, such as an exploitability, becomes a difference of payoffs: 0 becomes 0. Name the one that you
+        have; a positional argument raises, because the two cannot be told apart.
 
         Args:
-          preference: `[..., *batch_shape]`, or `[..., *batch_shape, n]` if `per_action`.
+          *positional: not allowed.
+          preference: probabilities of being preferred, `[..., *batch_shape]`, or `[..., *batch_shape, n]` if
+            `per_action`.
+          difference: differences of such probabilities, of the same shape.
           per_action: whether the last axis is that of the actions.
 
         Raises:
+          TypeError: not exactly one of `preference` and `difference` is given, by name.
           ValueError: the game was not made by `from_payoffs`.
+
+        >>> game = MatrixGame.from_payoffs([[0.0, 2.0], [-2.0, 0.0]])
+        >>> float(game.to_payoff_units(preference=1.0)), float(game.to_payoff_units(difference=0.25))
+        (2.0, 1.0)
         """
+        if positional or (preference is None) == (difference is None):
+            got = "a positional argument" if positional else "none" if preference is None else "both"
+            advice = "Use difference= for an exploitability, preference= for a probability of being preferred."
+            raise TypeError(message("to_payoff_units", "given either preference= or difference=", got, advice))
         if self.payoff_scale is None:
-            raise ValueError("game: has no payoff units; allowed are games made by MatrixGame.from_payoffs")
-        return (preference - 0.5) * (self.payoff_scale[..., None] if per_action else self.payoff_scale)
+            advice = "Make the game with MatrixGame.from_payoffs."
+            raise invalid("game", "one with payoff units", "a game made of preferences", advice)
+        margin = jnp.asarray(difference) if preference is None else jnp.asarray(preference) - 0.5
+        return margin * (self.payoff_scale[..., None] if per_action else self.payoff_scale)
 
 
 @register_dataclass
@@ -172,6 +244,22 @@ class SmallGames:
         return jnp.moveaxis(self.preferences, (0, 1), (-2, -1))
 
 
+def has_no_fault_among(allowed: jax.Array, faults: jax.Array, rows: jax.Array | None = None) -> jax.Array:
+    """Return which games have no fault between two allowed actions, without a copy of a matrix for each reference.
+
+    Args:
+      allowed: bool `[*batch, n]`.
+      faults: bool `[*batch_shape, n, n]`, or some of the rows of it.
+      rows: the entries of `allowed` that belong to those rows, default all.
+
+    Returns:
+      bool, the two batch shapes broadcast.
+    """
+    weights = allowed.astype(jnp.float32)
+    by_row = product("...ij,...j->...i", faults.astype(jnp.float32), weights)  # counts, exact in float32
+    return jnp.sum(by_row * (weights if rows is None else rows.astype(jnp.float32)), axis=-1) == 0
+
+
 def product(subscripts: str, *arrays: jax.Array) -> jax.Array:
     """`einsum` in full precision, always: a certificate computed in bfloat16 or TF32 is false (spec 2)."""
     return jnp.einsum(subscripts, *arrays, precision=jax.lax.Precision.HIGHEST)
@@ -197,10 +285,14 @@ def half_plus(margin: A) -> A:
 
 
 def _check_payoffs(A: np.ndarray, bound: np.ndarray) -> None:
-    check_all("payoffs", A, np.isfinite(A), "finite numbers")
-    check_all("bound", bound, np.isfinite(bound) & (bound > 0), "finite numbers > 0")
+    check_all("payoffs", A, np.isfinite(A), "a finite number")
+    check_all("bound", bound, np.isfinite(bound) & (bound > 0), "a finite number > 0")
     limit = np.broadcast_to(bound, A.shape[:-2])[..., None, None]
     fault = describe_not_skew("payoffs", A, SYMMETRY_TOLERANCE * limit)
     if fault:
-        raise ValueError(f"payoffs: {fault}")
-    check_all("payoffs", A, np.abs(A) <= limit, f"those of at most the bound {bound} in absolute value")
+        raise ValueError(f"{fault}{_payoff_advice(A)}")
+    check_all("payoffs", A, np.abs(A) <= limit, f"at most the bound {bound} in absolute value")
+
+
+def _payoff_advice(A: np.ndarray) -> str:
+    return " For a matrix of preference probabilities, use MatrixGame." if first_fault(A) is None else ""
