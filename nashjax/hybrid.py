@@ -33,7 +33,8 @@ TIGHT_TOLERANCE = 1e-9
 HANDOVER = 1e-5
 """The exploitability at which games of a tight tolerance go over to Newton's method."""
 FIRST_NEWTON_STEPS = 100
-"""Linear solves after which Newton's method, at a small beta, starts again from the reference."""
+"""Linear solves after which Newton's method, at a small beta, starts again from the reference. At `beta = 0` also the
+most that a solved game spends on the limit: one that needs more keeps the equilibrium that interior points found."""
 LAST_NEWTON_STEPS = 1000
 """Linear solves after which a game is given up."""
 SMALL_BETA = 1e-3
@@ -155,7 +156,7 @@ def _finish(
         newton = Newton(
             first_step=jnp.where(is_plain, 1 / limit, 16).astype(dtype),
             largest_eta=jnp.where(is_plain, 1 / limit, 1e4).astype(dtype),
-            max_steps=jnp.full_like(best.steps, LAST_NEWTON_STEPS),
+            max_steps=jnp.where(is_plain & (best.exploitability <= tol), FIRST_NEWTON_STEPS, LAST_NEWTON_STEPS),
         )
         start = jnp.where(is_plain, found.log_policy, reference)
         goal = jnp.where(is_plain, tol, goal)

@@ -4,6 +4,7 @@ One file, though long: all methods go through the same checks.
 """
 
 import functools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -229,17 +230,17 @@ def test_queries_are_counted(method):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nj.NashMP(eta=0.0), "eta: is 0.0; allowed are finite numbers > 0"),
-        (lambda: nj.NashMP(eta="0.2"), "eta: is '0.2'; allowed are finite numbers > 0"),  # pyright: ignore
-        (lambda: nj.NashMP(eta=np.array([0.1, -1.0])), r"eta\[1\]: is -1.0; allowed are finite"),  # pyright: ignore
-        (lambda: nj.AdaptiveNashMP(shrink=1.0), "shrink: is 1.0; allowed are finite numbers > 0 and < 1"),
-        (lambda: nj.AdaptiveNashMP(growth=np.float32(1)), "growth: is .*1.0.*; allowed are finite"),  # pyright: ignore
-        (lambda: nj.InteriorPoint(max_steps=2.5), "max_steps: is 2.5; allowed are integers >= 1"),  # pyright: ignore
-        (lambda: nj.Newton(max_inner_steps=0), "max_inner_steps: is 0; allowed are integers >= 1"),
+        (lambda: nj.NashMP(eta=0.0), "eta must be a finite number > 0, got 0.0"),
+        (lambda: nj.NashMP(eta="0.2"), "eta must be a finite number > 0, got '0.2'"),  # pyright: ignore
+        (lambda: nj.NashMP(eta=np.array([0.1, -1.0])), r"eta\[1\] must be a finite number > 0 and < inf, got -1.0"),  # pyright: ignore
+        (lambda: nj.AdaptiveNashMP(shrink=1.0), "shrink must be a finite number > 0 and < 1, got 1.0"),
+        (lambda: nj.AdaptiveNashMP(growth=np.float32(1)), "growth must be a finite number > 1, got .*1.0"),  # pyright: ignore
+        (lambda: nj.InteriorPoint(max_steps=2.5), "max_steps must be an integer >= 1, got 2.5"),  # pyright: ignore
+        (lambda: nj.Newton(max_inner_steps=0), "max_inner_steps must be an integer >= 1, got 0"),
     ],
 )
 def test_a_hyperparameter_that_is_not_valid_is_named(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         make()
 
 
@@ -369,14 +370,54 @@ def test_nash_md_needs_its_schedule():
 
 @pytest.mark.parametrize("method", UNREGULARIZED[:2], ids=name)
 def test_beta_does_not_move_what_solves_the_plain_game(method):
-    """The path is that of `beta = 0`, so at `beta > 0` it ends elsewhere, out of queries."""
+    """The path is that of `beta = 0`, so that a solve at `beta > 0` could not end."""
     game, _, reference = all_kinds(10, 3, [0.5, 0.5])
     path = nj.trajectory(game, np.array([[0.0], [0.5]]), algorithm=method.algorithm, num_steps=100, reference=reference)
     np.testing.assert_array_equal(path.log_policy[0], path.log_policy[1])
-    options = {"algorithm": method.algorithm, "tol": 1e-12, "max_queries": method.max_queries}
-    solution = nj.solve(game, np.full(36, 0.5), reference=reference, **options)
-    assert (solution.status == nj.Status.MAX_QUERIES).all()
-    assert (solution.queries <= method.max_queries).all()
+
+
+SUPPORT = {
+    "NashMD": (True, False),
+    "OnlineMirrorDescent": (True, False),
+    "MagneticMirrorDescent": (True, False),
+    "OptimisticMWU": (False, True),
+    "SelfPlayMWU": (False, True),
+    "PredictiveRM": (False, True),
+    "ExtragradientRM": (False, True),
+    "InteriorPoint": (False, True),
+}
+"""Whether a method can converge at `beta > 0` and at `beta = 0`; the others do at both."""
+
+
+@every_method
+def test_a_beta_at_which_a_method_cannot_converge_is_refused(method):
+    P, options = rock_paper_scissors(1)[0], {"algorithm": method.algorithm, "max_queries": 10}
+    at_positive, at_zero = SUPPORT.get(name(method), (True, True))
+    for beta, supported in ((0.5, at_positive), (0.0, at_zero)):
+        if supported:
+            assert (nj.solve(P, beta, **options).status != nj.Status.INVALID).all()
+            continue
+        requirement = "> 0" if at_positive else "0"
+        use = "InteriorPoint" if at_positive else "Newton"
+        said = f"beta[0, 1] must be {requirement} for {name(method)}, got {beta}. Use nashjax.{use}(), or leave"
+        with pytest.raises(ValueError, match=re.escape(said)):
+            nj.solve(P, np.array([[0.5 - beta, beta]]), **options)
+        with pytest.raises(ValueError, match=re.escape("betas[")):
+            nj.solve_path(P, np.array([0.5, 0.0]), **options)
+        # A traced beta cannot be looked at.
+        status = jax.jit(lambda beta: nj.solve(P, beta, **options).status)(beta)
+        assert (status == nj.Status.INVALID).all()
+
+
+def test_a_method_that_needs_a_matrix_names_one_that_does_not():
+    game = nj.games.LowRankGame(jnp.ones((3, 1)) / 8, jnp.zeros((3, 1)))
+    said = re.escape(
+        "game must be a game with a matrix, dense(), for InteriorPoint, got an instance of LowRankGame. Use"
+    )
+    with pytest.raises(ValueError, match=said):
+        nj.solve(game, 0.0, algorithm=nj.InteriorPoint())
+    with pytest.raises(ValueError, match=said):
+        nj.trajectory(game, 0.0, algorithm=nj.InteriorPoint(), num_steps=1)
 
 
 @pytest.mark.parametrize(

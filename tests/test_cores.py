@@ -72,7 +72,7 @@ def test_parts_change_nothing_but_the_order_of_the_work(n):
 def test_a_bad_game_in_a_large_batch_is_named():
     P = np.array(nj.games.random_game(jax.random.key(0), 3, (20, 50)).preferences)
     P[13, 7, 1, 2] += 0.25
-    with pytest.raises(ValueError, match=r"game: preferences\[13, 7, (1, 2|2, 1)\]"):
+    with pytest.raises(ValueError, match=r"game.preferences\[13, 7, (1, 2|2, 1)\]"):
         nj.solve(P, 0.1, algorithm=nj.NashMP())
     solution = nj.solve(P, 0.1, algorithm=nj.NashMP(), validate=False)
     assert solution.status[13, 7] == nj.Status.INVALID
@@ -192,7 +192,7 @@ def test_games_of_other_classes_are_checked_too():
     assert nj.solve(game, 0.1).converged.all()
     P[3, 0, 1] += 0.1
     bad: Any = dataclasses.replace(game, matrix=jnp.asarray(P))
-    with pytest.raises(ValueError, match=r"game\[3\]: is not a preference game"):
+    with pytest.raises(ValueError, match=r"game\[3\] must be a preference game"):
         nj.solve(bad, 0.1)
     assert (jax.jit(lambda game: nj.solve(game, 0.1).status)(bad) == nj.Status.INVALID).sum() == 1
 
@@ -203,7 +203,7 @@ def test_games_that_no_beta_asks_for_are_checked_and_bytes_may_come_in_any_order
     found, expected = (nj.solve(x, 0.1, algorithm=nj.NashMP()).policy for x in (swapped, P))
     np.testing.assert_array_equal(found, expected)
     P[2, 1] = np.nan
-    with pytest.raises(ValueError, match=r"game: preferences\[2, 1\] is nan"):
+    with pytest.raises(ValueError, match=r"game.preferences\[2, 1\] must be a finite probability, got nan"):
         nj.solve(P, np.zeros(0), algorithm=nj.NashMP())
 
 

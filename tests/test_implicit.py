@@ -139,5 +139,7 @@ def test_a_game_without_a_matrix_says_what_is_missing():
     found = jax.grad(lambda u: nj.solve(Rank1(u), 0.1, tol=1e-14).policy[0])(u)
     expected = jax.grad(lambda u: nj.solve(jax.vmap(Rank1(u).payoffs, 1, 1)(jnp.eye(4)), 0.1, **EXACTLY).policy[0])(u)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"Rank1 has no dense\(\)"):
+    with pytest.raises(
+        ValueError, match=r"game must be a game with a matrix, dense\(\), for InteriorPoint, got an instance of Rank1"
+    ):
         nj.solve(Rank1(u), 0.0, algorithm=nj.InteriorPoint())

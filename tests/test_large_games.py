@@ -215,31 +215,46 @@ def test_memory_is_that_of_features_and_a_tile():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nj.games.EmbeddingGame(jnp.ones((1, 3)), jnp.zeros((3, 3))), "features: has shape [1, 3]; allowed is"),
-        (lambda: nj.games.EmbeddingGame(jnp.ones((5, 3)), jnp.zeros((2, 2))), "skew: has shape [2, 2]; allowed beside"),
-        (lambda: nj.games.EmbeddingGame(jnp.ones((4, 5, 3)), jnp.zeros((3, 3))), "is [1, 3, 3], or with their batch"),
+        (
+            lambda: nj.games.EmbeddingGame(jnp.ones((1, 3)), jnp.zeros((3, 3))),
+            "features must be an array [*batch, n, d] with at least 2 rows and at least 1 column, got shape [1, 3].",
+        ),
+        (
+            lambda: nj.games.EmbeddingGame(jnp.ones((5, 3)), jnp.zeros((2, 2))),
+            "skew must be an array of shape [3, 3] beside features [5, 3]",
+        ),
+        (
+            lambda: nj.games.EmbeddingGame(jnp.ones((4, 5, 3)), jnp.zeros((3, 3))),
+            "must be an array of shape [1, 3, 3] beside",
+        ),
         (
             lambda: nj.games.EmbeddingGame(jnp.ones((5, 3)), jnp.eye(3)),
-            "game: skew[0, 0] is 1.0; allowed is 0 on",
+            "game.skew[0, 0] must be 0, as all of the diagonal, got 1.0.",
         ),
         (
             lambda: nj.games.EmbeddingGame(jnp.ones((5, 3)).at[3, 1].set(jnp.inf), jnp.zeros((3, 3))),
-            "game: features[3, 1] is inf; allowed are finite numbers",
+            "game.features[3, 1] must be a finite number, got inf.",
         ),
-        (lambda: nj.games.LowRankGame(jnp.ones((5, 3)), jnp.ones((5, 2))), "right: has shape [5, 2]; allowed is that"),
+        (
+            lambda: nj.games.LowRankGame(jnp.ones((5, 3)), jnp.ones((5, 2))),
+            "right must be an array of the shape of left, [5, 3]",
+        ),
         (
             lambda: nj.games.LowRankGame(jnp.ones((5, 3)) + 1j, jnp.ones((5, 3))),
-            "left: has dtype complex128; allowed are",
+            "left must be an array of real numbers, got dtype complex128.",
         ),
-        (lambda: nj.games.LowRankGame(jnp.ones(5), jnp.ones(5)), "left: has shape [5]; allowed is [*batch, n, r]"),
+        (
+            lambda: nj.games.LowRankGame(jnp.ones(5), jnp.ones(5)),
+            "left must be an array [*batch, n, r] with at least 2 rows and at least 1 column, got shape [5].",
+        ),
         (
             lambda: nj.games.LowRankGame(jnp.ones((2, 5, 3)), jnp.ones((2, 5, 3)).at[1, 0, 2].set(jnp.nan)),
-            "game: right[1, 0, 2] is nan; allowed are finite numbers",
+            "game.right[1, 0, 2] must be a finite number, got nan.",
         ),
     ],
 )
 def test_what_is_no_game_is_refused(make, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         nj.solve(make(), 0.1)
 
 

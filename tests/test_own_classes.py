@@ -64,9 +64,12 @@ def test_no_method_gets_the_program_of_another():
 @pytest.mark.parametrize(
     ("payoffs", "message"),
     [
-        (lambda self, w: w.sum(0), r"Own.payoffs answers weights \[3\] with an array \[\]; allowed is one of the same"),
-        (lambda self, w: jnp.concatenate([w, w]), r"with an array \[6\]; allowed is one of the same shape"),
-        (lambda self, w: w + jnp.ones(4), r"Own.payoffs fails for weights \[3\]"),
+        (
+            lambda self, w: w.sum(0),
+            r"Own.payoffs must be a query that answers weights of shape \[3\], .*, got shape \[\]\.",
+        ),
+        (lambda self, w: jnp.concatenate([w, w]), r"got shape \[6\]\."),
+        (lambda self, w: w + jnp.ones(4), r"Own.payoffs must be able to answer weights of shape \[3\], got the error"),
     ],
 )
 def test_answers_of_the_wrong_shape_are_refused(payoffs, message):
@@ -77,7 +80,7 @@ def test_answers_of_the_wrong_shape_are_refused(payoffs, message):
 def test_a_game_written_for_one_policy_says_so_where_it_meets_more():
     game = own_game(lambda self, w: w.sum(0) / 2 + self.u * w.sum(0) - self.u @ w)
     assert nj.solve(game, 0.1).converged
-    with pytest.raises(ValueError, match=r"Own.payoffs fails for weights \[3, 2\]"):
+    with pytest.raises(ValueError, match=r"Own.payoffs must be able to answer weights of shape \[3, 2\]"):
         nj.solve(game, jnp.array([0.1, 0.2]))
 
 
@@ -86,7 +89,7 @@ def test_what_is_missing_is_named():
         def payoffs(self, weights):
             return weights
 
-    with pytest.raises(ValueError, match="game: Bare has no num_actions and no batch_shape"):
+    with pytest.raises(TypeError, match="got an instance of Bare, which has no num_actions and no batch_shape"):
         nj.solve(Bare(), 0.1)  # pyright: ignore[reportArgumentType]
 
     class Method:
@@ -94,10 +97,10 @@ def test_what_is_missing_is_named():
 
         def step(self, problem, state): ...
 
-    with pytest.raises(ValueError, match="algorithm: Method has no queries_per_step"):
+    with pytest.raises(TypeError, match="algorithm must be an algorithm that declares queries_per_step, .*, got an "):
         nj.solve(jnp.full((2, 2), 0.5), 0.1, algorithm=Method())  # pyright: ignore[reportArgumentType]
     Method.queries_per_step = 1  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(ValueError, match="algorithm: Method is not a pytree"):
+    with pytest.raises(TypeError, match="algorithm must be a pytree, got an instance of Method."):
         nj.solve(jnp.full((2, 2), 0.5), 0.1, algorithm=Method())  # pyright: ignore[reportArgumentType]
 
 

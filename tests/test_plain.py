@@ -196,10 +196,10 @@ def test_a_path_may_differ_per_game_and_has_derivatives():
 @pytest.mark.parametrize(
     ("betas", "message"),
     [
-        (0.1, r"betas: has shape \[\]"),
-        ([], r"betas: has shape \[0\]"),
-        ([0.1, 0.2], r"betas\[0\]: is 0.2; allowed are betas that do not increase"),
-        ([0.1, -0.2], r"betas\[1\]: is -0.2; allowed are finite numbers >= 0"),
+        (0.1, r"betas must be an array \[num_betas, ...\] with at least one beta, got shape \[\]"),
+        ([], r"betas must be .*, got shape \[0\]"),
+        ([0.1, 0.2], r"betas\[1\] must be at most the beta before it, got 0.2"),
+        ([0.1, -0.2], r"betas\[1\] must be finite and >= 0, got -0.2"),
         (["x"], "betas: is"),
     ],
 )

@@ -126,7 +126,7 @@ def test_distances_broadcast_over_batches_and_refuse_what_is_no_policy():
     expected = np.sum(p * np.log(p / q), -1)
     np.testing.assert_allclose(nj.metrics.kl_divergence(p, q), expected, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(nj.metrics.kl_divergence(p[:3, :1], q), expected[:3, :1], rtol=1e-12, atol=1e-15)
-    with pytest.raises(ValueError, match=r"policy\[0\]: is nan"):
+    with pytest.raises(ValueError, match=r"policy\[0\] must be a probability >= 0, got nan"):
         nj.metrics.kl_divergence(np.array([np.nan, 1.0]), np.array([0.5, 0.5]))
     with pytest.raises(ValueError, match="numbers of actions differ"):
         nj.metrics.kl_divergence(np.array([1.0, 0.0]), q)
@@ -196,9 +196,13 @@ def test_metrics_take_batches_and_refuse_what_is_no_policy():
         np.testing.assert_allclose(E[i, j], nj.metrics.exploitability(game.preferences[i, 0], p[j], 0.1), rtol=1e-12)
     pure = np.array([0.0, 1.0, 0.0, 0.0])
     assert np.isfinite(nj.metrics.exploitability(game, pure, 0.1)).all()
-    with pytest.raises(ValueError, match=r"policy\[1\]: sums to 2"):
+    with pytest.raises(
+        ValueError, match=r"policy\[1\] must be probabilities that sum to 1 within 1e-06, got the sum 2"
+    ):
         nj.metrics.exploitability(game, p * np.array([[1], [2], [1], [1], [1]]), 0.1)
-    with pytest.raises(ValueError, match=r"policy: has shape \[3\]; allowed is \[..., 4\]"):
+    with pytest.raises(
+        ValueError, match=r"policy must be an array \[..., 4\] with a probability for each action, got shape \[3\]"
+    ):
         nj.metrics.best_response(game, p[0, :3], 0.1)
     log_p = np.log(p)
     assert np.isnan(nj.metrics.span(np.array([-1.0, np.nan]), np.array([0.0, -1.0])))
