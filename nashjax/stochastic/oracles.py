@@ -142,7 +142,7 @@ class BernoulliOracle(_MatrixOracle):
     def compare(self, key: jax.Array, context: jax.Array, action: jax.Array, opponent: jax.Array) -> jax.Array:
         """A vote on each pair; see `PreferenceOracle.compare`."""
         probability = self.probability(context, action, opponent)
-        uniform = jax.random.uniform(key, probability.shape, probability.dtype)
+        uniform = jax.random.uniform(key, probability.shape, jnp.float32).astype(probability.dtype)
         return (uniform < probability).astype(probability.dtype)
 
 

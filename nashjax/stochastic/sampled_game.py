@@ -83,7 +83,7 @@ class SampledGame:
         """Contexts int32 `[num]`, uniformly."""
         if self.num_contexts == 1:
             return jnp.zeros(num, jnp.int32)
-        return jax.random.randint(key, (num,), 0, self.num_contexts)
+        return jax.random.randint(key, (num,), 0, self.num_contexts, jnp.int32)
 
     def sample(
         self, params: Params, key: jax.Array, contexts: jax.Array, num: int, reference_share: jax.Array | float = 0.0
@@ -172,7 +172,9 @@ def draw(log_policy: jax.Array, key: jax.Array, num: int) -> jax.Array:
     # without probability takes over the sum of the last one that has some, exactly.
     cumulative = jnp.where(probability > 0, jnp.cumsum(probability, axis=-1), 0)
     cumulative = jax.lax.cummax(cumulative, axis=1)
-    uniform = jax.random.uniform(key, (log_policy.shape[0], num), log_policy.dtype) * cumulative[:, -1:]
+    # Drawn in float32, so that a key gives the same samples with and without `jax_enable_x64`.
+    uniform = jax.random.uniform(key, (log_policy.shape[0], num), jnp.float32).astype(log_policy.dtype)
+    uniform = uniform * cumulative[:, -1:]
     method = "compare_all" if num <= FEW_SAMPLES else "scan"
 
     def find(cumulative: jax.Array, uniform: jax.Array) -> jax.Array:
