@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
+from nashjax.arguments import invalid, message
 from nashjax.games import MatrixGame
 from nashjax.pytree import register_dataclass
 from nashjax.stochastic.oracles import OracleError, PreferenceOracle
@@ -121,10 +122,9 @@ class SampledGame:
         try:
             chex.assert_shape(outcome, flat[0].shape)
         except AssertionError:
-            raise OracleError(
-                f"the oracle was asked {flat[0].size} comparisons at once, and answered shape {list(outcome.shape)}; "
-                f"allowed is {list(flat[0].shape)}"
-            ) from None
+            subject = f"the oracle's answer to {flat[0].size} comparisons"
+            required, found = f"an array of shape {list(flat[0].shape)}", f"shape {list(outcome.shape)}"
+            raise OracleError(message(subject, required, found)) from None
         outcome = jnp.where(actions == opponents, 0.5, outcome.reshape(actions.shape))
         return Asked(context, actions, opponents, outcome.astype(self.log_reference.dtype))
 
@@ -158,9 +158,8 @@ def known_game(oracle: PreferenceOracle) -> MatrixGame:
     """
     game = getattr(oracle, "game", None)
     if not isinstance(game, MatrixGame):
-        raise ValueError(
-            f"oracle: {type(oracle).__name__} knows no matrix; allowed is one that does, such as a BernoulliOracle"
-        )
+        required = "an oracle that knows its matrix, such as a BernoulliOracle"
+        raise invalid("oracle", required, f"a {type(oracle).__name__}")
     n = game.num_actions
     return MatrixGame(game.preferences.reshape(-1, n, n))
 
