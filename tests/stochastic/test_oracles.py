@@ -180,10 +180,10 @@ def test_a_wrong_shape_of_compiled_code_is_named():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: st.BernoulliOracle(np.eye(3)), r"game: preferences\[0, 0\] is 1"),
+        (lambda: st.BernoulliOracle(np.eye(3)), r"game.*preferences\[0, 0\].* 1"),
         (
             lambda: st.BernoulliOracle(np.full((3, 3), 0.5), contextual=True),
-            "game must be a game whose last batch axis .*, got no batch axis",
+            "game must be .*, got no batch axis",
         ),
         (lambda: st.CallableOracle(lambda c, a, o: a, 1), "num_actions must be an integer >= 2, got 1"),
         (lambda: st.CallableOracle(anything("judge"), 3), "function must be a function of .*, got 'judge'"),
