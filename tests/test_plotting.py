@@ -234,7 +234,7 @@ class TestSimplexDynamics:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"game": np.full((4, 4), 0.5)}, "^game: has, with beta and reference, 4 actions .* one game of 3 actions"),
+            ({"game": np.full((4, 4), 0.5)}, "^game must be one game of 3 actions, .*, got 4 actions"),
             ({"game": np.full((2, 3, 3), 0.5)}, r"^game must be one game of 3 actions, .* batch shape \[2\]"),
             ({"beta": [0.1, 0.2]}, r"^game must be one game of 3 actions, .* batch shape \[2\]"),
             ({"beta": -1.0}, "^beta.* -1.0"),
@@ -379,7 +379,7 @@ class TestEquilibriumPath:
             ({"betas": [1.0, 1.0, 0.1, 0.0]}, "^betas must be different numbers, .*, got"),
             ({"betas": [0.0], "policies": [[1.0]]}, "at least one of them > 0"),
             ({"policies": np.ones((3, 2)) / 2}, r"^policies must be an array \[4, n\] .*, got shape \[3, 2\]"),
-            ({"policies": np.ones((4, 2))}, r"^policies\[0\]: sums to 2"),
+            ({"policies": np.ones((4, 2))}, r"^policies\[0\] must be probabilities .*, got the sum 2"),
             ({"items": ["a"]}, "^items must be 4 names, got 1"),
             ({"top": 0}, "^top must be an integer >= 1, got 0"),
             ({"top": 1.5}, "^top must be an integer >= 1, got 1.5"),
