@@ -292,7 +292,7 @@ class _Run:
     def finish(self) -> SweepSummary:
         """Count the games of all processes, and let the first one write it down."""
         assert self.num_chunks is not None
-        problem = None
+        problem, number = None, 0
         try:
             for number in range(self.num_chunks):
                 if number not in self.digests:  # solved by another process
