@@ -439,7 +439,7 @@ def test_a_method_of_ones_own():
         (lambda: st.MLPPolicy(np.zeros((3, 2)), 4, hidden=(0,)), "hidden must be an integer >= 1, got 0"),
         (lambda: st.FlaxPolicy(jnp.zeros((3, 2)), "net"), "module must be a flax.linen module or .*, got 'net'"),
         (lambda: st.MLPPolicy(np.array([[0.0, np.nan]]), 5), r"features\[0, 1\] must be a finite number, got nan"),
-        (lambda: st.MLPPolicy(np.zeros(3), 4), r"features: has shape \[3\]"),
+        (lambda: st.MLPPolicy(np.zeros(3), 4), r"features must be an array .*, got shape \[3\]"),
     ],
 )
 def test_bad_settings_are_refused(make, said):
