@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nashjax.arguments import as_real_array, check_square, shown
+from nashjax.arguments import as_real_array, check_square, invalid, wrong_type
 from nashjax.games import MatrixGame
 from nashjax.inputs import to_host
 from nashjax.spread import put
@@ -103,9 +103,8 @@ def shard_local(games: T, mesh: Mesh | None = None) -> T:
 
         all_sizes = np.asarray(multihost_utils.process_allgather(sizes))
         if (all_sizes != all_sizes[0]).any():
-            raise ValueError(
-                f"games: the processes have {all_sizes.max(axis=1).tolist()} games; allowed are equal numbers"
-            )
+            found = str(all_sizes.max(axis=1).tolist())
+            raise invalid("games", "the same number of games in every process", found)
 
     def join(leaf: Any) -> jax.Array:
         local = np.asarray(leaf)
@@ -136,7 +135,7 @@ def shard_rows(game: MatrixGame | Any, mesh: Mesh | None = None) -> MatrixGame:
     shape = whole.preferences.shape
     check_square("game", shape)
     if len(shape) > 2:
-        raise ValueError(f"game: has shape {list(shape)}; allowed is one matrix [n, n]")
+        raise invalid("game", "one matrix [n, n]", f"shape {list(shape)}")
     _check_axis("game", whole.preferences, mesh.size, "rows")
     rows = put(whole.preferences, NamedSharding(mesh, PartitionSpec(axis)))
     return dataclasses.replace(whole, preferences=rows)
@@ -150,20 +149,16 @@ def gather(results: T) -> T:
 def _one_axis(mesh: Mesh | None) -> tuple[Mesh, str]:
     mesh = games_mesh() if mesh is None else mesh
     if not isinstance(mesh, Mesh):
-        raise ValueError(f"mesh: is {shown(mesh)}; allowed are meshes, such as games_mesh(devices)")
+        raise wrong_type("mesh", "a mesh, such as games_mesh(devices)", mesh)
     if len(mesh.axis_names) != 1:
-        raise ValueError(
-            f"mesh: has the axes {dict(mesh.shape)}; allowed is one axis, as of games_mesh(); "
-            "with jax.device_put batch axes and rows can be cut along axes of their own"
-        )
+        advice = "Use jax.device_put to cut batch axes and rows along axes of their own."
+        raise invalid("mesh", "a mesh of one axis, as that of games_mesh()", f"the axes {dict(mesh.shape)}", advice)
     return mesh, mesh.axis_names[0]
 
 
 def _check_axis(name: str, leaf: Any, devices: int, what: str, *, shared: bool = False) -> None:
     shape = np.shape(leaf)
     if not shape:
-        raise ValueError(f"{name}: holds a number without a batch axis; allowed are arrays that lead with one")
+        raise invalid(name, "arrays that lead with a batch axis", "a number without axes")
     if shape[0] % devices and not (shared and shape[0] == 1):
-        raise ValueError(
-            f"{name}: {shape[0]} {what} do not divide over {devices} devices; allowed are multiples of {devices}"
-        )
+        raise invalid(name, f"a multiple of {devices} {what}, for {devices} devices", str(shape[0]))

@@ -27,7 +27,16 @@ except ImportError as error:
     raise ImportError(f'nashjax.plotting needs {error.name}: python -m pip install "nashjax[plot]"') from error
 
 from nashjax import simplex
-from nashjax.arguments import check_all, check_choice, check_integer, check_policy, check_positive, shown
+from nashjax.arguments import (
+    check_all,
+    check_choice,
+    check_integer,
+    check_policy,
+    check_positive,
+    invalid,
+    shown,
+    wrong_type,
+)
 from nashjax.games import Game
 from nashjax.inputs import as_inputs, as_numbers
 from nashjax.solve import Trajectory, solve
@@ -71,10 +80,11 @@ def convergence(
       ax: where to draw.
 
     Raises:
+      TypeError: an argument has the wrong type.
       ValueError: an argument is not valid.
     """
     if not isinstance(trajectories, Mapping) or not trajectories:
-        raise ValueError(f"trajectories: is {shown(trajectories)}; allowed are names with trajectories, at least one")
+        raise wrong_type("trajectories", "a mapping from names to trajectories, with at least one", trajectories)
     check_choice("measure", measure, tuple(MEASURES))
     if beta is not None:
         beta = check_positive("beta", beta)
@@ -116,15 +126,16 @@ def simplex_dynamics(
       ax: where to draw.
 
     Raises:
+      TypeError: an argument has the wrong type.
       ValueError: an argument is not valid.
     """
     inputs = as_inputs(game, beta, reference)
     if inputs.game.num_actions != 3 or inputs.batch_shape != ():
         found = f"{inputs.game.num_actions} actions and the batch shape {list(inputs.batch_shape)}"
-        raise ValueError(f"game: has, with beta and reference, {found}; allowed is one game of 3 actions")
+        raise invalid("game", "one game of 3 actions, also with beta and reference", found)
     r = np.full(3, 1 / 3) if reference is None else np.asarray(reference, np.float64)
     if not (r > 0).all():
-        raise ValueError(f"reference: is {r.tolist()}; allowed are probabilities > 0: all of the triangle is drawn")
+        raise invalid("reference", "3 probabilities > 0, since the whole triangle is drawn", str(r.tolist()))
     names = _names("labels", labels, 3)
     paths = {name: _path(name, path) for name, path in (trajectories or {}).items()}
     star = np.asarray(solve(game, beta, reference=reference).policy, np.float64) @ CORNERS
@@ -174,21 +185,22 @@ def preference_heatmap(
       ax: where to draw.
 
     Raises:
+      TypeError: an argument has the wrong type.
       ValueError: an argument is not valid.
     """
     P = _array("preferences", preferences, ("n", "n"))
     n = len(P)
     if P.shape[1] != n:
-        raise ValueError(f"preferences: has shape {list(P.shape)}; allowed are square matrices [n, n]")
+        raise invalid("preferences", "a square matrix [n, n]", f"shape {list(P.shape)}")
     check_all(
-        "preferences", P, np.isnan(P) | ((P >= 0) & (P <= 1)), "numbers in [0, 1], or NaN for a pair never compared"
+        "preferences", P, np.isnan(P) | ((P >= 0) & (P <= 1)), "a number in [0, 1], or NaN for a pair never compared"
     )
     names = _names("items", range(n) if items is None else items, n)
     place = np.arange(n) if order is None else _order(order, n)
     never = np.isnan(P)
     if comparisons is not None:
         counts = _array("comparisons", comparisons, (n, n))
-        check_all("comparisons", counts, counts >= 0, "numbers >= 0")
+        check_all("comparisons", counts, counts >= 0, "a number >= 0")
         never |= (counts == 0) & ~np.eye(n, dtype=bool)
     P, never, names = P[np.ix_(place, place)], never[np.ix_(place, place)], [names[i] for i in place]
 
@@ -234,12 +246,13 @@ def equilibrium_path(
       ax: where to draw.
 
     Raises:
+      TypeError: an argument has the wrong type.
       ValueError: an argument is not valid.
     """
     b = _array("betas", betas, ("num_betas",))
-    check_all("betas", b, np.isfinite(b) & (b >= 0), "finite numbers >= 0")
+    check_all("betas", b, np.isfinite(b) & (b >= 0), "a finite number >= 0")
     if not (b > 0).any() or len(np.unique(b)) < len(b):
-        raise ValueError(f"betas: is {shown(b.tolist())}; allowed are different numbers, at least one of them > 0")
+        raise invalid("betas", "different numbers, at least one of them > 0", shown(b.tolist()))
     p = _array("policies", policies, (len(b), "n"))
     check_policy("policies", p)
     n = p.shape[1]
@@ -294,13 +307,14 @@ def ranking_intervals(
       ax: where to draw.
 
     Raises:
+      TypeError: an argument has the wrong type.
       ValueError: an argument is not valid.
     """
     v = _array("value", value, ("n",))
     lower, upper = _array("low", low, (len(v),)), _array("high", high, (len(v),))
     for name, x in (("value", v), ("low", lower), ("high", upper)):
-        check_all(name, x, np.isfinite(x), "finite numbers")
-    check_all("high", upper, upper >= lower, "numbers not below those of low")
+        check_all(name, x, np.isfinite(x), "a finite number")
+    check_all("high", upper, upper >= lower, "a number not below that of low")
     names = _names("items", items, len(v))
     shown = min(check_integer("top", top, 1), len(v))
 
@@ -342,11 +356,11 @@ def _medians(name: str, path: Trajectory, measure: str, equilibrium: ArrayLike |
     """Queries, and the median over games of the measure that each game has reached after them, `[points]` each."""
     place = f"trajectories[{name!r}]"
     if not isinstance(path, Trajectory):
-        raise ValueError(f"{place}: is {shown(path)}; allowed is what nashjax.trajectory returns")
+        raise wrong_type(place, "a Trajectory, as nashjax.trajectory returns it", path)
     values = path.exploitability if measure == "exploitability" else _divergence(place, path, equilibrium)
     queries, values = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (path.queries, values))
     if queries.size == 0:
-        raise ValueError(f"{place}: has the batch shape {list(path.queries.shape[:-1])}; allowed is at least one game")
+        raise invalid(place, "a trajectory of at least one game", f"the batch shape {list(path.queries.shape[:-1])}")
     grid = np.unique(queries)
     grid = grid[(grid >= queries[:, 0].max()) & (grid <= queries[:, -1].min())]
     reached = [v[np.searchsorted(q, grid, side="right") - 1] for q, v in zip(queries, values, strict=True)]
@@ -356,14 +370,13 @@ def _medians(name: str, path: Trajectory, measure: str, equilibrium: ArrayLike |
 def _divergence(place: str, path: Trajectory, equilibrium: ArrayLike | None) -> Any:
     """`KL(p*||p)` of every policy of a path, `[*batch, steps + 1]`."""
     if equilibrium is None:
-        raise ValueError("equilibrium: is None; allowed with measure='kl' are probabilities [*batch, n]")
+        raise invalid("equilibrium", "probabilities [*batch, n] with measure='kl'", "None")
     star, shape = as_numbers("equilibrium", equilibrium), (*path.log_policy.shape[:-2], path.log_policy.shape[-1])
     try:
         stars = np.broadcast_to(star, shape)
     except ValueError:
-        raise ValueError(
-            f"equilibrium: has shape {list(star.shape)}; allowed for {place} is {list(shape)}, or what broadcasts to it"
-        ) from None
+        required = f"an array that broadcasts to {list(shape)} for {place}"
+        raise invalid("equilibrium", required, f"shape {list(star.shape)}") from None
     check_policy("equilibrium", star)
     with np.errstate(divide="ignore"):
         log_star = jnp.asarray(np.log(stars), path.log_policy.dtype)
@@ -392,19 +405,19 @@ def _array(name: str, x: ArrayLike, shape: tuple[int | str, ...]) -> np.ndarray:
     fits = array.ndim == len(shape) and array.size > 0
     if not fits or any(isinstance(b, int) and a != b for a, b in zip(array.shape, shape, strict=True)):
         allowed = ", ".join(map(str, shape))
-        raise ValueError(f"{name}: has shape {list(array.shape)}; allowed is [{allowed}], not empty")
+        raise invalid(name, f"an array [{allowed}] that is not empty", f"shape {list(array.shape)}")
     return array
 
 
 def _names(name: str, items: Any, n: int) -> list[str]:
     names = [str(item).replace("$", r"\$") for item in items]  # no formulas
     if len(names) != n:
-        raise ValueError(f"{name}: has length {len(names)}; allowed is {n}")
+        raise invalid(name, f"{n} names", str(len(names)))
     return names
 
 
 def _order(order: ArrayLike, n: int) -> np.ndarray:
     place = np.asarray(order)
     if place.shape != (n,) or not np.array_equal(np.sort(place), np.arange(n)):
-        raise ValueError(f"order: is {shown(place.tolist())}; allowed are the numbers from 0 to {n - 1}, each once")
+        raise invalid("order", f"the numbers from 0 to {n - 1}, each once", shown(place.tolist()))
     return place.astype(int)

@@ -64,7 +64,7 @@ def layout(inputs: Inputs) -> Layout:
             if mesh is not None and leaf.sharding.mesh != mesh:
                 meshes = (leaf.sharding.mesh, mesh)
                 found, others = (f"{dict(one.shape)} of devices {[d.id for d in one.devices.flat]}" for one in meshes)
-                raise ValueError(f"{name}: lies on the mesh {found}; allowed is that of the others, {others}")
+                raise invalid(name, f"on the mesh {others} of the other arguments", f"the mesh {found}")
             mesh = leaf.sharding.mesh
             cut = _cuts(leaf)
             for axis in range(own):
@@ -72,15 +72,14 @@ def layout(inputs: Inputs) -> Layout:
                 cuts[place] = cuts[place] or cut[axis]
             if name == "game" and any(cut[own:]):
                 if not isinstance(inputs.game, MatrixGame) or any(cut[own + 1 :]):
-                    raise ValueError(
-                        f"game: an array {list(leaf.shape)} is cut over devices as {leaf.sharding.spec}; "
-                        "allowed are batch axes and, of a MatrixGame, its rows"
-                    )
+                    required = "must be cut over devices along batch axes or, for a MatrixGame, along its rows"
+                    found = f"an array {list(leaf.shape)} cut as {leaf.sharding.spec}"
+                    raise invalid("game", required, found)
                 rows = cut[own]
     assert mesh is not None
     used = [axis for cut in (*cuts, rows) for axis in cut]
     if len(set(used)) < len(used):
-        raise ValueError(f"game: axes of the mesh cut two axes of the games, {used}; allowed is one each")
+        raise invalid("game", "must be cut along one axis for each axis of the mesh", str(used))
     return Layout(mesh, tuple(cuts), rows)
 
 

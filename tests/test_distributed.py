@@ -48,7 +48,7 @@ def test_the_answers_are_those_of_one_device():
     entry = ["game[6]: preferences[1, 2] is nan"] if process == 1 else ["game[6]: is not a preference game"]
     refused(lambda: nj.solve(nj.distributed.shard(P), 0.1, algorithm=first_order), *entry)
     refused(lambda: nj.solve_path(nj.distributed.shard(P), [0.2, 0.1]), "game[6]: is not a preference game")
-    refused(lambda: nj.solve(P[:4], nj.distributed.shard(np.array([0.1, 0.1, -1, 0.1]))), "beta[2]: is -1.0")
+    refused(lambda: nj.solve(P[:4], nj.distributed.shard(np.array([0.1, 0.1, -1, 0.1]))), "beta[2]", "-1.0")
     refused(lambda: nj.distributed.shard_local(P[: 2 + 2 * process]), "the processes have [2, 4] games")
     print("done")
     """

@@ -49,6 +49,28 @@ def test_generated_games_are_exact_and_reproducible(kind, n, dtype):
     assert bool(game.is_valid().all())
 
 
+@pytest.mark.parametrize("batch", [(), (0,), (3,), (2, 2)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_key_gives_the_same_games_with_and_without_x64(kind, batch):
+    found = []
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            found.append(np.asarray(nj.games.random_game(jax.random.key(5), 7, batch, kind, rank=3).preferences))
+    single, double = found
+    assert (single.dtype, double.dtype) == (np.float32, np.float64)
+    assert single.shape == double.shape == (*batch, 7, 7)
+    np.testing.assert_allclose(single, double, rtol=0, atol=1e-6)
+    if kind in ("uniform", "tournament", "cyclic"):  # exact in float32
+        np.testing.assert_array_equal(single, double)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_the_first_game_of_key_0(x64):
+    with jax.enable_x64(x64):
+        P = np.asarray(nj.games.random_game(jax.random.key(0), 3).preferences)
+    assert P[0, 1] == pytest.approx(0.883, abs=5e-4)
+
+
 def test_kinds_are_what_they_say():
     key = jax.random.key(0)
 

@@ -173,18 +173,18 @@ def test_faults_are_named():
         assert (lost.status == nj.solve(games, 0.1, algorithm=loses).status).all(), lost.status
         assert (lost.status == nj.Status.INVALID).all(), lost.status
     beta = nj.distributed.shard(jnp.array([0.1] * 7 + [-1.0]))
-    refused(lambda: nj.solve(games, beta), "beta[7]: is -1.0")
+    refused(lambda: nj.solve(games, beta), "beta[7]", "-1.0")
     columns = jax.device_put(games, NamedSharding(mesh, P(None, None, "b")))
-    refused(lambda: nj.solve(columns, 0.1), "cut over devices", "allowed are batch axes and, of a MatrixGame, its rows")
+    refused(lambda: nj.solve(columns, 0.1), "game must be cut over devices along batch axes or")
     other = jax.device_put(jnp.ones(8), NamedSharding(jax.make_mesh((8,), ("z",)), P("z")))
     spread_games = nj.distributed.shard(games)
-    refused(lambda: nj.solve(spread_games, other), "beta: lies on the mesh", "allowed is that of the others")
-    refused(lambda: nj.distributed.shard(bad[:6]), "games: 6 games do not divide over 8 devices")
-    refused(lambda: nj.distributed.shard(games, mesh), "mesh: has the axes", "allowed is one axis")
-    refused(lambda: nj.distributed.shard(jnp.float32(0.1)), "a number without a batch axis")
-    refused(lambda: nj.distributed.shard_rows(bad[0][:12, :12]), "game: 12 rows do not divide over 8 devices")
-    refused(lambda: nj.distributed.shard_rows(bad[0][:8]), "game: has shape [8, 16]; allowed are square matrices")
-    refused(lambda: nj.distributed.shard_rows(bad), "game: has shape [8, 16, 16]; allowed is one matrix [n, n]")
+    refused(lambda: nj.solve(spread_games, other), "beta must be on the mesh ", " of the other arguments, got the mesh")
+    refused(lambda: nj.distributed.shard(bad[:6]), "games must be a multiple of 8 games, for 8 devices, got 6")
+    refused(lambda: nj.distributed.shard(games, mesh), "mesh must be a mesh of one axis", "got the axes")
+    refused(lambda: nj.distributed.shard(jnp.float32(0.1)), "arrays that lead with a batch axis, got a number")
+    refused(lambda: nj.distributed.shard_rows(bad[0][:12, :12]), "game must be a multiple of 8 rows", "got 12")
+    refused(lambda: nj.distributed.shard_rows(bad[0][:8]), "game must be a square matrix", "got shape [8, 16]")
+    refused(lambda: nj.distributed.shard_rows(bad), "game must be one matrix [n, n], got shape [8, 16, 16]")
     game = nj.MatrixGame.from_payoffs(np.zeros((8, 8)), bound=3.0)
     assert nj.distributed.shard_rows(game).payoff_scale == 6
     assert nj.distributed.shard_rows(np.full((8, 8), 0.5).tolist()).num_actions == 8

@@ -126,7 +126,7 @@ def demo(
         typer.Option(
             parser=number_option(0, whole=True, high=LARGEST_SEED),
             metavar="INTEGER",
-            help="The same seed draws the same games, others with --x64.",
+            help="The same seed draws the same games, also with --x64.",
         ),
     ] = 0,
     tol: Tolerance = 1e-6,

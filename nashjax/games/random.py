@@ -30,12 +30,13 @@ def random_game(
     | `gaussian` | `sigmoid(scale * x)`, `x` an antisymmetric matrix of standard Gaussians |
     | `uniform` | uniform on [0, 1] |
     | `tournament` | 0 or 1 by a fair coin |
-    | `cyclic` | generalised rock-paper-scissors: each action beats for certain the next `(n - 1) // 2` around a circle of randomly ordered actions and loses to the others (an even `n` leaves a tie with the one opposite) |
+    | `cyclic` | generalized rock-paper-scissors: each action beats for certain the next `(n - 1) // 2` around a circle of randomly ordered actions and loses to the others (an even `n` leaves a tie with the one opposite) |
     | `bradley_terry` | `sigmoid(scale * (u_i - u_j))`, standard Gaussian ratings `u`: transitive |
     | `low_rank` | `sigmoid(scale * x)`, `x = (B C^T - C B^T) / sqrt(2 rank)`, Gaussian blades `B` and chests `C` of shape `[n, rank]` |
 
     Args:
-      key: a jax random key; the same key gives the same games.
+      key: a jax random key. The same key gives the same games, with and without `jax_enable_x64`: all random numbers
+        are drawn in float32, and only the arithmetic after that is in jax's default float type.
       num_actions: `n >= 2`.
       batch_shape: how many games, any number of axes.
       kind: one of the table.
@@ -64,21 +65,25 @@ def random_game(
 @functools.partial(jax.jit, static_argnames=("n", "batch", "kind", "rank"))
 def _margin(key: jax.Array, n: int, batch: tuple[int, ...], kind: str, scale: jax.Array, rank: int) -> jax.Array:
     """`P - 1/2`, antisymmetric to the last digit, `[*batch, n, n]`."""
-    square = (*batch, n, n)
+    square, dtype = (*batch, n, n), jnp.result_type(float)
+
+    def normal(*shape: int) -> jax.Array:
+        return jax.random.normal(key, shape, jnp.float32).astype(dtype)  # in float64 the same key gives other numbers
+
     match kind:
         case "gaussian":
-            margin = _logit_margin(scale * jax.random.normal(key, square))
+            margin = _logit_margin(scale * normal(*square))
         case "uniform":
-            margin = jax.random.uniform(key, square) - 0.5
+            margin = jax.random.uniform(key, square, jnp.float32).astype(dtype) - 0.5
         case "tournament":
-            margin = jax.random.bernoulli(key, shape=square).astype(float) - 0.5
+            margin = jax.random.bernoulli(key, jnp.float32(0.5), square).astype(dtype) - 0.5
         case "cyclic":
             margin = _circular_margin(key, n, batch)
         case "bradley_terry":
-            rating = scale * jax.random.normal(key, (*batch, n))
+            rating = scale * normal(*batch, n)
             margin = _logit_margin(rating[..., :, None] - rating[..., None, :])
         case _:  # low_rank
-            blades, chests = jax.random.normal(key, (2, *batch, n, rank))
+            blades, chests = normal(2, *batch, n, rank)
             upper = product("...ir,...jr->...ij", blades, chests)
             margin = _logit_margin(scale * (upper - jnp.swapaxes(upper, -1, -2)) / math.sqrt(2 * rank))
     # Where two entries that should mirror each other differ by rounding, the upper one counts.
@@ -92,7 +97,7 @@ def _logit_margin(logits: jax.Array) -> jax.Array:
 
 
 def _circular_margin(key: jax.Array, n: int, batch: tuple[int, ...]) -> jax.Array:
-    position = jnp.argsort(jax.random.uniform(key, (*batch, n)), axis=-1)
+    position = jnp.argsort(jax.random.uniform(key, (*batch, n), jnp.float32), axis=-1)
     ahead = (position[..., None, :] - position[..., :, None]) % n
     beats = ((ahead >= 1) & (ahead <= (n - 1) // 2)).astype(jnp.result_type(float))
     return (beats - jnp.swapaxes(beats, -1, -2)) / 2

@@ -85,13 +85,13 @@ class Linear(nnx.Module):
     """A matrix, `[inputs, outputs]`, and the adapter beside it where there is one."""
 
     def __init__(self, inputs: int, outputs: int, config: LlamaConfig, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (inputs, outputs)))
+        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (inputs, outputs), jnp.float32))
         self.scale = 0.0
         if config.lora_rank:
             self.scale = config.lora_scale / config.lora_rank
-            down = nnx.initializers.he_uniform()(rngs.params(), (inputs, config.lora_rank))
+            down = nnx.initializers.he_uniform()(rngs.params(), (inputs, config.lora_rank), jnp.float32)
             self.lora_down = nnx.LoRAParam(down)
-            self.lora_up = nnx.LoRAParam(jnp.zeros((config.lora_rank, outputs)))
+            self.lora_up = nnx.LoRAParam(jnp.zeros((config.lora_rank, outputs), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """From `[..., inputs]` to `[..., outputs]`."""
@@ -105,7 +105,7 @@ class RMSNorm(nnx.Module):
     """Divides by the root mean square."""
 
     def __init__(self, width: int, epsilon: float):
-        self.scale = nnx.Param(jnp.ones(width))
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -191,11 +191,11 @@ class Llama(nnx.Module):
 
     def __init__(self, config: LlamaConfig, rngs: nnx.Rngs):
         initial = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
-        self.embedding = nnx.Param(initial(rngs.params(), (config.vocabulary_size, config.width)))
+        self.embedding = nnx.Param(initial(rngs.params(), (config.vocabulary_size, config.width), jnp.float32))
         self.blocks = nnx.vmap(lambda rngs: Block(config, rngs))(rngs.split(config.num_layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
         if not config.tied_head:
-            head = nnx.initializers.lecun_normal()(rngs.params(), (config.width, config.vocabulary_size))
+            head = nnx.initializers.lecun_normal()(rngs.params(), (config.width, config.vocabulary_size), jnp.float32)
             self.head = nnx.Param(head)
         self.config = config
 

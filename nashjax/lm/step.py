@@ -80,7 +80,7 @@ def learn(
     if votes:
         actions, opponents = method.pairs(question)
         same = jnp.all((actions.tokens == opponents.tokens) & (actions.mask == opponents.mask), axis=-1)
-        uniform = jax.random.uniform(jax.random.fold_in(key, 1), outcome.shape)
+        uniform = jax.random.uniform(jax.random.fold_in(key, 1), outcome.shape, jnp.float32)
         outcome = jnp.where(same, 0.5, (uniform < outcome).astype(outcome.dtype))
 
     def of_part(part: tuple[Question, jax.Array]) -> tuple[Any, Looks]:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nashjax.arguments import message
 from nashjax.files.settings import first_difference, told
 
 SMALL = 8
@@ -47,12 +48,13 @@ class Checkpoints:
         self._args = ocp.args
         self._settings = settings
         if Path(folder).exists() and not Path(folder).is_dir():
-            raise CheckpointError(f"checkpoint: {folder} is a file; allowed are folders")
+            raise CheckpointError(message("checkpoint", "a folder", f"the file {folder}"))
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         try:
             self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
         except OSError as error:
-            raise CheckpointError(f"checkpoint: {folder} cannot be made ({error.strerror or error})") from error
+            found = f"{folder} and the error {error.strerror or error}"
+            raise CheckpointError(message("checkpoint", "a folder that can be made", found)) from error
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """The last checkpoint, None if there is none.
@@ -73,10 +75,9 @@ class Checkpoints:
         different = first_difference(found, json.loads(json.dumps(self._settings)))
         if different is not None:
             name, there, here = different
-            raise CheckpointError(
-                f"checkpoint: the run in {self._manager.directory} had {name} {told(there)}, this one has "
-                f"{told(here)}; allowed are the folder of the same run and an empty one"
-            )
+            where = f"checkpoint {self._manager.directory}: {name}"
+            advice = "Use the settings of the run in this folder, or an empty folder."
+            raise CheckpointError(message(where, f"{told(there)} as in that run", told(here), advice))
         state = self._read(number, state=self._args.StandardRestore(jax.tree.map(_as_array, like)))
         return number, jax.tree.map(_as_was, like, state)
 
@@ -84,10 +85,9 @@ class Checkpoints:
         try:
             return self._manager.restore(number, args=self._args.Composite(**item))[next(iter(item))]
         except (KeyError, OSError, TypeError, ValueError) as error:  # by what is missing or damaged
-            raise CheckpointError(
-                f"checkpoint: {self._manager.directory / str(number)} cannot be read ({type(error).__name__}); once "
-                "that folder is removed the run goes on from the checkpoint before it, if there is one"
-            ) from error
+            subject = f"checkpoint {self._manager.directory / str(number)}"
+            advice = "Remove this folder to continue from the checkpoint before it."
+            raise CheckpointError(message(subject, "undamaged", f"the error {type(error).__name__}", advice)) from error
 
     def save(self, number: int, state: Any) -> None:
         """Save a pytree of arrays; returns once it is on disk."""

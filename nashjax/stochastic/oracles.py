@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax.arguments import check_integer, check_shape, real_numbers_or_none, shown
+from nashjax.arguments import (
+    check_integer,
+    check_shape,
+    invalid,
+    message,
+    real_numbers_or_none,
+    shown,
+    wrong_type,
+)
 from nashjax.games import Game, MatrixGame
 from nashjax.inputs import as_inputs
 
@@ -72,12 +80,11 @@ class _MatrixOracle:
         checked: Any = as_inputs(game, 1.0).game
         if not isinstance(checked, MatrixGame):
             if not hasattr(checked, "dense"):
-                raise ValueError(f"game: {type(game).__name__} has no dense(); allowed are games with a matrix")
+                raise wrong_type("game", "a game with a matrix, which has dense()", game)
             checked = MatrixGame(checked.dense())
         if contextual and not checked.batch_shape:
-            raise ValueError(
-                "game: has no batch axis; allowed with contextual=True are games whose last one is that of contexts"
-            )
+            requirement = "a game whose last batch axis is that of contexts, since contextual is True"
+            raise invalid("game", requirement, "no batch axis")
         self.game = checked.symmetrized()
         self.contextual = contextual
 
@@ -142,7 +149,7 @@ class BernoulliOracle(_MatrixOracle):
     def compare(self, key: jax.Array, context: jax.Array, action: jax.Array, opponent: jax.Array) -> jax.Array:
         """A vote on each pair; see `PreferenceOracle.compare`."""
         probability = self.probability(context, action, opponent)
-        uniform = jax.random.uniform(key, probability.shape, probability.dtype)
+        uniform = jax.random.uniform(key, probability.shape, jnp.float32).astype(probability.dtype)
         return (uniform < probability).astype(probability.dtype)
 
 
@@ -175,7 +182,7 @@ class CallableOracle:
         for name, value, least in (("num_actions", num_actions, 2), ("num_contexts", num_contexts, 1)):
             check_integer(name, value, least)
         if not callable(function):
-            raise ValueError(f"function: is {shown(function)}; allowed are functions of (context, action, opponent)")
+            raise wrong_type("function", "a function of (context, action, opponent)", function)
         self.function = function
         self.num_actions = num_actions
         self.num_contexts = num_contexts
@@ -202,19 +209,19 @@ class CallableOracle:
         return outcome
 
     def _checked(self, asked: list[np.ndarray]) -> np.ndarray:
-        question = f"was asked {asked[0].size} comparisons, the first {describe_question(*(x[0] for x in asked))}"
+        first = describe_question(*(x[0] for x in asked))
+        subject = f"the oracle's answer to {asked[0].size} comparisons, the first {first},"
+        required = f"numbers [{asked[0].size}]"
         try:
             answer = self.function(*asked)
         except Exception as error:  # whatever a user's function does wrong
-            raise OracleError(f"the oracle {question}, and raised {type(error).__name__}: {error}") from error
+            raise OracleError(message(subject, required, f"{type(error).__name__}: {error}")) from error
         self.comparisons += asked[0].size
         outcome = real_numbers_or_none(answer)
         if outcome is None:
-            raise OracleError(f"the oracle {question}, and answered {answer!r}; allowed are numbers")
+            raise OracleError(message(subject, required, shown(answer)))
         if outcome.shape != asked[0].shape:
-            raise OracleError(
-                f"the oracle {question}, and answered shape {list(outcome.shape)}; allowed is {list(asked[0].shape)}"
-            )
+            raise OracleError(message(subject, required, f"shape {list(outcome.shape)}"))
         bad = ~((outcome >= 0) & (outcome <= 1))
         if bad.any():
             i = int(np.argmax(bad))
@@ -230,5 +237,5 @@ def describe_question(context: Any, action: Any, opponent: Any) -> str:
 
 def unusable(context: Any, action: Any, opponent: Any, outcome: Any) -> str:
     """What is wrong with an answer that is not in [0, 1]."""
-    question = describe_question(context, action, opponent)
-    return f"the oracle was asked {question}, and answered {float(outcome)}; allowed are numbers from 0 to 1"
+    subject = f"the oracle's answer to {describe_question(context, action, opponent)}"
+    return message(subject, "a number from 0 to 1", str(float(outcome)))

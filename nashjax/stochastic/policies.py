@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax.arguments import as_floating, as_real_array, check_all, check_integer
+from nashjax.arguments import as_floating, as_real_array, check_all, check_integer, invalid, wrong_type
 from nashjax.inputs import is_concrete
 from nashjax.pytree import register_dataclass
 
@@ -71,12 +71,10 @@ class FlaxPolicy:
             object.__setattr__(self, "features", jnp.asarray(as_floating(as_real_array("features", self.features))))
         if isinstance(self.features, jax.Array) and is_concrete(self.features):
             values = np.asarray(self.features)
-            check_all("features", values, np.isfinite(values), "finite numbers")
+            check_all("features", values, np.isfinite(values), "a finite number")
         if not callable(self.module) or _is_nnx(self.module):
-            raise ValueError(
-                f"module: is {type(self.module).__name__}; allowed are flax.linen modules and functions from nnx.Rngs "
-                "to an nnx module, such as its class"
-            )
+            requirement = "a flax.linen module or a function from nnx.Rngs to an nnx module, such as its class"
+            raise wrong_type("module", requirement, self.module)
 
     def init(self, key: jax.Array, num_contexts: int, num_actions: int) -> Params:
         """The module's own initialisation.
@@ -86,11 +84,12 @@ class FlaxPolicy:
             its logits have the wrong shape.
         """
         if self.features.ndim < 2 or self.features.shape[0] != num_contexts:
-            raise ValueError(f"features: has shape {list(self.features.shape)}; allowed is [{num_contexts}, ...]")
+            required, found = f"an array [{num_contexts}, ...]", f"shape {list(self.features.shape)}"
+            raise invalid("features", required, found)
         if _is_linen(self.module):
             variables = self.module.init(key, self.features[:1])
             if set(variables) - {"params"}:
-                raise ValueError(f"module: has the collections {sorted(variables)}; allowed is params alone")
+                raise invalid("module", "a module of parameters only", f"the collections {sorted(variables)}")
             params = variables["params"]
         else:
             params = self._split(key)[1]
@@ -98,10 +97,8 @@ class FlaxPolicy:
         try:
             chex.assert_shape(logits, (1, num_actions))
         except AssertionError:
-            raise ValueError(
-                f"module: its logits of one context have shape {list(logits.shape)}; allowed is [1, {num_actions}], "
-                "one for each action"
-            ) from None
+            required = f"a module whose logits of one context have shape [1, {num_actions}], one for each action"
+            raise invalid("module", required, f"shape {list(logits.shape)}") from None
         return params
 
     def logits(self, params: Params, contexts: jax.Array) -> jax.Array:
@@ -119,7 +116,7 @@ class FlaxPolicy:
 
         graph, params, rest = nnx.split(self.module(nnx.Rngs(key)), nnx.Param, ...)
         if jax.tree.leaves(rest):
-            raise ValueError("module: holds more than nnx.Param; allowed are parameters alone")
+            raise invalid("module", "a module that holds nnx.Param only", "other variables, too")
         return graph, params
 
 
@@ -146,13 +143,14 @@ def MLPPolicy(features: ArrayLike, num_actions: int, *, hidden: Sequence[int] = 
     A smaller learning rate than for a table is wanted, such as 0.003.
 
     Raises:
-      ValueError: the features are not an array of real numbers `[num_contexts, d]`, or a width is not an integer >= 1.
+      TypeError: the features are not real numbers, or a width is not an integer.
+      ValueError: the features have another shape than `[num_contexts, d]`, or a width is less than 1.
     """
     from flax import linen
 
     array = as_floating(as_real_array("features", features))
     if array.ndim != 2:
-        raise ValueError(f"features: has shape {list(array.shape)}; allowed is [num_contexts, d]")
+        raise invalid("features", "an array [num_contexts, d]", f"shape {list(array.shape)}")
     layers: list[Callable[..., Any]] = []
     for width in hidden if isinstance(hidden, Sequence) else (hidden,):
         check_integer("hidden", width, 1)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax import simplex
+from nashjax.arguments import invalid, message
 from nashjax.games import MatrixGame
 from nashjax.pytree import register_dataclass
 from nashjax.stochastic.oracles import OracleError, PreferenceOracle
@@ -83,7 +84,7 @@ class SampledGame:
         """Contexts int32 `[num]`, uniformly."""
         if self.num_contexts == 1:
             return jnp.zeros(num, jnp.int32)
-        return jax.random.randint(key, (num,), 0, self.num_contexts)
+        return jax.random.randint(key, (num,), 0, self.num_contexts, jnp.int32)
 
     def sample(
         self, params: Params, key: jax.Array, contexts: jax.Array, num: int, reference_share: jax.Array | float = 0.0
@@ -121,10 +122,9 @@ class SampledGame:
         try:
             chex.assert_shape(outcome, flat[0].shape)
         except AssertionError:
-            raise OracleError(
-                f"the oracle was asked {flat[0].size} comparisons at once, and answered shape {list(outcome.shape)}; "
-                f"allowed is {list(flat[0].shape)}"
-            ) from None
+            subject = f"the oracle's answer to {flat[0].size} comparisons"
+            required, found = f"an array of shape {list(flat[0].shape)}", f"shape {list(outcome.shape)}"
+            raise OracleError(message(subject, required, found)) from None
         outcome = jnp.where(actions == opponents, 0.5, outcome.reshape(actions.shape))
         return Asked(context, actions, opponents, outcome.astype(self.log_reference.dtype))
 
@@ -158,9 +158,8 @@ def known_game(oracle: PreferenceOracle) -> MatrixGame:
     """
     game = getattr(oracle, "game", None)
     if not isinstance(game, MatrixGame):
-        raise ValueError(
-            f"oracle: {type(oracle).__name__} knows no matrix; allowed is one that does, such as a BernoulliOracle"
-        )
+        required = "an oracle that knows its matrix, such as a BernoulliOracle"
+        raise invalid("oracle", required, f"a {type(oracle).__name__}")
     n = game.num_actions
     return MatrixGame(game.preferences.reshape(-1, n, n))
 
@@ -172,7 +171,9 @@ def draw(log_policy: jax.Array, key: jax.Array, num: int) -> jax.Array:
     # without probability takes over the sum of the last one that has some, exactly.
     cumulative = jnp.where(probability > 0, jnp.cumsum(probability, axis=-1), 0)
     cumulative = jax.lax.cummax(cumulative, axis=1)
-    uniform = jax.random.uniform(key, (log_policy.shape[0], num), log_policy.dtype) * cumulative[:, -1:]
+    # Drawn in float32, so that a key gives the same samples with and without `jax_enable_x64`.
+    uniform = jax.random.uniform(key, (log_policy.shape[0], num), jnp.float32).astype(log_policy.dtype)
+    uniform = uniform * cumulative[:, -1:]
     method = "compare_all" if num <= FEW_SAMPLES else "scan"
 
     def find(cumulative: jax.Array, uniform: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from nashjax import simplex
-from nashjax.arguments import LARGEST_INT, check_all, check_integer, check_key
+from nashjax.arguments import LARGEST_INT, check_all, check_integer, check_key, invalid, message
 from nashjax.games import MatrixGame
 from nashjax.inputs import as_numbers, as_policy, is_concrete
 from nashjax.problem import RegularizedGame
@@ -113,10 +113,8 @@ def advance(setup: Setup, states: Any, first: jax.Array, end: jax.Array) -> tupl
         def of_one(game: SampledGame, key: jax.Array, state: Any, tally: Tally) -> tuple[Any, Tally]:
             state, asked = setup.method.step(game, state, jax.random.fold_in(key, t), progress)
             if asked.outcome.size != setup.method.batch_size:
-                raise ValueError(
-                    f"method: {type(setup.method).__name__} asked {asked.outcome.size} comparisons in a step; allowed "
-                    f"is its batch_size, {setup.method.batch_size}"
-                )
+                required = f"must ask its batch_size of {setup.method.batch_size} comparisons in a step"
+                raise invalid(f"method {type(setup.method).__name__}", required, str(asked.outcome.size))
             return state, tally.add(asked)
 
         return setup.over_games(of_one, *carried)
@@ -169,7 +167,8 @@ def make_setup(
     """Check the arguments of `train`, and lay all games along one axis.
 
     Raises:
-      ValueError: naming the argument, what is there and what is allowed.
+      TypeError: an argument has the wrong type.
+      ValueError: an argument has a wrong value or shape.
     """
     _check_protocol("oracle", oracle, PreferenceOracle, "BernoulliOracle(game)")
     _check_protocol("method", method, Method, "StochasticNashMP()")
@@ -182,12 +181,11 @@ def make_setup(
     steps = (num_comparisons - num_records * evaluation_comparisons) // method.batch_size
     if steps < 1 or num_comparisons > LARGEST_INT:
         least = method.batch_size + num_records * evaluation_comparisons
-        raise ValueError(
-            f"num_comparisons: is {num_comparisons}; allowed here are {least} (the method's batch_size, "
-            f"{method.batch_size}, and {evaluation_comparisons} to evaluate) to {LARGEST_INT}"
-        )
+        parts = f"the method's batch_size, {method.batch_size}, and {evaluation_comparisons} to evaluate"
+        required = f"an integer from {least} ({parts}) to {LARGEST_INT}"
+        raise invalid("num_comparisons", required, str(num_comparisons))
     if not is_concrete((oracle, policy, beta, reference, key)):
-        raise ValueError("train: is called inside of jit, vmap or grad; allowed are arguments that are not traced")
+        raise invalid("train", "must be called outside of jit, vmap and grad", "a traced argument")
     check_key("key", key)
 
     batch, contexts, n = tuple(oracle.batch_shape), oracle.num_contexts, oracle.num_actions
@@ -230,24 +228,22 @@ def _split(name: str, x: Any) -> tuple[Any, Any]:
 
 
 def _check_protocol(name: str, x: Any, protocol: type, such_as: str) -> None:
-    """Raise ValueError, naming what is missing, unless an instance offers what a protocol says."""
+    """Raise TypeError, naming what is missing, unless an instance offers what a protocol says."""
     if not isinstance(x, type) and isinstance(x, protocol):
         return
     found = f"the class {x.__name__}" if isinstance(x, type) else f"a {type(x).__name__}"
     offered = [attribute for attribute in dir(protocol) if not attribute.startswith("_")]
     missing = [attribute for attribute in offered if not hasattr(x, attribute)]
     lacks = f", which lacks {', '.join(missing)}" if missing else ""
-    raise ValueError(f"{name}: is {found}{lacks}; allowed are instances such as {such_as}")
+    raise TypeError(message(name, f"an instance such as {such_as}", f"{found}{lacks}"))
 
 
 def _check_hashable(name: str, x: Any) -> None:
     try:
         hash(x)
     except TypeError:
-        raise ValueError(
-            f"{name}: {type(x).__name__} is neither a pytree of arrays nor hashable; allowed are classes registered "
-            "with jax and hashable ones, such as frozen dataclasses"
-        ) from None
+        advice = "Register its class with jax, or make it a frozen dataclass."
+        raise TypeError(message(name, "a pytree of arrays or hashable", f"a {type(x).__name__}", advice)) from None
 
 
 def _flatten(leaf: jax.Array, batch: tuple[int, ...]) -> jax.Array:
@@ -258,7 +254,7 @@ def _flatten(leaf: jax.Array, batch: tuple[int, ...]) -> jax.Array:
 def _as_betas(beta: ArrayLike, batch: tuple[int, ...], dtype: Any) -> jax.Array:
     values = as_numbers("beta", beta)
     good = (values >= float(jnp.finfo(dtype).tiny)) & (values <= float(jnp.finfo(dtype).max))
-    check_all("beta", values, good, "finite numbers > 0")
+    check_all("beta", values, good, "a finite number > 0")
     return jnp.asarray(_broadcast("beta", values, batch), dtype)
 
 
@@ -278,6 +274,5 @@ def _broadcast(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndar
     try:
         return np.broadcast_to(values, shape)
     except ValueError:
-        raise ValueError(
-            f"{name}: has shape {list(values.shape)}; allowed are shapes that broadcast to {list(shape)}"
-        ) from None
+        required = f"an array that broadcasts to {list(shape)}"
+        raise invalid(name, required, f"shape {list(values.shape)}") from None

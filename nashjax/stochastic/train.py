@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax.arguments import check_number
+from nashjax.arguments import check_number, invalid
 from nashjax.progress import progress_line
 from nashjax.stochastic.checkpoint import Checkpoints
 from nashjax.stochastic.methods import LearnerState, Method, StochasticNashMP
@@ -99,6 +99,7 @@ def train(
       A `TrainResult`.
 
     Raises:
+      TypeError: an argument has the wrong type.
       ValueError: an argument is not valid.
       OracleError: an answer is not a number in [0, 1] or has the wrong shape, or the oracle raised; nothing of what
         came after the last record is saved.
@@ -113,7 +114,7 @@ def train(
     if tol is not None:
         check_number("tol", tol)
     if tol is not None and not setup.knows_matrix:
-        raise ValueError(f"tol: is {tol}, but {type(oracle).__name__} knows no matrix; allowed is None")
+        raise invalid("tol", f"None for a {type(oracle).__name__}, which knows no matrix", str(tol))
     saved = None if checkpoint is None else Checkpoints(checkpoint, setup.settings())
     try:
         with _oracle_failures(oracle):

@@ -11,7 +11,7 @@
 | `lock` | locked by the process at work (`flock`, which ends with it), and who that is or was; it means nothing else |
 
 Each file is written under another name (`.NAME-RANDOM.partial`), brought to the disk and then renamed, the checksum before
-its shard. What a kill leaves of such files is removed by the next call. The manifest and the shards are the whole state.
+its shard. The games themselves are not stored: `SweepResults.games` draws or reads them again, bit for bit. What a kill leaves of such files is removed by the next call. The manifest and the shards are the whole state.
 No pickle is ever written or read. What the manifest does not know is the model of a processor: on another one the last
 digits of answers can differ.
 """  # noqa: E501 (a table cell cannot be broken)

@@ -41,9 +41,9 @@ def locked(directory: Path, *, shared: bool = False, joins: bool = False) -> Ite
                 os.write(descriptor, _this_process().encode())
             if shared and not joins:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except BlockingIOError as error:
             holder = shortened(os.pread(descriptor, 300, 0).decode("utf-8", "replace").strip(), 200) or "unknown"
-            raise bad_input(directory, f"a sweep at work in it ({holder})", "is one at a time") from None
+            raise bad_input(directory, "", "free of other sweeps", f"a sweep at work in it ({holder})") from error
         yield
     finally:
         os.close(descriptor)

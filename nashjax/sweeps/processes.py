@@ -29,6 +29,6 @@ def agree(problem: Exception | None) -> None:
         for process, answer in enumerate(answers):
             if problem is None and answer.any():
                 message = bytes(answer).rstrip(b"\0").decode("utf-8", "replace")
-                problem = BadInput(f"process {process} has stopped: {message}")
+                problem = BadInput(f"process {process}: {message}")
     if problem is not None:
         raise problem

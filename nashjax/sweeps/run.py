@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nashjax import distributed
-from nashjax.arguments import check_integer, check_number, shown
+from nashjax.arguments import check_integer, check_number, invalid, shown, wrong_type
 from nashjax.cores import num_cores
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, visible
@@ -34,7 +34,7 @@ from nashjax.sweeps.lock import locked
 from nashjax.sweeps.pipeline import pipeline
 from nashjax.sweeps.processes import agree
 from nashjax.sweeps.shards import Damaged, Shard, as_shard, read_shard, shard_name
-from nashjax.sweeps.sources import LARGEST_CHUNK, Chunk, Source, as_source
+from nashjax.sweeps.sources import LARGEST_CHUNK, Chunk, Source, as_dtype, as_source
 from nashjax.version import __version__
 
 
@@ -47,7 +47,7 @@ class SweepSummary:
       games: how many were solved.
       shards: how many files hold the answers.
       statuses: how many games ended with each `Status`, by its name.
-      redone: the shards that were found damaged and made anew, in this process and this call.
+      redone: names of the damaged shards that this process has solved again in this call.
     """
 
     directory: Path
@@ -99,6 +99,7 @@ def sweep(
       A `SweepSummary`, in each process of all games.
 
     Raises:
+      TypeError: an argument has the wrong type.
       ValueError: an argument is not valid, before any compute. As `BadInput`: the directory belongs to another sweep
         or to something else, another process is at work on it, a file or an item holds no game (it is named), the
         games are not those of before, or the disk is full. What was solved until then stays.
@@ -218,12 +219,12 @@ class _Run:
     def look(self) -> None:
         """See what is there already; damaged shards are removed, and told of."""
         self.num_chunks = self.source.num_chunks(self.chunk_size)
-        for number, shard, fault in store.find_shards(self.directory, self.mine, self.num_chunks):
+        for number, shard, fault in store.find_shards(self.directory, self.mine, self.num_chunks, self.dtype):
             if shard is not None:
                 self._count(shard)
                 continue
             self.redone.append(shard_name(number))
-            self.notify(f"{visible(str(self.directory))}: {shard_name(number)} is made anew: {fault}")
+            self.notify(f"{visible(str(self.directory))}: {shard_name(number)} is solved again because it {fault}.")
             store.remove_shard(self.directory, number)
 
     def _count(self, shard: Shard) -> None:
@@ -253,7 +254,7 @@ class _Run:
         for chunk in self.source.chunks(self.chunk_size, self.dtype, lambda k: self.mine(k) and k not in self.digests):
             number = chunk.number
             if ended is not None and number >= ended["shards"]:
-                raise BadInput(f"source: gives more than the {ended['games']} games of the finished sweep")
+                raise bad_input("source", "", f"the {ended['games']} games of the finished sweep", "more games")
             if number in self.digests:
                 self._check_same(chunk)
             elif self.mine(number):
@@ -262,17 +263,18 @@ class _Run:
         if not known:
             self.num_chunks = number + 1
             if number < 0:
-                raise BadInput("source: gives no games")
-            if max(*store.shard_numbers(self.directory), -1 if ended is None else ended["shards"] - 1, -1) > number:
-                raise BadInput("source: has ended, with fewer games than this sweep has had from it before")
+                raise bad_input("source", "", "at least one game", "no games")
+            solved = [k + 1 for k in store.shard_numbers(self.directory)]
+            chunks = max([0 if ended is None else ended["shards"], *solved])
+            if chunks > number + 1:
+                requirement = "all games that it gave this sweep before"
+                raise bad_input("source", "", requirement, f"only {number + 1} of {chunks} chunks")
 
     def _check_same(self, chunk: Chunk) -> None:
         if chunk.digest != self.digests[chunk.number]:
             last = chunk.first_game + len(chunk.games) - 1
-            raise BadInput(
-                f"source: games {chunk.first_game} to {last} are not those of {shard_name(chunk.number)}; "
-                "allowed is a source that gives the same games again"
-            )
+            subject, name = f"games {chunk.first_game} to {last}", shard_name(chunk.number)
+            raise bad_input("source", subject, f"the games that {name} answers", "other games")
 
     def _solve(self, chunk: Chunk) -> Shard:
         try:
@@ -282,23 +284,24 @@ class _Run:
         except ValueError as error:
             fault = first_fault(chunk.games)
             if fault is None:
-                raise BadInput(f"{chunk.where(0)} and those after it: {visible(str(error))}") from None
-            where = f"{chunk.where(fault.index[0])}, entry {list(fault.index[1:])}"
-            raise bad_input(where, fault.found, f"is {fault.allowed}") from None
+                raise BadInput(f"{chunk.where(0)} and the games after it: {visible(str(error))}") from error
+            entry = f"entry {list(fault.index[1:])}"
+            raise bad_input(chunk.where(fault.index[0]), entry, fault.allowed, fault.found) from error
         return as_shard(chunk.number, chunk.first_game, solution, chunk.digest)
 
     def finish(self) -> SweepSummary:
         """Count the games of all processes, and let the first one write it down."""
         assert self.num_chunks is not None
-        problem = None
+        problem, number = None, 0
         try:
             for number in range(self.num_chunks):
                 if number not in self.digests:  # solved by another process
-                    self._count(read_shard(self.directory, number))
+                    self._count(read_shard(self.directory, number, self.dtype))
             if jax.process_index() == 0 and store.read_summary(self.directory) != self._summary():
                 store.write_file(self.directory, store.SUMMARY, json.dumps(self._summary()).encode() + b"\n")
         except Damaged as error:
-            problem = BadInput(f"{visible(str(self.directory))}: {error}")
+            problem = store.damaged(self.directory, number, error)
+            problem.__cause__ = error
         except BadInput as error:
             problem = error
         agree(problem)
@@ -323,10 +326,12 @@ def solve_chunk(games: np.ndarray, beta: float, tol: float) -> Solution:
 
 
 def _check_output(output: object) -> Path:
-    if not isinstance(output, (str, os.PathLike)) or not str(output) or "\0" in str(output):
-        raise ValueError(f"output: is {shown(output)}; allowed are paths of a directory")
+    if not isinstance(output, (str, os.PathLike)):
+        raise wrong_type("output", "the path of a directory", output)
+    if not str(output) or "\0" in str(output):
+        raise invalid("output", "the path of a directory", shown(output))
     if Path(output).exists() and not Path(output).is_dir():
-        raise bad_input(f"output: {output}", "a file", "are directories")
+        raise bad_input("output", "", "a directory", f"the file {shown(str(output))}")
     return Path(output)
 
 
@@ -334,15 +339,10 @@ def _check_dtype(dtype: Any) -> np.dtype:
     default = np.dtype(jnp.result_type(float))
     with ThreadPoolExecutor(1) as thread:
         if thread.submit(lambda: jnp.result_type(float)).result() != default:
-            raise ValueError(
-                "dtype: jax_enable_x64 is set for this thread alone; allowed is to set it for all, by jax.config.update"
-            )
-    try:
-        found = default if dtype is None else np.dtype(dtype)
-    except TypeError:
-        found = np.dtype(object)
-    if found not in (np.float32, np.float64):
-        raise ValueError(f"dtype: is {shown(dtype)}; allowed are float32 and float64")
+            advice = "Use jax.config.update."
+            raise invalid("jax_enable_x64", "set for all threads", "a value for this thread alone", advice)
+    found = as_dtype(dtype)
     if found == np.float64 and default != np.float64:
-        raise ValueError("dtype: is float64; allowed is that after jax.config.update('jax_enable_x64', True)")
+        advice = "Call jax.config.update('jax_enable_x64', True) first."
+        raise invalid("dtype", "float32 without jax_enable_x64", "float64", advice)
     return found

@@ -9,7 +9,6 @@ import io
 import re
 import stat
 import zipfile
-import zlib
 from pathlib import Path
 
 import jax
@@ -21,12 +20,11 @@ from nashjax.solution import Solution, Status
 CHECKSUM = ".sha256"
 _NAME = re.compile(r"shard-(\d{8,18})\.npz")
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)
-_DAMAGE = (ValueError, EOFError, OSError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 _INTEGERS = {"queries": "int32", "steps": "int32", "status": "int8"}
 
 
 class Damaged(Exception):  # noqa: N818 (it reads as what it is)
-    """A shard that cannot be used; the message says why, in words for a terminal."""
+    """A shard that cannot be used; the message, with a verb first, says why in words for a terminal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +90,8 @@ def read_regular(path: Path, most: int = -1) -> bytes:
         return stream.read(most)
 
 
-def read_shard(directory: Path, number: int) -> Shard:
-    """Read a shard and check it against its checksum.
+def read_shard(directory: Path, number: int, dtype: np.dtype) -> Shard:
+    """Read a shard of a sweep in this dtype, and check the shard against its checksum.
 
     Raises:
       Damaged: the shard or its checksum is missing, they do not agree, or it holds something else than answers.
@@ -103,20 +101,21 @@ def read_shard(directory: Path, number: int) -> Shard:
         content = read_regular(directory / name)
         expected = read_regular(directory / (name + CHECKSUM), len(name) + 100)
     except FileNotFoundError as error:
-        raise Damaged(f"{Path(error.filename).name} is missing") from None
+        raise Damaged("has no checksum" if error.filename.endswith(CHECKSUM) else "is missing") from error
     except OSError as error:
-        raise Damaged(f"it cannot be read: {error.strerror or error}") from None
-    except MemoryError:
-        raise Damaged("it is larger than the memory") from None
+        raise Damaged(f"cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise Damaged("is larger than the memory") from error
     if checksum_line(name, content) != expected:
-        raise Damaged("it does not agree with its checksum")
+        raise Damaged("does not agree with its checksum")
     try:
-        return _decode(number, content)
-    except _DAMAGE as error:
-        raise Damaged(f"it is none: {visible(str(error)).splitlines()[0][:100] or type(error).__name__}") from None
+        return _decode(number, content, dtype)
+    except Exception as error:  # whatever zipfile and numpy raise on hostile bytes
+        reason = visible(str(error))[:100].rstrip(".") or type(error).__name__
+        raise Damaged(f"holds no answers ({reason})") from error
 
 
-def _decode(number: int, content: bytes) -> Shard:
+def _decode(number: int, content: bytes, dtype: np.dtype) -> Shard:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         fields = [field.name for field in dataclasses.fields(Solution)]
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -129,11 +128,11 @@ def _decode(number: int, content: bytes) -> Shard:
             with archive.open(info) as member:
                 arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
     digest, first_game = arrays.pop("input_sha256"), arrays.pop("first_game")
-    dtype, games = arrays["log_policy"].dtype, arrays["status"].shape
+    games = arrays["status"].shape
     dtypes = {name: _INTEGERS.get(name, dtype) for name in fields}
     shapes = {name: games if name != "log_policy" else (*games, arrays["log_policy"].shape[-1]) for name in fields}
-    good = len(games) == 1 and dtype in ("float32", "float64") and digest.shape == () and digest.dtype == "U64"
-    good &= first_game.shape == () and first_game.dtype == "int64"
+    good = len(games) == 1 and digest.shape == () and digest.dtype == "U64"
+    good &= first_game.shape == () and first_game.dtype == "int64" and bool(first_game >= 0)
     good &= all(arrays[name].dtype == dtypes[name] and arrays[name].shape == shapes[name] for name in fields)
     if not good or not np.isin(arrays["status"], list(Status)).all():
         raise ValueError("arrays of other shapes or types than those of a shard")

@@ -15,9 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax.arguments import LARGEST_INT, LARGEST_SEED, as_real_array, check_choice, check_integer, check_number
+from nashjax.arguments import (
+    LARGEST_INT,
+    LARGEST_SEED,
+    as_real_array,
+    check_choice,
+    check_integer,
+    check_number,
+    invalid,
+    shown,
+    wrong_type,
+)
 from nashjax.files.arrays import describe_game_archive, read_game_array
-from nashjax.files.errors import BadInput, bad_input, unreadable, visible
+from nashjax.files.errors import bad_input, unreadable
 from nashjax.files.memory import check_game_memory
 from nashjax.games import MatrixGame
 from nashjax.games.random import KINDS, random_game
@@ -27,6 +37,8 @@ MOST_GAMES, MOST_ENTRIES = 2**16, 2**24
 MOST_DRAWN, MOST_DRAWN_ENTRIES = 2**12, 2**19
 """Of the random games that are drawn together. Drawn games depend on these numbers only, not on the chunks."""
 LARGEST_CHUNK, MOST_RANDOM_GAMES = LARGEST_INT, 2**32
+DRAWS = 2
+"""Version of the map from a seed to games, in the manifest. In version 1 (nashjax 0.1) it depended on the dtype."""
 
 K = TypeVar("K")
 
@@ -80,7 +92,8 @@ def as_source(source: Any) -> Source:
     """The source that an argument of `sweep` stands for.
 
     Raises:
-      ValueError: it stands for none; a folder that cannot be read is a BadInput.
+      TypeError: it stands for none.
+      BadInput: the folder cannot be read.
     """
     if isinstance(source, (str, Path)):
         return GameFolder(Path(source))
@@ -90,10 +103,8 @@ def as_source(source: Any) -> Source:
         return Iterated((source,))
     if isinstance(source, Iterable) and not isinstance(source, (bytes, dict)):
         return Iterated(source)
-    raise ValueError(
-        f"source: is {type(source).__name__}; allowed are the path of a folder, nashjax.sweeps.RandomGames and "
-        "iterables of preferences"
-    )
+    requirement = "the path of a folder, a nashjax.sweeps.RandomGames or an iterable of preferences"
+    raise wrong_type("source", requirement, source)
 
 
 def games_per_chunk(num_actions: int, chunk_size: int | None) -> int:
@@ -144,7 +155,10 @@ class RandomGames:
       scale: as in `random_game`.
       rank: as in `random_game`.
 
+    A seed means the same games in both dtypes, up to rounding, whatever `jax_enable_x64` is.
+
     Raises:
+      TypeError: a field has the wrong type.
       ValueError: a field is out of range.
     """
 
@@ -168,20 +182,29 @@ class RandomGames:
             object.__setattr__(self, name, check_integer(name, getattr(self, name), low, high))
         object.__setattr__(self, "scale", check_number("scale", self.scale))
 
-    def games(self, first: int, count: int) -> np.ndarray:
-        """Draw games: the preferences `[count, n, n]` of those from position `first` on, in jax's default float type.
+    def games(self, first: int, count: int, dtype: Any = None) -> np.ndarray:
+        """Draw games.
+
+        Args:
+          first: position of the first game, from 0 to `num_games - 1`.
+          count: number of games, >= 1.
+          dtype: float32 or float64, also without `jax_enable_x64`; default jax's float type. A sweep of the same
+            dtype solves exactly these games, bit for bit.
+
+        Returns:
+          Preferences `[count, n, n]`, a numpy array.
 
         Raises:
-          ValueError: there are no such games.
+          TypeError: an argument has the wrong type.
+          ValueError: the source does not have these games, or the dtype is another one.
         """
-        if not (first >= 0 and count >= 1 and first + count <= self.num_games):
-            raise ValueError(f"games: {count} from {first} on; allowed are those from 0 to {self.num_games - 1}")
-        return self._gather(first, count, self._draw)
+        first = check_integer("first", first, 0, self.num_games - 1)
+        count = check_integer("count", count, 1, self.num_games - first)
+        return self._gather(first, count, functools.partial(self._draw, dtype=as_dtype(dtype)))
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of it."""
-        # Games drawn in double precision are others, not only more exact ones.
-        return {"from": "random_games", **dataclasses.asdict(self), "drawn_in": str(jnp.result_type(float))}
+        return {"from": "random_games", **dataclasses.asdict(self), "draws": DRAWS}
 
     def num_chunks(self, chunk_size: int | None) -> int:
         """How many chunks there are."""
@@ -191,10 +214,11 @@ class RandomGames:
         """The chunks whose numbers are wanted."""
         size = games_per_chunk(self.num_actions, chunk_size)
         check_game_memory("source", self.num_actions, min(size, self.num_games))
-        draw = functools.lru_cache(maxsize=1)(self._draw)  # small chunks share what is drawn together
+        # Small chunks share what is drawn together.
+        draw = functools.lru_cache(maxsize=1)(functools.partial(self._draw, dtype=dtype))
         for number in filter(wanted, range(self.num_chunks(chunk_size))):
             first = number * size
-            games = self._gather(first, min(size, self.num_games - first), draw).astype(dtype, copy=False)
+            games = self._gather(first, min(size, self.num_games - first), draw)
             yield Chunk(number, first, games, lambda i, first=first: f"random game {first + i}")
 
     def _gather(self, first: int, count: int, draw: Callable[[int], np.ndarray]) -> np.ndarray:
@@ -207,11 +231,31 @@ class RandomGames:
     def _block(self) -> int:
         return _power_of_two(MOST_DRAWN_ENTRIES // self.num_actions**2, MOST_DRAWN)
 
-    def _draw(self, number: int) -> np.ndarray:
+    def _draw(self, number: int, dtype: np.dtype) -> np.ndarray:
         """The block of games of this number; one program draws all of them, so that none depends on the chunks."""
         start = np.uint32(number * self._block)
-        key = jax.random.key(self.seed)
-        return np.asarray(_draw_block(key, start, self.num_actions, self._block, self.kind, self.scale, self.rank))
+        # The same program and the same random bits, whatever the settings of jax are in this process.
+        with jax.enable_x64(dtype == np.float64), jax.threefry_partitionable(True):
+            key = jax.random.wrap_key_data(jnp.array([0, self.seed], jnp.uint32), impl="threefry2x32")
+            games = _draw_block(key, start, self.num_actions, self._block, self.kind, self.scale, self.rank)
+            return np.asarray(games)
+
+
+def described_games(description: dict[str, Any]) -> RandomGames:
+    """Return the random games that `RandomGames.describe` has described.
+
+    Raises:
+      TypeError: a field has the wrong type.
+      ValueError: a field is missing, not known or out of range, or the games were drawn by nashjax 0.1.
+    """
+    if description.get("draws") != DRAWS:
+        found = shown(description["draws"]) if "draws" in description else "nothing"
+        advice = "Draw games of nashjax 0.1 with that version: its seeds mean other games."
+        raise invalid("draws", str(DRAWS), found, advice)
+    names = [field.name for field in dataclasses.fields(RandomGames)]
+    if set(description) != {"from", "draws", *names}:
+        raise invalid("keys", ", ".join(("from", "draws", *names)), ", ".join(description)[:200])
+    return RandomGames(**{name: description[name] for name in names})
 
 
 @functools.partial(jax.jit, static_argnames=("n", "count", "kind", "scale", "rank"))
@@ -235,12 +279,12 @@ class GameFolder:
         self._folder = folder
         try:
             names = sorted(name for name in os.listdir(folder) if name.lower().endswith(".npz"))
-        except NotADirectoryError:
-            raise bad_input(folder, "a file", "is a folder of .npz files") from None
+        except NotADirectoryError as error:
+            raise bad_input(folder, "", "a folder of .npz files", "a file") from error
         except OSError as error:
-            raise unreadable(folder, error) from None
+            raise unreadable(folder, error) from error
         if not names:
-            raise bad_input(folder, "no .npz file", "is a folder of .npz files with games")
+            raise bad_input(folder, "", "a folder of .npz files with games", "a folder without any .npz file")
         self._files = {name: self._look_at(name) for name in names}
 
     @property
@@ -273,7 +317,7 @@ class GameFolder:
     def _read(self, name: str) -> np.ndarray:
         path = self._folder / name
         if self._look_at(name) != self._files[name]:
-            raise BadInput(f"{visible(str(path))}: has changed since the sweep was started")
+            raise bad_input(path, "", "the file that was there when the sweep was started", "a file that has changed")
         preferences = read_game_array(path)[1]
         return preferences.reshape(-1, *preferences.shape[-2:])
 
@@ -281,7 +325,7 @@ class GameFolder:
         """Of a file its bytes, the CRC-32 of its games, how many games, and the actions of each."""
         path = self._folder / name
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise bad_input(path, "no regular file", "are .npz files")  # reading a pipe would wait for ever
+            raise bad_input(path, "", "a regular file", "a pipe or a device")  # reading a pipe would wait for ever
         shape, crc = describe_game_archive(path)
         return path.stat().st_size, crc, math.prod(shape[:-2]), shape[-1]
 
@@ -310,17 +354,33 @@ class Iterated:
         def draw() -> Iterator[tuple[int, int, int]]:
             for number, item in enumerate(self._iterable):
                 # A copy: the next item may be written over this one, in the same memory.
-                held[number] = _as_games(item, f"source: item {number}").astype(dtype)
+                held[number] = _as_games(item, f"source[{number}]").astype(dtype)
                 yield number, len(held[number]), held[number].shape[-1]
 
         first = 0
         for number, pieces in enumerate(cut(draw(), chunk_size)):
             games = _join([held[item][start:stop] for item, start, stop in pieces], dtype)
-            where = functools.partial(_where, [(f"source: item {item}", a, b) for item, a, b in pieces])
+            where = functools.partial(_where, [(f"source[{item}]", a, b) for item, a, b in pieces])
             yield Chunk(number, first, games, where)
             first += len(games)
             for item in [item for item in held if item < pieces[-1][0]]:
                 del held[item]
+
+
+def as_dtype(dtype: Any) -> np.dtype:
+    """Return the numpy dtype, by default that of jax's floats.
+
+    Raises:
+      TypeError: the value is no dtype.
+      ValueError: the dtype is not float32 or float64.
+    """
+    try:
+        found = np.dtype(jnp.result_type(float) if dtype is None else dtype)
+    except (TypeError, ValueError):
+        raise wrong_type("dtype", "float32 or float64", dtype) from None
+    if found not in (np.float32, np.float64):
+        raise invalid("dtype", "float32 or float64", shown(dtype))
+    return found
 
 
 def _as_games(item: Any, name: str) -> np.ndarray:
@@ -329,7 +389,7 @@ def _as_games(item: Any, name: str) -> np.ndarray:
         item = item.preferences
     array = np.asarray(as_real_array(name, item))
     if array.ndim not in (2, 3) or array.shape[-1] != array.shape[-2] or array.shape[-1] < 2 or not len(array):
-        raise ValueError(f"{name}: has shape {list(array.shape)}; allowed are [n, n] and [games, n, n], n >= 2")
+        raise invalid(name, "preferences [n, n] or [games, n, n] with n >= 2", f"shape {list(array.shape)}")
     return array.reshape(-1, *array.shape[-2:])
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nashjax.files.errors import BadInput, bad_input, listed, shortened, unreadable, visible
+import numpy as np
+
+from nashjax.arguments import LARGEST_INT
+from nashjax.files.errors import BadInput, bad_input, listed, unreadable, visible
 from nashjax.files.memory import size
 from nashjax.files.settings import first_difference, told
 from nashjax.sweeps import lock
@@ -30,6 +34,8 @@ from nashjax.sweeps.shards import (
 FORMAT = 1
 """Of the directory, as its manifest says; raised where an older nashjax could not go on from it."""
 MANIFEST, SUMMARY = "manifest.json", "summary.json"
+MOST_LEVELS = 20
+"""Largest depth of nesting in a JSON file of a sweep; a manifest has 4 levels."""
 _PARTIAL = ".partial"
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is used up",
          errno.EFBIG: "the file is larger than files may be"}  # fmt: skip
@@ -65,9 +71,8 @@ def check_directory(directory: Path) -> None:
         names = set(os.listdir(directory))
     foreign = [name for name in sorted(names) if name != lock.FILE and not _is_partial(name)]
     if MANIFEST not in names and foreign:
-        raise bad_input(
-            directory, f"{listed(foreign, 3)} and no {MANIFEST}", "are empty directories and those of sweeps"
-        )
+        found = f"a directory with {listed(foreign, 3)} and no {MANIFEST}"
+        raise bad_input(directory, "", "an empty directory or that of a sweep", found)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -78,14 +83,35 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """
     path = directory / MANIFEST
     manifest = _read_json(path)
-    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
-        raise bad_input(path, "no number 'format'", "are manifests of a sweep")
-    if manifest["format"] > FORMAT:
-        found = f"format {shortened(str(manifest['format']))}, of a newer nashjax"
-        raise bad_input(path, found, f"is at most {FORMAT}; a newer nashjax can go on from it")
-    if manifest["format"] < 1:
-        raise bad_input(path, f"format {shortened(str(manifest['format']))}", f"are 1 to {FORMAT}")
+    if not isinstance(manifest, dict):
+        raise bad_input(path, "", "a JSON object", told(manifest))
+    for name, (good, requirement) in _REQUIRED.items():
+        value = manifest.get(name, ...)
+        if not good(value):
+            newer = name == "format" and type(value) is int and value > FORMAT
+            advice = "A newer nashjax has written it and can read it." if newer else ""
+            raise bad_input(path, name, requirement, told(value), advice)
     return manifest
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+_REQUIRED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "format": (lambda x: type(x) is int and 1 <= x <= FORMAT, f"an integer from 1 to {FORMAT}"),
+    "source": (
+        lambda x: isinstance(x, dict) and x.get("from") in ("random_games", "folder", "iterable"),
+        "an object whose 'from' is random_games, folder or iterable",
+    ),
+    "beta": (_is_number, "a finite number >= 0"),
+    "tol": (_is_number, "a finite number >= 0"),
+    "chunk_size": (lambda x: x is None or (type(x) is int and 1 <= x <= LARGEST_INT), "null or an integer >= 1"),
+    "dtype": (lambda x: x in ("float32", "float64"), "float32 or float64"),
+    "versions": (lambda x: isinstance(x, dict), "an object"),
+    "devices": (lambda x: isinstance(x, dict), "an object"),
+}
+"""What the manifest must hold; readers rely on these keys and types."""
 
 
 def compare_manifest(directory: Path, settings: dict[str, Any]) -> None:
@@ -94,14 +120,12 @@ def compare_manifest(directory: Path, settings: dict[str, Any]) -> None:
     different = first_difference(manifest, json.loads(json.dumps({"format": FORMAT, **settings})))
     if different is not None:
         name, there, here = different
-        raise BadInput(
-            f"{visible(str(directory))}: holds a sweep with {visible(name)} = {told(there)}, this one has "
-            f"{told(here)}; allowed are the same settings, or another directory"
-        )
+        advice = "Use the settings of the sweep in this directory, or another directory."
+        raise bad_input(directory, visible(name), f"{told(there)} as in its {MANIFEST}", told(here), advice)
 
 
 def find_shards(
-    directory: Path, mine: Callable[[int], bool], num_chunks: int | None
+    directory: Path, mine: Callable[[int], bool], num_chunks: int | None, dtype: np.dtype
 ) -> Iterator[tuple[int, Shard | None, str]]:
     """Look at all shards that are there, each checked against its checksum.
 
@@ -109,6 +133,7 @@ def find_shards(
       directory: that of a sweep.
       mine: whether a number is to be looked at.
       num_chunks: how many there can be, None where nobody knows.
+      dtype: that of the sweep.
 
     Yields:
       The number; the shard, or None where it is damaged; what is wrong with it.
@@ -118,9 +143,10 @@ def find_shards(
     """
     for number in sorted(filter(mine, shard_numbers(directory))):
         if num_chunks is not None and number >= num_chunks:
-            raise bad_input(directory, shard_name(number), f"are the shards up to {shard_name(num_chunks - 1)}")
+            last = shard_name(num_chunks - 1)
+            raise bad_input(directory, "", f"a directory with the shards up to {last}", shard_name(number))
         try:
-            yield number, read_shard(directory, number), ""
+            yield number, read_shard(directory, number, dtype), ""
         except Damaged as error:
             yield number, None, str(error)
 
@@ -130,7 +156,7 @@ def shard_numbers(directory: Path) -> list[int]:
     try:
         names = os.listdir(directory)
     except OSError as error:
-        raise unreadable(directory, error) from None
+        raise unreadable(directory, error) from error
     return sorted(number for number in map(shard_number, names) if number is not None)
 
 
@@ -185,6 +211,12 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     return summary if good else None
 
 
+def damaged(directory: Path, number: int, error: Damaged) -> BadInput:
+    """Return the error for a shard that cannot be used; chain the cause with `from`."""
+    advice = "Run the same sweep again to replace it."
+    return bad_input(directory / shard_name(number), "", "an undamaged shard", f"one that {error}", advice)
+
+
 def _is_partial(name: str) -> bool:
     return name.startswith(".") and name.endswith(_PARTIAL)
 
@@ -195,20 +227,38 @@ def writing(directory: Path, name: str, num_bytes: int | None = None) -> Iterato
     try:
         yield
     except OSError as error:
-        where = visible(str(directory))
         if error.errno not in _FULL:
-            raise BadInput(f"{where}: {name} cannot be written: {error.strerror or error}") from None
-        needed = "" if num_bytes is None else f", which needs {size(num_bytes)}"
-        raise BadInput(
-            f"{where}: {_FULL[error.errno]}: no room for {name}{needed}; what is there is whole and stays, and the "
-            "same call goes on from it once there is room"
-        ) from None
+            raise bad_input(directory, name, "writable", f"the error {error.strerror or error}") from error
+        needed = "" if num_bytes is None else f" of {size(num_bytes)}"
+        advice = "Finished files stay: make room and repeat the same call to continue."
+        requirement = f"must have room for {name}{needed}"
+        raise bad_input(directory, "", requirement, f"the error that {_FULL[error.errno]}", advice) from error
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(read_regular(path))
+        found = json.loads(read_regular(path))
     except OSError as error:
-        raise unreadable(path, error) from None
-    except (ValueError, RecursionError):
-        raise BadInput(f"{visible(str(path))}: is damaged: no JSON") from None
+        raise unreadable(path, error) from error
+    except MemoryError as error:
+        raise bad_input(path, "", "a file that fits into memory", "a larger file") from error
+    except ValueError as error:
+        raise bad_input(path, "", "JSON", "a file that cannot be parsed", "It is damaged.") from error
+    except RecursionError as error:
+        raise _too_deep(path) from error
+    level = [found]
+    for _ in range(MOST_LEVELS):  # deeper values would exceed Python's recursion limit later
+        level = [x for value in level for x in _inner(value)]
+    if level:
+        raise _too_deep(path)
+    return found
+
+
+def _inner(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _too_deep(path: Path) -> BadInput:
+    return bad_input(path, "", f"JSON of at most {MOST_LEVELS} levels", "deeper nesting", "It is damaged.")

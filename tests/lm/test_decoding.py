@@ -14,7 +14,7 @@ pytest.importorskip("optax", reason="needs the extra `train`")
 pytest.importorskip("flax", reason="needs the extra `train`")
 
 from nashjax import lm
-from tests.lm.small import all_answers, small_policy
+from tests.lm.small import all_answers, frozen, small_policy
 
 PROMPTS = ["a", "abca", "cb", "bbbbbb"]
 LENGTH = 4
@@ -27,6 +27,21 @@ def test_the_probabilities_of_all_answers_sum_to_one(stop):
     log_probs = policy.log_probs(policy.params, prompts, all_answers(policy, LENGTH, len(PROMPTS)))
     np.testing.assert_allclose(np.exp(np.asarray(log_probs, np.float64)).sum(axis=1), 1, atol=1e-5)
     assert np.exp(log_probs).max() > 2 / log_probs.shape[1]  # not the uniform policy, where much would hold by itself
+
+
+def test_a_seed_gives_the_same_weights_and_answers_with_and_without_x64():
+    found = []
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            policy = small_policy(seed=3, lora_rank=2)
+            prompts = policy.encode(["ab"], 3)
+            answers, _ = policy.sample(policy.params, jax.random.key(1), prompts, 8, 3)
+            found.append(jax.tree.map(np.asarray, (policy.params, frozen(policy), answers)))
+    single, double = (jax.tree.leaves(x) for x in found)
+    assert {str(x.dtype) for x in single} == {"float32", "int32", "bool"}
+    for a, b in zip(single, double, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
 
 
 def test_drawn_answers_come_as_often_as_their_probabilities_say():

@@ -130,43 +130,49 @@ def test_a_run_that_diverged_says_so():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"oracle": GAMES}, "oracle: is a MatrixGame, which lacks compare, num_contexts; allowed"),
-        ({"oracle": st.BernoulliOracle}, "oracle: is the class BernoulliOracle; allowed are instances"),
-        ({"beta": 0.0}, "beta: is 0.0; allowed are finite numbers > 0"),
-        ({"beta": [0.1, np.nan, 0.1]}, r"beta\[1\]: is nan"),
-        ({"beta": np.ones(4)}, r"beta: has shape \[4\]; allowed are shapes that broadcast to \[2, 3\]"),
-        ({"beta": "small"}, "beta: is 'small'"),
-        ({"method": st.PlugIn}, "method: is the class PlugIn; allowed"),
-        ({"method": nj.NashMP()}, "method: is a NashMP, which lacks batch_size, log_policy; allowed"),
-        ({"policy": "mlp"}, "policy: is a str, which lacks init, logits; allowed"),
+        (
+            {"oracle": GAMES},
+            "oracle must be an instance .*, got a MatrixGame, which lacks compare, num_contexts",
+        ),
+        ({"oracle": st.BernoulliOracle}, "oracle must be an instance such as .*, got the class BernoulliOracle"),
+        ({"beta": 0.0}, "beta must be a finite number > 0, got 0.0"),
+        ({"beta": [0.1, np.nan, 0.1]}, r"beta\[1\] must be .*, got nan"),
+        ({"beta": np.ones(4)}, r"beta must be an array that broadcasts to \[2, 3\], got shape \[4\]"),
+        ({"beta": "small"}, "beta.*'small'"),
+        ({"method": st.PlugIn}, "method must be an instance such as .*, got the class PlugIn"),
+        ({"method": nj.NashMP()}, "method must be .*, got a NashMP, which lacks batch_size, log_policy"),
+        ({"policy": "mlp"}, "policy must be .*, got a str, which lacks init, logits"),
         (
             {"num_comparisons": 31},
-            r"num_comparisons: is 31; allowed here are 32 \(the method's batch_size, 32, and 0 to evaluate\)",
+            r"num_comparisons must be an integer from 32 \(the method's batch_size, 32, and 0 to evaluate\) .*, got 31",
         ),
-        ({"num_comparisons": 1e5}, "num_comparisons: is 100000.0; allowed are integers"),
-        ({"num_records": 0}, "num_records: is 0"),
-        ({"evaluation_comparisons": -1}, "evaluation_comparisons: is -1"),
-        ({"tol": -1.0}, r"tol: is -1.0; allowed are finite numbers >= 0"),
+        ({"num_comparisons": 1e5}, "num_comparisons must be an integer >= 1, got 100000.0"),
+        ({"num_records": 0}, "num_records must be an integer >= 1, got 0"),
+        ({"evaluation_comparisons": -1}, "evaluation_comparisons must be an integer >= 0, got -1"),
+        ({"tol": -1.0}, "tol must be a finite number >= 0, got -1.0"),
         ({"policy": st.MLPPolicy(np.zeros((1, 2)), 4)}, r"module: its logits of one context have shape \[1, 4\]"),
-        ({"beta": 1e400}, r"beta: is inf"),
-        ({"key": jax.random.split(KEY)}, r"(?s)key: is .*allowed are jax random keys"),
-        ({"key": jnp.zeros(2)}, r"(?s)key: is .*allowed are jax random keys"),
-        ({"key": 0}, "key: is 0"),
-        ({"reference": np.ones(5)}, "reference: sums to 5"),
-        ({"reference": np.full(4, 0.25)}, r"reference: has shape \[4\]"),
-        ({"reference": np.full((3, 2, 5), 0.2)}, r"reference: has shape \[3, 2, 5\]; allowed are shapes"),
-        ({"policy": st.MLPPolicy(np.zeros((7, 2)), 5)}, r"features: has shape \[7, 2\]; allowed is \[1, ...\]"),
+        ({"beta": 1e400}, "beta must be .*, got inf"),
+        ({"key": jax.random.split(KEY)}, "key must be one jax random key"),
+        ({"key": jnp.zeros(2)}, "key must be one jax random key"),
+        ({"key": 0}, "key must be one jax random key.*, got 0"),
+        ({"reference": np.ones(5)}, "reference must be probabilities that sum to 1 .*, got the sum 5"),
+        ({"reference": np.full(4, 0.25)}, r"reference.* shape \[4\]"),
+        (
+            {"reference": np.full((3, 2, 5), 0.2)},
+            r"reference must be an array that .*, got shape \[3, 2, 5\]",
+        ),
+        ({"policy": st.MLPPolicy(np.zeros((7, 2)), 5)}, r"features must be an array \[1, \.\.\.\], got shape \[7, 2\]"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, said):
     good = {"oracle": ORACLE, "beta": BETA, "num_comparisons": 640, "key": KEY}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((TypeError, ValueError), match=said):
         st.train(**(good | arguments))
 
 
 def test_a_tolerance_needs_a_matrix():
     oracle = st.CallableOracle(lambda c, a, o: a * 0.0, 3)
-    with pytest.raises(ValueError, match=r"tol: is 0.1, but CallableOracle knows no matrix"):
+    with pytest.raises(ValueError, match=r"tol must be None for a CallableOracle, which knows no matrix, got 0.1"):
         st.train(oracle, BETA, num_comparisons=640, key=KEY, tol=0.1)
 
 
@@ -208,7 +214,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     arguments: dict[str, Any] = {"num_comparisons": 640, "key": KEY, "num_records": 3, "checkpoint": tmp_path}
     whole = st.train(ORACLE, BETA, **arguments)
     (tmp_path / "3" / "settings" / "metadata").write_text("{")
-    with pytest.raises(st.CheckpointError, match=r"3 cannot be read .*; once that folder is removed the run goes on"):
+    with pytest.raises(st.CheckpointError, match=r"3 must be undamaged, got the error .*\. Remove this folder"):
         st.train(ORACLE, BETA, **arguments)
     shutil.rmtree(tmp_path / "3")
     np.testing.assert_array_equal(st.train(ORACLE, BETA, **arguments).policy, whole.policy)
@@ -280,7 +286,7 @@ def test_an_object_with_a_game_is_not_taken_for_many_games():
 
     result = st.train(Judge(), BETA, num_comparisons=640, key=KEY)
     assert result.exploitability is None
-    with pytest.raises(ValueError, match="Judge knows no matrix"):
+    with pytest.raises(ValueError, match="for a Judge, which knows no matrix"):
         st.train(Judge(), BETA, num_comparisons=640, key=KEY, tol=0.1)
 
 
@@ -292,7 +298,7 @@ def test_a_small_budget_is_spent():
 
 
 def test_training_cannot_be_traced():
-    with pytest.raises(ValueError, match="train: is called inside of jit"):
+    with pytest.raises(ValueError, match="train must be called outside of jit"):
         jax.jit(lambda beta: st.train(ORACLE, beta, num_comparisons=640, key=KEY).policy)(0.1)
 
 
@@ -313,7 +319,7 @@ def test_training_cannot_be_traced():
     ids=["beta", "comparisons", "key", "inner steps", "rate", "momentum", "schedule", "class", "game", "reference"],
 )
 def test_the_folder_of_another_run_is_refused(other, finished):
-    with pytest.raises(st.CheckpointError, match=r"checkpoint: the run in .* had [a-z_.]+ .*, this one has"):
+    with pytest.raises(st.CheckpointError, match=r"checkpoint .*: [a-z_.]+ must be .* as in that run, got"):
         st.train(**(finished | other))
 
 
@@ -337,12 +343,12 @@ def test_the_folder_of_the_same_run_is_gone_on_with(finished):
 def test_what_the_checkpoints_of_another_run_differ_in_is_told_in_numbers(tmp_path):
     arguments: dict[str, Any] = {"num_comparisons": 640, "key": KEY, "checkpoint": tmp_path / "run", "num_records": 2}
     st.train(ORACLE, 0.1, **arguments)
-    with pytest.raises(st.CheckpointError, match=r"had beta \[0\.1, .*\], this one has \[0\.2, "):
+    with pytest.raises(st.CheckpointError, match=r": beta must be \[0\.1, .*\] as in that run, got \[0\.2, "):
         st.train(ORACLE, 0.2, **arguments)
-    with pytest.raises(st.CheckpointError, match=r"had method\.inner_steps 24, this one has 25"):
+    with pytest.raises(st.CheckpointError, match=r": method\.inner_steps must be 24 as in that run, got 25"):
         st.train(ORACLE, 0.1, method=st.StochasticNashMP(inner_steps=25), **arguments)
     (tmp_path / "file").write_text("")
-    with pytest.raises(st.CheckpointError, match="file is a file; allowed are folders"):
+    with pytest.raises(st.CheckpointError, match=r"checkpoint must be a folder, got the file .*file"):
         st.train(ORACLE, 0.1, **(arguments | {"checkpoint": tmp_path / "file"}))
 
 

@@ -89,7 +89,8 @@ def test_no_room_for_a_file(whole: Path, tmp_path: Path):
     process = start(limited, tmp_path / "out")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "the file is larger than files may be: no room for shard-00000000.npz, which needs 0.00" in err
+    assert "must have room for shard-00000000.npz of 0.00" in err
+    assert "got the error that the file is larger than files may be. Finished files stay" in err
     assert count_shards(tmp_path / "out") == 0
     assert not list((tmp_path / "out").glob(".*partial"))
     resume(tmp_path / "out")
@@ -116,7 +117,7 @@ def test_four_devices(whole: Path, tmp_path: Path):
     expected = np.concatenate([np.exp(shard.solution.log_policy) for shard in nj.sweeps.load(whole)])
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
     process = start(code, tmp_path / "out")
-    assert "devices.number = 4, this one has 1" in process.communicate(timeout=60)[1]
+    assert "devices.number must be 4 as in its manifest.json, got 1" in process.communicate(timeout=60)[1]
 
 
 DISTRIBUTED = """

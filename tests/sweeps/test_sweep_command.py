@@ -38,11 +38,15 @@ def test_games_that_are_drawn(tmp_path: Path):
     (output / "shard-00000004.npz").write_bytes(b"")
     done = run(output, *DRAWN, "--seed", 7)
     assert done.returncode == 0
-    assert done.stderr.startswith(f"warning: {output}: shard-00000004.npz is made anew: it does not agree with")
+    assert done.stderr.startswith(
+        f"warning: {output}: shard-00000004.npz is solved again because it does not agree with"
+    )
     assert contents(output) == whole
     done = run(output, *DRAWN, "--seed", 8)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {output}: holds a sweep with source.seed = 7, this one has 8; allowed")
+    assert done.stderr.startswith(
+        f"error: {output}: source.seed must be 7 as in its manifest.json, got 8. Use the settings"
+    )
 
 
 def test_games_in_a_folder_and_tolerances_out_of_reach(tmp_path: Path):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nashjax.arguments import check_integer, check_number, check_positive, shown
+from nashjax.arguments import check_integer, check_number, check_positive, invalid, wrong_type
 from nashjax.stochastic.estimators import Comparisons, Sample, policy_gradient_loss
 from nashjax.stochastic.policies import Params
 from nashjax.stochastic.sampled_game import Asked, SampledGame
@@ -31,7 +31,7 @@ def no_decay(progress: jax.Array) -> jax.Array:
 def check_schedule(schedule: Any) -> None:
     """Raise ValueError unless this is a function."""
     if not callable(schedule):
-        raise ValueError(f"schedule: is {shown(schedule)}; allowed are functions of the share of the run")
+        raise wrong_type("schedule", "a function of the share of the run", schedule)
 
 
 @runtime_checkable
@@ -162,22 +162,20 @@ class PolicyMethod:
         check_number("exploration", self.exploration, 0.0, 1.0, open_at=(1.0,))
         for name, value, allowed in (("baseline", self.baseline, True), ("exact", self.exact, False)):
             if self.exploration and value is not allowed:
-                raise ValueError(f"{name}: is {value}; allowed beside exploration is {allowed}")
+                raise invalid(name, f"{allowed} with exploration > 0", str(value))
         if self.samples_per_context is not None:
             check_integer("samples_per_context", self.samples_per_context, 2)
             if self.batch_size % (self.samples_per_context ** (2 if self.all_pairs else 1)):
-                kind = "numbers whose square divides" if self.all_pairs else "divisors of"
-                raise ValueError(
-                    f"samples_per_context: is {self.samples_per_context}; allowed are {kind} batch_size, "
-                    f"{self.batch_size}"
-                )
+                kind = "a number whose square divides" if self.all_pairs else "a divisor of"
+                required = f"{kind} batch_size, {self.batch_size}"
+                raise invalid("samples_per_context", required, str(self.samples_per_context))
         elif self.all_pairs:
-            raise ValueError("all_pairs: is True without samples_per_context; allowed is False there")
+            raise invalid("all_pairs", "False without samples_per_context", "True")
         if self.averaging is not None:
             check_number("averaging", self.averaging)
         check_schedule(self.schedule)
         if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
-            raise ValueError(f"optimizer: is {shown(self.optimizer)}; allowed are optax gradient transformations")
+            raise wrong_type("optimizer", "an optax gradient transformation", self.optimizer)
 
     # --- what a subclass may say --------------------------------------------------------------------------------------
 

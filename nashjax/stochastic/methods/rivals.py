@@ -6,7 +6,7 @@ import dataclasses
 
 import jax
 
-from nashjax.arguments import check_integer, check_number, check_positive
+from nashjax.arguments import check_integer, check_number, check_positive, invalid
 from nashjax.stochastic.estimators import Comparisons, dpo_loss, ipo_loss
 from nashjax.stochastic.methods.base import PolicyMethod, Roles, choose
 from nashjax.stochastic.policies import Params
@@ -130,9 +130,7 @@ class OnlineDPO(PolicyMethod):
 
 def _refuse_what_gradients_have(method: PolicyMethod) -> None:
     if method.exact:
-        raise ValueError("exact: is True; allowed is False for a method that is no policy gradient")
+        raise invalid("exact", "False for a method that is no policy gradient", "True")
     if method.exploration:
-        raise ValueError(
-            f"exploration: is {method.exploration}; allowed is 0 for a method that is no policy gradient, as its "
-            "samples have to be the policy's own"
-        )
+        requirement = "0 for a method that is no policy gradient, whose samples must be the policy's own"
+        raise invalid("exploration", requirement, str(method.exploration))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nashjax.algorithms import AdaptiveNashMP, NashMP
-from nashjax.arguments import check_choice, check_integer, check_number, check_positive
+from nashjax.arguments import check_choice, check_integer, check_number, check_positive, invalid
 from nashjax.games import MatrixGame
 from nashjax.problem import RegularizedGame, proximal_map
 from nashjax.solve import solve
@@ -157,7 +157,7 @@ class ClosedFormNashMP:
     def __post_init__(self):
         check_integer("batch_size", self.batch_size, 2)
         if self.batch_size % 2:
-            raise ValueError(f"batch_size: is {self.batch_size}; allowed are even numbers")
+            raise invalid("batch_size", "an even number", str(self.batch_size))
         check_schedule(self.schedule)
         check_positive("uniform_share", self.uniform_share, 1)
         if self.eta is not None:
