@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -72,22 +73,23 @@ class Inputs(NamedTuple):
           The problem; the log of the initial policy, `[n, *batch]`; whether each game is one at all, `[*batch]`.
         """
         game, batch = self.game, self.batch_shape
-        valid = jnp.isfinite(self.beta) & (self.beta >= 0)
+        good = [jnp.isfinite(self.beta) & (self.beta >= 0)]
         if hasattr(game, "prepared"):
             game, is_game = game.prepared()  # pyright: ignore[reportAttributeAccessIssue]
-            valid &= is_game
+            good.append(is_game)
         elif hasattr(game, "is_valid"):
-            valid &= game.is_valid()  # pyright: ignore[reportAttributeAccessIssue]
+            good.append(game.is_valid())  # pyright: ignore[reportAttributeAccessIssue]
         uniform = jnp.full(game.num_actions, 1 / game.num_actions, self.beta.dtype)
         reference = uniform if self.reference is None else self.reference
         initial = reference if self.initial is None else self.initial
-        valid &= _is_policy(reference) & _is_policy(initial)
+        good += [_is_policy(reference), _is_policy(initial)]
+        valid = functools.reduce(operator.and_, [jnp.broadcast_to(each, batch) for each in good])
         excluded = reference == 0
         # What starts at 0 would stay there: a probability that has underflowed must not exclude its action.
         initial = jnp.maximum(initial, jnp.finfo(initial.dtype).tiny)
         log_reference = _log_policy(reference, excluded, batch)
         log_initial = jnp.broadcast_to(_log_policy(initial, excluded, batch), (game.num_actions, *batch))
-        return RegularizedGame(game, self.beta, log_reference), log_initial, jnp.broadcast_to(valid, batch)
+        return RegularizedGame(game, self.beta, log_reference), log_initial, valid
 
     def take(self, index: jax.Array) -> Inputs:
         """The games at these positions of the flattened batch, `[block]`.
@@ -169,7 +171,13 @@ def as_inputs(
     _check_answers(game, dtype, inputs.batch_shape)
     if validate and not in_place:
         check_game(game)
-    return inputs
+    rank = len(inputs.batch_shape)
+    return inputs._replace(beta=_lead_with_ones(inputs.beta, rank), tol=_lead_with_ones(inputs.tol, rank))
+
+
+def _lead_with_ones(x: jax.Array, rank: int) -> jax.Array:
+    """An array with axes of size 1 in front, up to a rank; a single number stays as it is."""
+    return x.reshape((1,) * (rank - x.ndim) + x.shape) if 0 < x.ndim < rank else x
 
 
 def as_path_inputs(
@@ -281,7 +289,10 @@ def _dtype(game: Game) -> jnp.dtype:
         raise ValueError(
             f"game: {type(game).__name__} is not a pytree; allowed are arrays and games registered with jax"
         ) from None
-    return jnp.result_type(jnp.float32, *floating) if floating else jnp.result_type(float)
+    if not floating:
+        return jnp.result_type(float)
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(jnp.float32, *floating)
 
 
 def batch_shapes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
@@ -306,11 +317,11 @@ def _broadcast(shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _log_policy(policy: jax.Array, excluded: jax.Array, batch: tuple[int, ...]) -> jax.Array:
+    # Axes of size 1 keep the batch axes apart from the action axis once that is in front.
+    policy, excluded = (x.reshape((1,) * (len(batch) - x.ndim + 1) + x.shape) for x in (policy, excluded))
     # The logarithm of an excluded action is never taken: its derivative would be infinite.
     log_policy = jnp.where(excluded, -jnp.inf, jnp.log(jnp.where(excluded, 1, policy)))
-    # Axes of size 1 keep the batch axes apart from the action axis once that is in front.
-    padded = log_policy.reshape((1,) * (len(batch) - log_policy.ndim + 1) + log_policy.shape)
-    return simplex.normalize(jnp.moveaxis(padded, -1, 0))
+    return simplex.normalize(jnp.moveaxis(log_policy, -1, 0))
 
 
 def _is_policy(policy: jax.Array) -> jax.Array:

@@ -210,7 +210,8 @@ def _uniqueness(inputs: Inputs, policy: jax.Array) -> Uniqueness:
     others = ~support & ~jnp.isneginf(plain.log_reference)
     margin = jnp.min(jnp.where(others, shortfall, jnp.inf), axis=0)
     inside = jnp.moveaxis(support, 0, -1)
-    on_support = jnp.where(inside[..., :, None] & inside[..., None, :], linear.margins(plain.game), 0)
+    both = inside[..., :, None] & inside[..., None, :]
+    on_support = jnp.where(both, simplex.to_rank(linear.margins(plain.game), both), 0)
     size = jnp.linalg.svd(on_support, compute_uv=False)
     rounding = 16 * jnp.finfo(size.dtype).eps * policy.shape[-1]
     rank = jnp.sum(size > rounding * jnp.maximum(jnp.max(size, axis=-1, keepdims=True), 0.5), axis=-1)
@@ -225,5 +226,5 @@ def _ask(inputs: Inputs, policy: jax.Array) -> tuple[problem.RegularizedGame, ja
     regularized, _, valid = inputs.prepare()
     batch = inputs.batch_shape
     log_policy = jnp.log(jnp.moveaxis(jnp.broadcast_to(policy, (*batch, policy.shape[-1])), -1, 0))
-    log_policy = jnp.where(valid, simplex.normalize(log_policy), jnp.nan)
+    log_policy = simplex.choose(valid, simplex.normalize(log_policy), jnp.nan)
     return regularized, log_policy, regularized.payoffs(log_policy)

@@ -10,14 +10,37 @@ import functools
 import math
 import operator
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
+T = TypeVar("T")
+
 NEARBY = 0.5
 """Log-ratios up to this need the series of a divergence."""
+
+
+def to_rank(x: Any, array: jax.Array) -> Any:
+    """Put axes of size 1 in front of numbers `[*batch]` until they have the rank of `array`, `[..., *batch]`.
+
+    Broadcasting alone would do, but `jax.numpy_rank_promotion("raise")` forbids it. A single number stays as it is.
+    """
+    missing = array.ndim - np.ndim(x)
+    return jax.lax.expand_dims(x, range(missing)) if np.ndim(x) and missing > 0 else x
+
+
+def choose(condition: jax.Array, yes: T, no: Any) -> T:
+    """Choose between two pytrees, game by game.
+
+    Args:
+      condition: bool `[*batch]`.
+      yes: a pytree of arrays `[..., *batch]`.
+      no: a pytree of arrays of the same shapes, or of shapes that broadcast with them.
+    """
+    return jax.tree.map(lambda a, b: jnp.where(to_rank(condition, a), a, b), yes, no)
 
 
 def normalize(log_weights: jax.Array) -> jax.Array:

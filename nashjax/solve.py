@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from nashjax import cores, spread
+from nashjax import cores, simplex, spread
 from nashjax.algorithms import Algorithm
 from nashjax.arguments import LARGEST_INT, check_integer, shown
 from nashjax.blocks import default_block_size, map_blocks
@@ -353,7 +353,7 @@ def _trajectory(inputs: Inputs, algorithm: Algorithm[Any], num_steps: int) -> Tr
     def record(state: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         exploitability = problem.exploitability(state.log_policy, state.payoffs)
         return (
-            jnp.where(valid, state.log_policy, jnp.nan),
+            simplex.choose(valid, state.log_policy, jnp.nan),
             jnp.where(valid, exploitability, jnp.inf),
             state.queries,
         )

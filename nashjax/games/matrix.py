@@ -182,7 +182,7 @@ def times(matrices: jax.Array, vectors: jax.Array) -> jax.Array:
 
     Not by products of matrices: a call for each of them would take longer than the product.
     """
-    return functools.reduce(operator.add, [matrices[:, j] * vectors[j] for j in range(matrices.shape[1])])
+    return functools.reduce(operator.add, [matrices[:, j] * vectors[j][None] for j in range(matrices.shape[1])])
 
 
 A = TypeVar("A", jax.Array, np.ndarray)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import chex
@@ -17,6 +18,13 @@ from nashjax.inputs import is_concrete
 from nashjax.pytree import register_dataclass
 
 Params = Any
+
+
+@contextmanager
+def default_promotion() -> Iterator[None]:
+    """Let jax promote dtypes and ranks by default: flax and optax need that whatever mode the caller has set."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 @runtime_checkable
@@ -88,7 +96,8 @@ class FlaxPolicy:
         if self.features.ndim < 2 or self.features.shape[0] != num_contexts:
             raise ValueError(f"features: has shape {list(self.features.shape)}; allowed is [{num_contexts}, ...]")
         if _is_linen(self.module):
-            variables = self.module.init(key, self.features[:1])
+            with default_promotion():
+                variables = self.module.init(key, self.features[:1])
             if set(variables) - {"params"}:
                 raise ValueError(f"module: has the collections {sorted(variables)}; allowed is params alone")
             params = variables["params"]
@@ -108,11 +117,13 @@ class FlaxPolicy:
         """The module's answer, `[k, n]`."""
         features = self.features[contexts]
         if _is_linen(self.module):
-            return self.module.apply({"params": params}, features)
+            with default_promotion():
+                return self.module.apply({"params": params}, features)
         from flax import nnx
 
         graph = nnx.eval_shape(lambda: self._split(jax.random.key(0)))[0]
-        return nnx.merge(graph, params)(features)
+        with default_promotion():
+            return nnx.merge(graph, params)(features)
 
     def _split(self, key: jax.Array) -> tuple[Any, Any]:
         from flax import nnx
