@@ -30,6 +30,7 @@ from nashjax.arguments import (
 from nashjax.games import EmbeddingGame, Game, LowRankGame, MatrixGame
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import Classes
+from nashjax.transfers import explicit
 
 NOT_A_GAME = "is not a preference game; allowed is P + P^T = 1, P in [0, 1]"
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
@@ -62,6 +63,12 @@ class Inputs(NamedTuple):
         """The shape that all batch shapes broadcast to."""
         return _broadcast(batch_shapes(self).values())
 
+    def aligned(self) -> Inputs:
+        """Return the same games with `beta` and `tol` of the rank of the batch, unless they are single numbers."""
+        rank = len(self.batch_shape)
+        beta, tol = (x.reshape((1,) * (rank - x.ndim) + x.shape) if 0 < x.ndim < rank else x for x in (self.beta, self.tol))
+        return self._replace(beta=beta, tol=tol)
+
     def run_by(self, algorithm: object) -> Inputs:
         """The same, for programs that no other class of algorithm shares."""
         return self._replace(classes=self.classes.beside(algorithm))
@@ -73,7 +80,8 @@ class Inputs(NamedTuple):
           The problem; the log of the initial policy, `[n, *batch]`; whether each game is one at all, `[*batch]`.
         """
         game, batch = self.game, self.batch_shape
-        good = [jnp.isfinite(self.beta) & (self.beta >= 0)]
+        beta = self.aligned().beta
+        good = [jnp.isfinite(beta) & (beta >= 0)]
         if hasattr(game, "prepared"):
             game, is_game = game.prepared()  # pyright: ignore[reportAttributeAccessIssue]
             good.append(is_game)
@@ -89,7 +97,7 @@ class Inputs(NamedTuple):
         initial = jnp.maximum(initial, jnp.finfo(initial.dtype).tiny)
         log_reference = _log_policy(reference, excluded, batch)
         log_initial = jnp.broadcast_to(_log_policy(initial, excluded, batch), (game.num_actions, *batch))
-        return RegularizedGame(game, self.beta, log_reference), log_initial, valid
+        return RegularizedGame(game, beta, log_reference), log_initial, valid
 
     def take(self, index: jax.Array) -> Inputs:
         """The games at these positions of the flattened batch, `[block]`.
@@ -153,7 +161,7 @@ def as_inputs(
     dtype = _dtype(game)
     if validate:
         _check_numbers(beta, tol, dtype)
-    cast = _cast_in_place if in_place else jnp.asarray
+    cast = _cast_in_place if in_place else _cast
     inputs = Inputs(
         game=game,
         beta=cast(beta, dtype),
@@ -171,13 +179,7 @@ def as_inputs(
     _check_answers(game, dtype, inputs.batch_shape)
     if validate and not in_place:
         check_game(game)
-    rank = len(inputs.batch_shape)
-    return inputs._replace(beta=_lead_with_ones(inputs.beta, rank), tol=_lead_with_ones(inputs.tol, rank))
-
-
-def _lead_with_ones(x: jax.Array, rank: int) -> jax.Array:
-    """An array with axes of size 1 in front, up to a rank; a single number stays as it is."""
-    return x.reshape((1,) * (rank - x.ndim) + x.shape) if 0 < x.ndim < rank else x
+    return inputs
 
 
 def as_path_inputs(
@@ -202,9 +204,10 @@ def as_path_inputs(
         values = to_host(betas)
         _check_numbers(values, tol, _dtype(_as_game(game)), beta_name="betas")
         check_all("betas", values[1:], values[1:] <= values[:-1], "betas that do not increase along the first axis")
-    inputs = as_inputs(game, betas[0], reference, initial, tol, validate=validate)
+    first = jax.lax.index_in_dim(jnp.asarray(explicit(betas)), 0, keepdims=False)
+    inputs = as_inputs(game, first, reference, initial, tol, validate=validate)
     between = (1,) * (len(inputs.batch_shape) - (betas.ndim - 1))
-    return inputs._replace(beta=jnp.asarray(betas, inputs.beta.dtype).reshape(len(betas), *between, *betas.shape[1:]))
+    return inputs._replace(beta=_cast(betas, inputs.beta.dtype).reshape(len(betas), *between, *betas.shape[1:]))
 
 
 def as_policy_of(game: Game, name: str, policy: ArrayLike, *, validate: bool = True) -> jax.Array:
@@ -230,7 +233,7 @@ def as_policy(name: str, policy: ArrayLike, num_actions: int, dtype: jnp.dtype, 
         if name == "reference":  # in which a zero has a meaning
             tiny = float(jnp.finfo(dtype).tiny)
             check_all(name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}")
-    return jnp.asarray(policy, dtype)
+    return _cast(policy, dtype)
 
 
 def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
@@ -244,7 +247,7 @@ def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
     check_square("game", preferences.shape)
     if not (in_place or isinstance(preferences, jax.Array)):
         with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
-            preferences = jnp.asarray(preferences)
+            preferences = jnp.asarray(explicit(preferences))
     return MatrixGame(as_floating(preferences), payoff_scale)
 
 
@@ -272,6 +275,10 @@ def _check_answers(game: Any, dtype: jnp.dtype, batch: tuple[int, ...]) -> None:
             f"game: {name}.payoffs answers weights {list(asked)} with an array {list(answer)}; allowed is one of the "
             "same shape, actions first"
         )
+
+
+def _cast(x: ArrayLike, dtype: jnp.dtype) -> jax.Array:
+    return jnp.asarray(explicit(x), dtype)
 
 
 def _cast_in_place(x: ArrayLike, dtype: jnp.dtype) -> jax.Array:
@@ -386,7 +393,7 @@ def check_game(game: Game) -> None:
     if not hasattr(game, "is_valid") or not is_concrete(game):
         return
     with jax.ensure_compile_time_eval():  # a concrete game can also stand inside a trace
-        if bool(_all_valid(game, Classes.of(game))):
+        if bool(_all_valid(explicit(game), Classes.of(game))):
             return
         bad = first_index(~to_host(game.is_valid()))  # pyright: ignore
         here = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(game))

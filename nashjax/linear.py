@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jax.scipy.sparse.linalg import gmres
 
 from nashjax import simplex
 from nashjax.games import Game
-from nashjax.games.matrix import times
+from nashjax.games.matrix import product, times
 
 MOST_ELIMINATED = 16
 """Up to this many actions many systems are solved side by side; a call of LAPACK for each would take longer."""
@@ -72,7 +73,7 @@ def projected_skew_system(game: Game, root: jax.Array, image: jax.Array, weight:
 def solve_projected(game: Game, root: jax.Array, image: jax.Array, weight: jax.Array, rhs: jax.Array) -> jax.Array:
     """Solve the system of `projected_skew_system` for `[n, *batch]`: by its matrix, or by queries if there is none."""
     if hasattr(game, "dense"):
-        return factorise(projected_skew_system(game, root, image, weight))(rhs)
+        return factorize(projected_skew_system(game, root, image, weight))(rhs)
     return _solve_by_queries(game, root, weight, rhs)
 
 
@@ -128,54 +129,197 @@ def on_support(game: Game, support: jax.Array) -> jax.Array:
     return jnp.where(both, simplex.to_rank(A + 1, both), simplex.to_rank(jnp.eye(inside.shape[-1], dtype=A.dtype), both))
 
 
-def factorise(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """Factorise `[*batch, n, n]` once, for a function that solves for right-hand sides `[n, *batch]`."""
-    n, batch = matrix.shape[-1], matrix.shape[:-2]
-    if jax.default_backend() != "cpu":
-        return _factorise_all(matrix)
-    if n <= MOST_ELIMINATED and math.prod(batch) > 1:
-        return _eliminate(jnp.moveaxis(matrix, (-2, -1), (0, 1)))
-    return _factorise_each(matrix)
+def factorize(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Factorize `[*batch, n, n]` once and return a function that solves for right-hand sides `[n, *batch]`.
 
+    The solutions have derivatives of any order in the matrix and the right-hand side, in both modes. Under `vmap` the
+    mapped axis joins the batch, so that a mapped call runs the same kernels as a call with a batch.
+    """
+    way = _choose(matrix.shape[-1])
+    factors = way.factorize(jax.lax.stop_gradient(matrix))
 
-def _factorise_all(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """By the factorisation `lu` of many matrices at a time."""
-    lu, _, permutation = jax.lax.linalg.lu(matrix)
+    def solve_with(b: jax.Array, *, transposed: bool) -> jax.Array:
+        solve = way.solve_transposed if transposed else way.solve
+        columns = jnp.moveaxis(b, 0, -1)[..., None]
+        return jnp.moveaxis(solve(jax.lax.stop_gradient(matrix), factors, columns)[..., 0], -1, 0)
 
     def solve(rhs: jax.Array) -> jax.Array:
-        b = jnp.take_along_axis(jnp.moveaxis(rhs, 0, -1), permutation, axis=-1)[..., None]
-        return jnp.moveaxis(_solve_triangular(lu, b)[..., 0], -1, 0)
+        return jax.lax.custom_linear_solve(
+            functools.partial(product, "...ij,j...->i...", matrix),
+            rhs,
+            solve=lambda _, b: solve_with(b, transposed=False),
+            transpose_solve=lambda _, b: solve_with(b, transposed=True),
+        )
 
     return solve
 
 
-def _factorise_each(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """By the factorisation `lu`, one matrix after the other.
+def singular_values(matrix: jax.Array) -> jax.Array:
+    """Return the singular values of `[*batch, n, n]`, `[*batch, n]`, on a processor one matrix after the other."""
+    if jax.default_backend() != "cpu":
+        return jnp.linalg.svd(matrix, compute_uv=False)
+    n, batch = matrix.shape[-1], matrix.shape[:-2]
+    found = jax.lax.map(_singular_values_of_one, matrix.reshape(-1, n, n))
+    return found.reshape(*batch, n)
 
-    The kernels of jaxlib for many matrices wait for threads of a pool while they hold one of them: a process that runs
-    as many programs as there are cores would hang for ever. On two cores they are no quicker either.
+
+@jax.custom_batching.sequential_vmap
+def _singular_values_of_one(matrix: jax.Array) -> jax.Array:
+    return jnp.linalg.svd(matrix, compute_uv=False)
+
+
+Factors = tuple[jax.Array, jax.Array]
+"""A factorization: an array `[*batch, n, n]` and a permutation, int32 `[*batch, n]`."""
+
+
+class _Way(NamedTuple):
+    """A way to factorize and solve; the batch axes come first, and `vmap` adds its axis to them.
+
+    Attributes:
+      factorize: from matrices `[*batch, n, n]` to factors.
+      solve: from matrices, their factors and right-hand sides `[*batch, n, k]` to solutions of the same shape.
+      solve_transposed: as `solve`, for the transposed matrices.
+    """
+
+    factorize: Callable[[jax.Array], Factors]
+    solve: Callable[[jax.Array, Factors, jax.Array], jax.Array]
+    solve_transposed: Callable[[jax.Array, Factors, jax.Array], jax.Array]
+
+
+def _choose(num_actions: int) -> _Way:
+    """Choose by the number of actions alone: `vmap` can still add to the batch."""
+    if jax.default_backend() != "cpu":
+        return _BATCHED_LU
+    return _ELIMINATION if num_actions <= MOST_ELIMINATED else _LU_ONE_BY_ONE
+
+
+def _mapped_axis_joins_batch(factorize: Callable[..., Factors], solve: Callable[..., jax.Array]) -> _Way:
+    """Give a way its rules for `vmap`."""
+
+    def joined(function: Callable[..., Any]) -> Any:
+        mappable = jax.custom_batching.custom_vmap(function)
+
+        @mappable.def_vmap
+        def rule(axis_size: int, in_batched: Any, *arguments: Any) -> tuple[Any, Any]:
+            leaves, structure = jax.tree.flatten(arguments)
+            batched = jax.tree.leaves(in_batched)
+            if len(leaves) > 1 and not any(batched[:-1]):  # further right-hand sides of the same matrices
+                solved = mappable(*arguments[:-1], _as_columns(leaves[-1]))
+                return _from_columns(solved, axis_size), True
+            whole = [
+                leaf if own else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+                for leaf, own in zip(leaves, batched, strict=True)
+            ]
+            found = mappable(*jax.tree.unflatten(structure, whole))
+            return found, jax.tree.map(lambda _: True, found)
+
+        return mappable
+
+    return _Way(
+        joined(factorize),
+        joined(functools.partial(solve, transposed=False)),
+        joined(functools.partial(solve, transposed=True)),
+    )
+
+
+def _as_columns(rhs: jax.Array) -> jax.Array:
+    """From `[m, *batch, n, k]` to `[*batch, n, m k]`."""
+    moved = jnp.moveaxis(rhs, 0, -2)
+    return moved.reshape(*moved.shape[:-2], -1)
+
+
+def _from_columns(solved: jax.Array, m: int) -> jax.Array:
+    """From `[*batch, n, m k]` to `[m, *batch, n, k]`."""
+    return jnp.moveaxis(solved.reshape(*solved.shape[:-1], m, -1), -2, 0)
+
+
+def _factorize_all(matrix: jax.Array) -> Factors:
+    """Factorize many matrices by one call of the kernel `lu`."""
+    lu, _, permutation = jax.lax.linalg.lu(matrix)
+    return lu, permutation
+
+
+def _solve_all(matrix: jax.Array, factors: Factors, rhs: jax.Array, *, transposed: bool) -> jax.Array:
+    return _solve_permuted(factors, rhs, _solve_triangular, transposed=transposed)
+
+
+def _solve_permuted(
+    factors: Factors, rhs: jax.Array, solve_triangular: Callable[..., jax.Array], *, transposed: bool
+) -> jax.Array:
+    """Solve by `lu`, the factorization of the matrix whose rows are permuted."""
+    lu, permutation = factors
+    if transposed:
+        solved = solve_triangular(lu, rhs, transposed=True)
+        return jnp.take_along_axis(solved, jnp.argsort(permutation)[..., None], axis=-2)
+    return solve_triangular(lu, jnp.take_along_axis(rhs, permutation[..., None], axis=-2), transposed=False)
+
+
+def _solve_triangular(lu: jax.Array, rhs: jax.Array, *, transposed: bool) -> jax.Array:
+    solve = functools.partial(jax.lax.linalg.triangular_solve, lu, left_side=True, transpose_a=transposed)
+    if transposed:
+        return solve(solve(rhs, lower=False), lower=True, unit_diagonal=True)
+    return solve(solve(rhs, lower=True, unit_diagonal=True), lower=False)
+
+
+def _factorize_each(matrix: jax.Array) -> Factors:
+    """Factorize one matrix after the other.
+
+    On a processor, jaxlib's kernels for many matrices wait for threads of a pool while they occupy one of them. A
+    program with two independent factorizations, or a process that runs as many programs as there are cores, would
+    never end (jaxlib 0.10 and 0.11). On two cores these kernels are no faster either.
     """
     n, batch = matrix.shape[-1], matrix.shape[:-2]
-    lu, permutation = jax.lax.map(lambda M: jax.lax.linalg.lu(M)[::2], matrix.reshape(-1, n, n))
-
-    def solve(rhs: jax.Array) -> jax.Array:
-        b = jnp.take_along_axis(jnp.moveaxis(rhs, 0, -1).reshape(-1, n), permutation, axis=-1)[..., None]
-        # The right-hand sides first: in reverse mode jax can only turn around loops over `(linear, constant)`.
-        solved = jax.lax.map(lambda each: _solve_triangular(each[1], each[0]), (b, lu))
-        return jnp.moveaxis(solved.reshape(*batch, n), -1, 0)
-
-    return solve
+    lu, permutation = jax.lax.map(_factorize_all, matrix.reshape(-1, n, n))
+    return lu.reshape(matrix.shape), permutation.reshape(*batch, n)
 
 
-def _solve_triangular(lu: jax.Array, b: jax.Array) -> jax.Array:
-    b = jax.lax.linalg.triangular_solve(lu, b, left_side=True, lower=True, unit_diagonal=True)
-    return jax.lax.linalg.triangular_solve(lu, b, left_side=True, lower=False)
+def _solve_each(matrix: jax.Array, factors: Factors, rhs: jax.Array, *, transposed: bool) -> jax.Array:
+    def solve_triangular(lu: jax.Array, rhs: jax.Array, *, transposed: bool) -> jax.Array:
+        each = (lu.reshape(-1, *lu.shape[-2:]), rhs.reshape(-1, *rhs.shape[-2:]))
+        solved = jax.lax.map(lambda one: _solve_triangular(*one, transposed=transposed), each)
+        return solved.reshape(rhs.shape)
+
+    return _solve_permuted(factors, rhs, solve_triangular, transposed=transposed)
 
 
-def _eliminate(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """By Gauss-Jordan elimination with partial pivoting of `[n, n, *batch]`, each operation on all matrices at once.
+def _invert(matrix: jax.Array) -> Factors:
+    """Invert small matrices, all side by side by Gauss-Jordan elimination; a single one by LAPACK.
 
-    Rows are not exchanged: `pivots[k]` tells which row serves column `k`, and is as good as an exchange.
+    The factors are an inverse `V` whose rows and columns are permuted: the solution of `M x = b` is
+    `x[i] = (V b[pivots])[pivots[i]]`.
+    """
+    n, batch = matrix.shape[-1], matrix.shape[:-2]
+    if math.prod(batch) > 1:
+        inverse, pivots = _eliminate(jnp.moveaxis(matrix, (-2, -1), (0, 1)))
+        return jnp.moveaxis(inverse, (0, 1), (-2, -1)), jnp.moveaxis(pivots, 0, -1)
+    identity = jnp.eye(n, dtype=matrix.dtype)
+    one = matrix.reshape(n, n)
+    inverse = _solve_all(one, _factorize_all(one), identity, transposed=False)
+    return inverse.reshape(matrix.shape), jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (*batch, n))
+
+
+def _solve_by_inverse(matrix: jax.Array, factors: Factors, rhs: jax.Array, *, transposed: bool) -> jax.Array:
+    inverse, pivots = factors
+    places = jnp.argsort(pivots) if transposed else pivots
+    rows, columns = (-1, -2) if transposed else (-2, -1)
+    # Actions first, then the columns, then the batch: `[n, n, 1, *batch]`, `[n, 1, *batch]`, `[n, k, *batch]`.
+    M, V = (jnp.moveaxis(each, (rows, columns), (0, 1))[:, :, None] for each in (matrix, inverse))
+    at = jnp.moveaxis(places, -1, 0)[:, None]
+    b = jnp.moveaxis(rhs, (-2, -1), (0, 1))
+
+    def solve_once(b: jax.Array) -> jax.Array:
+        solved = times(V, jnp.take_along_axis(b, at, axis=0))
+        return jnp.take_along_axis(solved, at, axis=0)
+
+    solved = solve_once(b)
+    solved = solved + solve_once(b - times(M, solved))  # an inverse alone is less exact than factors are
+    return jnp.moveaxis(solved, (0, 1), (-2, -1))
+
+
+def _eliminate(matrix: jax.Array) -> Factors:
+    """Invert `[n, n, *batch]` by Gauss-Jordan elimination with partial pivoting, each operation on all at once.
+
+    Rows are not exchanged: `pivots[k]`, `[n, *batch]`, tells which row serves column `k`, as good as an exchange.
     """
     n = len(matrix)
     rows = jnp.arange(n).reshape(n, *(1,) * (matrix.ndim - 2))
@@ -184,8 +328,8 @@ def _eliminate(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
         M, used, pivots = carried
         column = jax.lax.dynamic_index_in_dim(M, k, 1, keepdims=False)
         size = jnp.where(used, -1, jnp.abs(column))
-        pivot = jnp.min(jnp.where(size == jnp.max(size, axis=0, keepdims=True), rows, n), axis=0)
-        is_pivot = rows == pivot[None]
+        pivot = jnp.min(jnp.where(size == jnp.max(size, axis=0, keepdims=True), rows, n), axis=0, keepdims=True)
+        is_pivot = rows == pivot
         row = jnp.sum(jnp.where(is_pivot[:, None], M, 0), axis=0)
         # What has been eliminated is a column of the identity: its place keeps the column of the inverse instead.
         row = jnp.where(rows == k, 1, row) / jax.lax.dynamic_index_in_dim(row, k, 0)
@@ -195,13 +339,9 @@ def _eliminate(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
 
     none = (matrix[0] > 0) & False  # varies over a mesh as the matrices do, which `shard_map` asks of a loop
     inverse, _, pivots = jax.lax.fori_loop(0, n, eliminate, (matrix, none, none.astype(jnp.int32)))
+    return inverse, pivots
 
-    def solve_once(rhs: jax.Array) -> jax.Array:
-        solved = times(inverse, jnp.take_along_axis(rhs, pivots, axis=0))
-        return jnp.take_along_axis(solved, pivots, axis=0)
 
-    def solve(rhs: jax.Array) -> jax.Array:
-        solved = solve_once(rhs)
-        return solved + solve_once(rhs - times(matrix, solved))  # an inverse alone is less exact than factors are
-
-    return solve
+_BATCHED_LU = _mapped_axis_joins_batch(_factorize_all, _solve_all)
+_LU_ONE_BY_ONE = _mapped_axis_joins_batch(_factorize_each, _solve_each)
+_ELIMINATION = _mapped_axis_joins_batch(_invert, _solve_by_inverse)

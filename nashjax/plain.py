@@ -61,7 +61,7 @@ def support_system(plain: RegularizedGame, support: jax.Array) -> tuple[Callable
     The rounding, `[*batch]`, is inf where the system may be singular: where more than one policy on the support is
     an equilibrium. Other actions than those of the support solve to their right-hand side.
     """
-    solve = linear.factorise(linear.on_support(plain.game, support))
+    solve = linear.factorize(linear.on_support(plain.game, support))
     dtype = plain.log_reference.dtype
     # What the inverse makes of a vector without a pattern tells how large it is.
     probe = jnp.cos(jnp.arange(len(support), dtype=dtype) ** 2).reshape(-1, *(1,) * (support.ndim - 1))

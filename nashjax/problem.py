@@ -58,7 +58,10 @@ class RegularizedGame:
         Returns:
           `[*batch]`, in units of preference.
         """
-        regularized = self.beta * simplex.kl_divergence(log_policy, self.best_response(payoffs))
+        # At `beta = 0` the divergence would be infinite, and what is not chosen would make derivatives NaN.
+        beta = jnp.where(self.beta > 0, self.beta, 1)
+        response = dataclasses.replace(self, beta=beta).best_response(payoffs)
+        regularized = beta * simplex.kl_divergence(log_policy, response)
         return jnp.where(self.beta > 0, regularized, jnp.maximum(self._highest(payoffs) - 0.5, 0))
 
     def shortfall(self, payoffs: jax.Array) -> jax.Array:
@@ -169,10 +172,11 @@ def kl_bound(exploitability: jax.Array, beta: jax.Array, floor: jax.Array | floa
 
     An exploitability is the square of a distance, and `floor` that of its rounding: it is the distances that add up.
     """
-    exploitability = jnp.square(jnp.sqrt(exploitability) + jnp.sqrt(jnp.asarray(floor, exploitability.dtype)))
-    return jnp.where(beta > 0, exploitability / jnp.where(beta > 0, beta, 1), jnp.inf)
+    floor = jnp.asarray(floor, exploitability.dtype)
+    total = exploitability + 2 * simplex.sqrt(exploitability) * simplex.sqrt(floor) + floor
+    return jnp.where(beta > 0, total / jnp.where(beta > 0, beta, 1), jnp.inf)
 
 
 def l1_bound(exploitability: jax.Array, beta: jax.Array, floor: jax.Array | float = 0.0) -> jax.Array:
     """Certified bound on `||p - p*||_1 <= sqrt(2 KL(p||p*))` (spec 2), at most 2."""
-    return jnp.minimum(jnp.sqrt(2 * kl_bound(exploitability, beta, floor)), 2)
+    return jnp.minimum(simplex.sqrt(2 * kl_bound(exploitability, beta, floor)), 2)

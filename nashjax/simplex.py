@@ -43,6 +43,18 @@ def choose(condition: jax.Array, yes: T, no: Any) -> T:
     return jax.tree.map(lambda a, b: jnp.where(to_rank(condition, a), a, b), yes, no)
 
 
+def log(probabilities: jax.Array) -> jax.Array:
+    """Take the logarithm of probabilities; that of 0 is `-inf` with derivative 0, where `jnp.log` would give NaN."""
+    positive = probabilities != 0  # true for NaN, which must not be hidden
+    return jnp.where(positive, jnp.log(jnp.where(positive, probabilities, 1)), -jnp.inf)
+
+
+def sqrt(x: jax.Array) -> jax.Array:
+    """Take the square root of numbers >= 0; that of 0 has derivative 0, where `jnp.sqrt` would give NaN."""
+    positive = x != 0  # true for NaN, which must not be hidden
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
 def normalize(log_weights: jax.Array) -> jax.Array:
     """Scale weights to a policy, `v - logsumexp(v)` (spec 3).
 
@@ -74,7 +86,7 @@ def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 def _divergence_terms(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     played = p != 0  # true for NaN, which must not be hidden
-    d = jnp.where(played, log_q - log_p, 0)
+    d = jnp.where(played, log_q, 0) - jnp.where(played, log_p, 0)
     near = played & (jnp.abs(d) <= NEARBY)
     x = jnp.where(near, d, 0)
     # Elsewhere nothing cancels. An action with p = 0 leaves its q: the sum stays that of a Bregman divergence.
@@ -139,7 +151,7 @@ def _remainder(x: jax.Array) -> jax.Array:
 def span(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     """Span semi-norm of `log p - log q`, `max - min` over the actions that both play (spec 2); `[*batch]`, in nats."""
     both = ~jnp.isneginf(log_p) & ~jnp.isneginf(log_q)  # true for NaN, which must not be hidden
-    difference = jnp.where(both, log_p - log_q, 0)
+    difference = jnp.where(both, log_p, 0) - jnp.where(both, log_q, 0)
     highest = jnp.max(jnp.where(both, difference, -jnp.inf), axis=0)
     lowest = jnp.min(jnp.where(both, difference, jnp.inf), axis=0)
     return highest - lowest
@@ -148,4 +160,5 @@ def span(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 def entropy(log_p: jax.Array) -> jax.Array:
     """Shannon entropy in nats, `[*batch]`; its exponential is the effective number of actions."""
     p = jnp.exp(log_p)
-    return -jnp.sum(jnp.where(p > 0, p * log_p, 0), axis=0)
+    # An action with p = 0 counts as 0, not as `0 * -inf`.
+    return -jnp.sum(p * jnp.where(p != 0, log_p, 0), axis=0)

@@ -24,6 +24,8 @@ from nashjax.implicit import attach_derivative
 from nashjax.inputs import Inputs, as_inputs, as_path_inputs, check_game
 from nashjax.problem import kl_bound, rounding_floor
 from nashjax.solution import Solution, Status
+from nashjax.transfers import explicit
+from nashjax.vmap import solve_mapped_axis_as_batch
 
 MASS_TOLERANCE = 1e-2
 """How far from 1 the probabilities of an answer may sum up: rounding of a million of them leaves less."""
@@ -100,11 +102,11 @@ def solve(
     inputs = as_inputs(*arguments, validate=validate, in_place=in_place).run_by(algorithm)
     betas = beta_kinds(beta, inputs.beta.dtype)
     if not in_place:
-        return _solve(inputs, algorithm, max_queries, block_size, betas)
+        return _solve(*explicit((inputs, algorithm, max_queries)), block_size, betas)
     if is_spread:
         where = spread.layout(inputs)
         inputs = spread.place(inputs, where)
-        solution = _solve_spread(inputs, algorithm, max_queries, block_size, betas, where=where)
+        solution = _solve_spread(inputs, *explicit((algorithm, max_queries)), block_size, betas, where=where)
         if validate:
             spread.check_statuses(inputs, solution.status, where)
         return jax.block_until_ready(solution)
@@ -151,12 +153,13 @@ def solve_path(
     inputs = as_path_inputs(game, betas, reference, initial, tol, validate=validate).run_by(algorithm)
     kinds = beta_kinds(betas, inputs.beta.dtype)
     if not spread.is_spread(game, betas, reference, initial, tol):
-        return _solve_path(inputs, algorithm, max_queries, kinds)
+        return _solve_path(*explicit((inputs, algorithm, max_queries)), kinds)
     where = spread.layout(inputs)
     if where.batch[0]:
         raise ValueError(
             f"betas: the axis of the path is cut along {where.batch[0]} of the mesh; allowed is a whole one"
         )
+    algorithm, max_queries = explicit((algorithm, max_queries))
     return jax.block_until_ready(_solve_path_spread(spread.place(inputs, where), algorithm, max_queries, kinds, where))
 
 
@@ -204,7 +207,8 @@ def trajectory(
     """
     _check_algorithm(algorithm, allow_none=False)
     check_integer("num_steps", num_steps, 0, LARGEST_INT)
-    return _trajectory(as_inputs(game, beta, reference, initial).run_by(algorithm), algorithm, num_steps)
+    inputs = as_inputs(game, beta, reference, initial).run_by(algorithm)
+    return _trajectory(*explicit((inputs, algorithm)), num_steps)
 
 
 def _check_algorithm(algorithm: object, *, allow_none: bool = True) -> None:
@@ -252,9 +256,9 @@ def _solve_on_cores(
     """As `_solve`, for arrays in the memory of a processor: in parts of few sizes, on all of its cores."""
     size, starts = cores.parts(math.prod(inputs.batch_shape), block_size or default_block_size(inputs))
     if len(starts) == 1:
-        return _solve_in_memory(inputs, algorithm, max_queries, block_size, betas)
+        return _solve_in_memory(*explicit((inputs, algorithm, max_queries)), block_size, betas)
     return cores.solve_parts(
-        lambda part: _solve_alone(part, algorithm, max_queries, block_size, betas), inputs, size, starts
+        lambda part: _solve_alone(*explicit((part, algorithm, max_queries)), block_size, betas), inputs, size, starts
     )
 
 
@@ -282,6 +286,22 @@ def _solve_games(
     block_size: int | None,
     betas: BetaKinds,
 ) -> Solution:
+    """Solve games inside a trace; under `vmap` the mapped axis joins the batch. Has no derivatives."""
+
+    def solve(inputs: Inputs, others: tuple[Algorithm[Any] | None, jax.Array]) -> Solution:
+        return _solve_batch(inputs, *others, block_size, betas)
+
+    return solve_mapped_axis_as_batch(solve, inputs, (algorithm, max_queries))
+
+
+def _solve_batch(
+    inputs: Inputs,
+    algorithm: Algorithm[Any] | None,
+    max_queries: jax.Array,
+    block_size: int | None,
+    betas: BetaKinds,
+) -> Solution:
+    inputs, max_queries = inputs.aligned(), jnp.asarray(max_queries, jnp.int32)
     if block_size is None:
         block_size = default_block_size(inputs)
 

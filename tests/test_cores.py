@@ -208,7 +208,7 @@ def test_games_that_no_beta_asks_for_are_checked_and_bytes_may_come_in_any_order
 
 
 def test_solves_in_several_threads_at_a_time_end():
-    """The kernels of LAPACK for many matrices would wait for each other here, for ever (`linear._factorise_each`)."""
+    """The kernels of LAPACK for many matrices would wait for each other here, for ever (`linear._factorize_each`)."""
     script = """
         from concurrent.futures import ThreadPoolExecutor
         import os, jax, numpy as np, nashjax as nj

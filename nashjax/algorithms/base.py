@@ -119,7 +119,7 @@ class Average(NamedTuple):
     @property
     def log_policy(self) -> jax.Array:
         """Log of the average policy, `[n, *batch]`."""
-        return jnp.log(self.sums[0] / self._weight)
+        return simplex.log(self.sums[0] / self._weight)
 
     @property
     def payoffs(self) -> jax.Array:

@@ -68,7 +68,7 @@ class ExtragradientRM:
         regrets = _project(state.regrets + step * gains)
         policy = regrets / jnp.sum(regrets, axis=0, keepdims=True)
         return ExtragradientRMState(
-            log_policy=jnp.log(policy),
+            log_policy=simplex.log(policy),
             payoffs=problem.game.payoffs(policy),
             queries=state.queries + 2,
             step_size=jnp.full_like(state.step_size, a),

@@ -86,8 +86,8 @@ class InteriorPoint:
         """Make one step: one query, one matrix factorised."""
         p, w, level = jnp.exp(state.log_policy), state.slack, state.level
         allowed = p > 0
-        scale = jnp.sqrt(p / w)
-        solve = linear.factorise(linear.skew_system(problem.game, scale))
+        scale = simplex.sqrt(p / w)
+        solve = linear.factorize(linear.skew_system(problem.game, scale))
 
         def solve_scaled(rhs: jax.Array) -> jax.Array:
             return scale * solve(scale * rhs)
@@ -120,7 +120,7 @@ class InteriorPoint:
         # What is left of an entry may be nothing but rounding.
         tiny = jnp.finfo(p.dtype).eps
         move = simplex.to_rank(length, p)
-        moved = jnp.log(jnp.maximum(p + move * change, tiny * p))
+        moved = simplex.log(jnp.maximum(p + move * change, tiny * p))
         log_policy = simplex.choose(sound, simplex.normalize(moved), state.log_policy)
         payoffs = problem.payoffs(log_policy)
         level = jnp.where(sound, level + length * level_change, level)

@@ -18,6 +18,7 @@ from nashjax import simplex
 from nashjax.arguments import as_floating, as_real_array, check_all, check_square
 from nashjax.games.faults import SYMMETRY_TOLERANCE, describe_not_skew, first_fault
 from nashjax.pytree import register_dataclass
+from nashjax.transfers import explicit
 
 MOST_SMALL = 32
 """Up to this many actions a batch of games is queried all at once; above, by a product for each game."""
@@ -60,16 +61,13 @@ class MatrixGame:
         """
         payoffs = as_floating(as_real_array("payoffs", payoffs))
         check_square("payoffs", payoffs.shape)
-        largest = jnp.max(jnp.abs(payoffs), axis=(-2, -1))
-        if bound is None:
-            bound = jnp.where(largest > 0, largest, 1)
-        bound = jnp.asarray(bound, payoffs.dtype)
+        payoffs = jnp.asarray(explicit(payoffs))
+        bound = _largest(payoffs) if bound is None else jnp.asarray(explicit(bound), payoffs.dtype)
         if np.broadcast_shapes(bound.shape, payoffs.shape[:-2]) != payoffs.shape[:-2]:
             raise ValueError(f"bound: has shape {list(bound.shape)}; allowed is {list(payoffs.shape[:-2])} or a scalar")
         if not isinstance(payoffs, Tracer) and not isinstance(bound, Tracer):
             _check_payoffs(np.asarray(payoffs), np.asarray(bound))
-        scale = jnp.broadcast_to(2 * bound, payoffs.shape[:-2])
-        return cls(0.5 + payoffs / scale[..., None, None], scale)
+        return cls(*_scaled_payoffs(payoffs, bound))
 
     @property
     def num_actions(self) -> int:
@@ -194,6 +192,20 @@ def half_plus(margin: A) -> A:
     larger = 0.5 + abs(margin)
     xp: Any = jnp if isinstance(margin, jax.Array) else np
     return xp.where(margin >= 0, larger, 1 - larger)
+
+
+@jax.jit
+def _largest(payoffs: jax.Array) -> jax.Array:
+    """The largest absolute payoff of each game, 1 where all are 0."""
+    largest = jnp.max(jnp.abs(payoffs), axis=(-2, -1))
+    return jnp.where(largest > 0, largest, 1)
+
+
+@jax.jit
+def _scaled_payoffs(payoffs: jax.Array, bound: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The preferences `1/2 + A / (2 bound)` and the scale `2 bound`."""
+    scale = jnp.broadcast_to(2 * bound, payoffs.shape[:-2])
+    return 0.5 + payoffs / scale[..., None, None], scale
 
 
 def _check_payoffs(A: np.ndarray, bound: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from nashjax.arguments import check_integer, check_shape, real_numbers_or_none, shown
 from nashjax.games import Game, MatrixGame
 from nashjax.inputs import as_inputs
+from nashjax.transfers import explicit
 
 
 class OracleError(ValueError):
@@ -78,7 +79,7 @@ class _MatrixOracle:
             raise ValueError(
                 "game: has no batch axis; allowed with contextual=True are games whose last one is that of contexts"
             )
-        self.game = checked.symmetrized()
+        self.game = _symmetrized(explicit(checked))
         self.contextual = contextual
 
     def tree_flatten(self) -> tuple[tuple[MatrixGame], bool]:
@@ -115,6 +116,9 @@ class _MatrixOracle:
         own = jnp.indices(self.batch_shape, sparse=True)
         along = [axis.reshape(*axis.shape, *[1] * (asked[0].ndim - len(own))) for axis in own]
         return self.game.preferences[(*along, *places)]
+
+
+_symmetrized = jax.jit(MatrixGame.symmetrized)
 
 
 @jax.tree_util.register_pytree_node_class

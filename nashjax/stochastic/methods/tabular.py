@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from nashjax import simplex
 from nashjax.algorithms import AdaptiveNashMP, NashMP
 from nashjax.arguments import check_choice, check_integer, check_number, check_positive
 from nashjax.games import MatrixGame
@@ -200,7 +201,7 @@ class ClosedFormNashMP:
         allowed = allowed.astype(log_policy.dtype)
         uniform = allowed / jnp.sum(allowed, axis=-1, keepdims=True)
         probability = (1 - self.uniform_share) * jnp.exp(log_policy) + self.uniform_share * uniform
-        actions = draw(jnp.log(probability)[contexts], for_actions, 1)
+        actions = draw(simplex.log(probability)[contexts], for_actions, 1)
         opponents = draw(log_policy[contexts], for_opponents, 1)
         asked = game.compare(for_answers, contexts, actions, opponents)
         at = jax.tree.map(jnp.ravel, asked)
@@ -211,4 +212,4 @@ class ClosedFormNashMP:
     def log_policy(self, game: SampledGame, state: ClosedFormState) -> jax.Array:
         """The average of the policies, `[num_contexts, n]`."""
         del game
-        return jnp.log(state.average)
+        return simplex.log(state.average)
