@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from nashjax.arguments import as_floating, as_real_array, check_all, check_integer
 from nashjax.inputs import is_concrete
 from nashjax.pytree import register_dataclass
+from nashjax.transfers import explicit
 
 Params = Any
 
@@ -76,7 +77,8 @@ class FlaxPolicy:
 
     def __post_init__(self):
         if isinstance(self.features, (list, tuple, np.ndarray)):
-            object.__setattr__(self, "features", jnp.asarray(as_floating(as_real_array("features", self.features))))
+            features = as_floating(as_real_array("features", self.features))
+            object.__setattr__(self, "features", jnp.asarray(explicit(features)))
         if isinstance(self.features, jax.Array) and is_concrete(self.features):
             values = np.asarray(self.features)
             check_all("features", values, np.isfinite(values), "finite numbers")
@@ -169,4 +171,4 @@ def MLPPolicy(features: ArrayLike, num_actions: int, *, hidden: Sequence[int] = 
         check_integer("hidden", width, 1)
         layers += [linen.Dense(width), linen.tanh]
     layers.append(linen.Dense(num_actions, kernel_init=linen.initializers.zeros))
-    return FlaxPolicy(jnp.asarray(array), linen.Sequential(layers))
+    return FlaxPolicy(jnp.asarray(explicit(array)), linen.Sequential(layers))
