@@ -66,7 +66,9 @@ class Inputs(NamedTuple):
     def aligned(self) -> Inputs:
         """Return the same games with `beta` and `tol` of the rank of the batch, unless they are single numbers."""
         rank = len(self.batch_shape)
-        beta, tol = (x.reshape((1,) * (rank - x.ndim) + x.shape) if 0 < x.ndim < rank else x for x in (self.beta, self.tol))
+        beta, tol = (
+            x.reshape((1,) * (rank - x.ndim) + x.shape) if 0 < x.ndim < rank else x for x in (self.beta, self.tol)
+        )
         return self._replace(beta=beta, tol=tol)
 
     def run_by(self, algorithm: object) -> Inputs:

@@ -126,7 +126,9 @@ def on_support(game: Game, support: jax.Array) -> jax.Array:
     inside = jnp.moveaxis(support, 0, -1)
     both = inside[..., :, None] & inside[..., None, :]
     A = margins(game)
-    return jnp.where(both, simplex.to_rank(A + 1, both), simplex.to_rank(jnp.eye(inside.shape[-1], dtype=A.dtype), both))
+    return jnp.where(
+        both, simplex.to_rank(A + 1, both), simplex.to_rank(jnp.eye(inside.shape[-1], dtype=A.dtype), both)
+    )
 
 
 def factorize(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:

@@ -66,7 +66,9 @@ class LowRankGame:
         """Answer one preference query `P v`; see `Game.payoffs`."""
         left_sums, right_sums = _sums(self.left, weights), _sums(self.right, weights)
         margins = product("...ir,r...->i...", self.left, right_sums)
-        return jnp.sum(weights, axis=0, keepdims=True) / 2 + margins - product("...ir,r...->i...", self.right, left_sums)
+        return (
+            jnp.sum(weights, axis=0, keepdims=True) / 2 + margins - product("...ir,r...->i...", self.right, left_sums)
+        )
 
     def is_valid(self) -> jax.Array:
         """Tell which games have finite factors, bool `[*batch_shape]`."""
