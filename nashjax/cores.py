@@ -23,6 +23,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from nashjax.inputs import Inputs, is_concrete
 from nashjax.solution import Solution
+from nashjax.transfers import explicit
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ def traces_constants() -> bool:
     state = get_opaque_trace_state()
     if state in _leaves_constants_alone:
         return False
-    if isinstance(jax.lax.neg(np.float32(0)), Tracer):
+    if isinstance(jax.lax.neg(explicit(np.float32(0))), Tracer):
         return True
     _leaves_constants_alone[:] = [state]
     return False
@@ -116,7 +117,7 @@ def solve_parts(solve: Callable[[Inputs], Solution], inputs: Inputs, size: int, 
         return structure
 
     structure = on_all_cores(solve_part, starts)[0]
-    return jax.tree.unflatten(structure, [jnp.asarray(x.reshape(*batch, *x.shape[1:])) for x in wholes])
+    return jax.tree.unflatten(structure, [jnp.asarray(explicit(x.reshape(*batch, *x.shape[1:]))) for x in wholes])
 
 
 def on_all_cores(function: Callable[[int], T], arguments: Sequence[int]) -> list[T]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from nashjax import simplex
 from nashjax.algorithms import Algorithm
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Status
@@ -81,7 +82,8 @@ def run(
         stalled = (best.exploitability <= STALL_LEVEL * floor) & (progress.steps_since_best >= patience)
         spent = best.queries > max_queries - algorithm.queries_per_step
         if hasattr(algorithm, "max_steps"):
-            spent |= best.steps >= algorithm.max_steps  # pyright: ignore[reportAttributeAccessIssue]
+            most = jnp.asarray(algorithm.max_steps, floor.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+            spent |= best.steps.astype(floor.dtype) >= most
         verdict = jnp.where(spent, jnp.int8(Status.MAX_QUERIES), jnp.int8(_RUNNING))
         verdict = jnp.where(stalled, jnp.int8(Status.STALLED), verdict)
         verdict = jnp.where(best.exploitability <= tol, jnp.int8(Status.CONVERGED), verdict)
@@ -93,7 +95,7 @@ def run(
         exploitability = problem.exploitability(state.log_policy, state.payoffs)
         better = exploitability < best.exploitability
         best = Outcome(
-            log_policy=jnp.where(better, state.log_policy, best.log_policy),
+            log_policy=simplex.choose(better, state.log_policy, best.log_policy),
             exploitability=jnp.where(better, exploitability, best.exploitability),
             queries=state.queries,
             steps=best.steps + 1,
@@ -103,7 +105,7 @@ def run(
         status = jnp.where(jnp.isfinite(exploitability), judge_running(following), jnp.int8(Status.INVALID))
         following = following._replace(best=best._replace(status=status))
         running = progress.best.status == _RUNNING
-        return jax.tree.map(lambda new, old: jnp.where(running, new, old), following, progress)
+        return simplex.choose(running, following, progress)
 
     state = algorithm.init(problem, log_initial)
     exploitability = problem.exploitability(state.log_policy, state.payoffs)
@@ -117,7 +119,7 @@ def run(
     start = start._replace(best=best._replace(status=status))
     # Under `shard_map` what a loop carries must vary over the mesh from the start, as the arguments of the solve do.
     anything = playing & (tol >= 0) & (max_queries > 0)
-    start = jax.tree.map(lambda x: jnp.where(anything, x, x), start)
+    start = simplex.choose(anything, start, start)
     end = jax.lax.while_loop(lambda progress: jnp.any(progress.best.status == _RUNNING), advance, start)
     best = end.best
     if hasattr(algorithm, "polish"):
@@ -152,7 +154,7 @@ def resume(
         steps=outcome.steps + ended.steps,
         status=jnp.where(ended.status == Status.INVALID, jnp.int8(Status.MAX_QUERIES), ended.status),
     )
-    return jax.tree.map(lambda new, old: jnp.where(playing, new, old), ended, outcome)
+    return simplex.choose(playing, ended, outcome)
 
 
 def restart(outcome: Outcome, log_policy: jax.Array) -> Outcome:
@@ -165,7 +167,7 @@ def keep_better(new: Outcome, old: Outcome) -> Outcome:
     """The new outcome, with the old policy where that has the lower exploitability."""
     better = new.exploitability <= old.exploitability
     return new._replace(
-        log_policy=jnp.where(better, new.log_policy, old.log_policy),
+        log_policy=simplex.choose(better, new.log_policy, old.log_policy),
         exploitability=jnp.where(better, new.exploitability, old.exploitability),
     )
 
@@ -211,10 +213,10 @@ def _polish(
         asked = (end.status == Status.CONVERGED) & (problem.beta > 0) & (end.queries <= max_queries - 2)
         kept = asked & (exploitability <= tol)
         polished = end._replace(
-            log_policy=jnp.where(kept, log_policy, end.log_policy),
+            log_policy=simplex.choose(kept, log_policy, end.log_policy),
             exploitability=jnp.where(kept, exploitability, end.exploitability),
             queries=end.queries + jnp.where(asked, 2, 0),
         )
-        return (polished, jnp.where(kept, polished_payoffs, payoffs)), None
+        return (polished, simplex.choose(kept, polished_payoffs, payoffs)), None
 
     return jax.lax.scan(polish, (end, payoffs), length=POLISHING_STEPS)[0][0]

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from nashjax import plain
+from nashjax import plain, simplex
 from nashjax.algorithms import AdaptiveNashMP, InteriorPoint, Newton
 from nashjax.blocks import map_blocks, update_some
 from nashjax.driver import STALL_LEVEL, Outcome, certify, judge, keep_better, restart, resume, run
@@ -145,9 +145,9 @@ def _finish(
     accurate = jnp.maximum(beta**3 / 2, STALL_LEVEL * problem.rounding_floor())
     goal = jnp.where(is_tight(tol, dtype), jnp.minimum(tol, accurate), tol)
     goal = jnp.where(is_plain, jnp.finfo(dtype).eps, goal)
-    start = jnp.where(is_plain, reference, start)
+    start = simplex.choose(is_plain, reference, start)
     found = resume(regularized, newton, restart(best, start), playing, goal, max_queries)
-    best = _choose(playing & ~is_plain, keep_better(found, best), _count(found, best))
+    best = simplex.choose(playing & ~is_plain, keep_better(found, best), _count(found, best))
     playing &= is_plain | (best.status == Status.MAX_QUERIES)
 
     if betas.small or betas.zero:
@@ -158,11 +158,11 @@ def _finish(
             largest_eta=jnp.where(is_plain, 1 / limit, 1e4).astype(dtype),
             max_steps=jnp.where(is_plain & (best.exploitability <= tol), FIRST_NEWTON_STEPS, LAST_NEWTON_STEPS),
         )
-        start = jnp.where(is_plain, found.log_policy, reference)
+        start = simplex.choose(is_plain, found.log_policy, reference)
         goal = jnp.where(is_plain, tol, goal)
         last = resume(problem, newton, restart(best, start), playing & is_small, goal, max_queries)
         closer = (last.exploitability <= goal) | (last.exploitability <= best.exploitability)
-        best = _choose(playing & is_small & closer, last, _count(last, best)._replace(status=last.status))
+        best = simplex.choose(playing & is_small & closer, last, _count(last, best)._replace(status=last.status))
     if dtype == jnp.float32 and (betas.regular or betas.small):
         # In float32 rounding can defeat Newton's method at a small beta.
         best = certify(problem, best, first.status == Status.MAX_QUERIES, tol)
@@ -190,21 +190,17 @@ def _from_interior(
     near = resume(game, InteriorPoint(), first, playing & far, plain.near_enough(beta), max_queries - 1)
     moved = near.queries > first.queries
     payoffs = problem.payoffs(near.log_policy)
-    start = jnp.where(moved, plain.start_near(problem, near.log_policy, payoffs), first.log_policy)
+    start = simplex.choose(moved, plain.start_near(problem, near.log_policy, payoffs), first.log_policy)
     near = near._replace(
         exploitability=problem.exploitability(near.log_policy, payoffs),
         queries=near.queries + jnp.where(moved & ~is_plain, 1, 0),  # at beta = 0 the payoffs are those of its end
         status=jnp.where(is_plain, near.status, first.status),
     )
-    best = _choose(moved, keep_better(near, first), first)
+    best = simplex.choose(moved, keep_better(near, first), first)
     if betas.zero:
         best, proved = plain.make_exact(game, best, playing & is_plain, max_queries)
         playing &= ~proved
     return best, start, playing
-
-
-def _choose(condition: jax.Array, yes: Outcome, no: Outcome) -> Outcome:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def _count(counted: Outcome, outcome: Outcome) -> Outcome:

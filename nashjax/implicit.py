@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from nashjax import simplex
 from nashjax.inputs import Inputs
 
 
@@ -44,10 +45,11 @@ def _attach_derivative_jvp(
     weight = 1 / jnp.where(problem.beta > 0, problem.beta, 1)
     policy_change = problem.newton_change(log_p, problem.payoffs(log_p), change, weight)
     # As in a Newton step: recovered from the equation, accurate also where p is tiny.
-    payoff_change = problem.game.payoffs(policy_change) * weight
+    payoff_change = problem.game.payoffs(policy_change) * simplex.to_rank(weight, policy_change)
     played = jnp.isfinite(log_p)
     p = jnp.exp(log_p)
-    log_change = change + payoff_change - jnp.sum(p * jnp.where(played, change + payoff_change, 0), axis=0)
+    log_change = change + payoff_change
+    log_change = log_change - jnp.sum(p * jnp.where(played, log_change, 0), axis=0, keepdims=True)
     # A factor, not a choice: in reverse mode what is not chosen would get a derivative of 0.
     missing = anything * jnp.where(problem.beta > 0, 0, jnp.nan).astype(log_p.dtype)
-    return log_policy, jnp.moveaxis(jnp.where(played, log_change, 0) + missing, 0, -1)
+    return log_policy, jnp.moveaxis(jnp.where(played, log_change, 0) + missing[None], 0, -1)

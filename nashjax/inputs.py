@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from nashjax.games import EmbeddingGame, Game, LowRankGame, MatrixGame
 from nashjax.games.matrix import half_plus
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import Classes
+from nashjax.transfers import explicit
 
 NOT_A_GAME = "a preference game, P + P^T = 1 with P in [0, 1]"
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
@@ -65,6 +67,14 @@ class Inputs(NamedTuple):
         """The shape that all batch shapes broadcast to."""
         return _broadcast(batch_shapes(self).values())
 
+    def aligned(self) -> Inputs:
+        """Return the same games with `beta` and `tol` of the rank of the batch, unless they are single numbers."""
+        rank = len(self.batch_shape)
+        beta, tol = (
+            x.reshape((1,) * (rank - x.ndim) + x.shape) if 0 < x.ndim < rank else x for x in (self.beta, self.tol)
+        )
+        return self._replace(beta=beta, tol=tol)
+
     def run_by(self, algorithm: object) -> Inputs:
         """The same, for programs that no other class of algorithm shares."""
         return self._replace(classes=self.classes.beside(algorithm))
@@ -76,19 +86,20 @@ class Inputs(NamedTuple):
           The problem; the log of the initial policy, `[n, *batch]`; whether each game is one at all, `[*batch]`.
         """
         game, batch = self.game, self.batch_shape
-        valid = jnp.isfinite(self.beta) & (self.beta >= 0)
+        beta = self.aligned().beta
         game, is_game = _prepare_game(game, self.reference)
-        valid &= is_game
+        good = [jnp.isfinite(beta) & (beta >= 0), is_game]
         uniform = jnp.full(game.num_actions, 1 / game.num_actions, self.beta.dtype)
         reference = uniform if self.reference is None else self.reference
         initial = reference if self.initial is None else self.initial
-        valid &= _is_policy(reference) & _is_policy(initial)
+        good += [_is_policy(reference), _is_policy(initial)]
+        valid = functools.reduce(operator.and_, [jnp.broadcast_to(each, batch) for each in good])
         excluded = reference == 0
         # What starts at 0 would stay there: a probability that has underflowed must not exclude its action.
         initial = jnp.maximum(initial, jnp.finfo(initial.dtype).tiny)
         log_reference = _log_policy(reference, excluded, batch)
         log_initial = jnp.broadcast_to(_log_policy(initial, excluded, batch), (game.num_actions, *batch))
-        return RegularizedGame(game, self.beta, log_reference), log_initial, jnp.broadcast_to(valid, batch)
+        return RegularizedGame(game, beta, log_reference), log_initial, valid
 
     def take(self, index: jax.Array) -> Inputs:
         """The games at these positions of the flattened batch, `[block]`.
@@ -153,7 +164,7 @@ def as_inputs(
     dtype = _dtype(game)
     if validate:
         _check_numbers(beta, tol, dtype)
-    cast = _cast_in_place if in_place else jnp.asarray
+    cast = _cast_in_place if in_place else _cast
     inputs = Inputs(
         game=game,
         beta=cast(beta, dtype),
@@ -197,9 +208,10 @@ def as_path_inputs(
         _check_numbers(values, tol, _dtype(_as_game(game)), beta_name="betas")
         never_increasing = np.concatenate([np.full_like(values[:1], True, bool), values[1:] <= values[:-1]])
         check_all("betas", values, never_increasing, "at most the beta before it", "Sort betas in descending order.")
-    inputs = as_inputs(game, betas[0], reference, initial, tol, validate=validate)
+    first = jax.lax.index_in_dim(jnp.asarray(explicit(betas)), 0, keepdims=False)
+    inputs = as_inputs(game, first, reference, initial, tol, validate=validate)
     between = (1,) * (len(inputs.batch_shape) - (betas.ndim - 1))
-    return inputs._replace(beta=jnp.asarray(betas, inputs.beta.dtype).reshape(len(betas), *between, *betas.shape[1:]))
+    return inputs._replace(beta=_cast(betas, inputs.beta.dtype).reshape(len(betas), *between, *betas.shape[1:]))
 
 
 def as_policy_of(game: Game, name: str, policy: ArrayLike, *, validate: bool = True) -> jax.Array:
@@ -222,10 +234,8 @@ def as_policy(name: str, policy: ArrayLike, num_actions: int, dtype: jnp.dtype, 
         check_policy(name, values)
         if name == "reference":  # in which a zero has a meaning
             tiny = float(jnp.finfo(dtype).tiny)
-            check_all(
-                name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}"
-            )  # below, it would be rounded to 0
-    return jnp.asarray(policy, dtype)
+            check_all(name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}")
+    return _cast(policy, dtype)
 
 
 def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
@@ -239,7 +249,7 @@ def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
     check_square("game", preferences.shape)
     if not (in_place or isinstance(preferences, jax.Array)):
         with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
-            preferences = jnp.asarray(preferences)
+            preferences = jnp.asarray(explicit(preferences))
     return MatrixGame(_as_exact(preferences), payoff_scale)
 
 
@@ -278,6 +288,10 @@ def _check_answers(game: Any, dtype: jnp.dtype, batch: tuple[int, ...]) -> None:
         raise invalid(f"{name}.payoffs", requirement, f"shape {list(answer)}")
 
 
+def _cast(x: ArrayLike, dtype: jnp.dtype) -> jax.Array:
+    return jnp.asarray(explicit(x), dtype)
+
+
 def _cast_in_place(x: ArrayLike, dtype: jnp.dtype) -> jax.Array:
     return jnp.asarray(x, dtype) if isinstance(x, jax.Array) else np.asarray(x, dtype)  # pyright: ignore
 
@@ -292,7 +306,10 @@ def _dtype(game: Game) -> jnp.dtype:
     except TypeError:
         advice = "Register the class with jax.tree_util.register_dataclass."
         raise wrong_type("game", "an array or a game that is a pytree", game, advice) from None
-    return jnp.result_type(jnp.float32, *floating) if floating else jnp.result_type(float)
+    if not floating:
+        return jnp.result_type(float)
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(jnp.float32, *floating)
 
 
 def batch_shapes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
@@ -317,11 +334,11 @@ def _broadcast(shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _log_policy(policy: jax.Array, excluded: jax.Array, batch: tuple[int, ...]) -> jax.Array:
+    # Axes of size 1 keep the batch axes apart from the action axis once that is in front.
+    policy, excluded = (x.reshape((1,) * (len(batch) - x.ndim + 1) + x.shape) for x in (policy, excluded))
     # The logarithm of an excluded action is never taken: its derivative would be infinite.
     log_policy = jnp.where(excluded, -jnp.inf, jnp.log(jnp.where(excluded, 1, policy)))
-    # Axes of size 1 keep the batch axes apart from the action axis once that is in front.
-    padded = log_policy.reshape((1,) * (len(batch) - log_policy.ndim + 1) + log_policy.shape)
-    return simplex.normalize(jnp.moveaxis(padded, -1, 0))
+    return simplex.normalize(jnp.moveaxis(log_policy, -1, 0))
 
 
 def _is_policy(policy: jax.Array) -> jax.Array:
@@ -401,7 +418,8 @@ def check_game(inputs: Inputs) -> None:
     if not checked or not is_concrete((inputs.game, inputs.reference)):
         return
     with jax.ensure_compile_time_eval():  # a concrete game can also stand inside a trace
-        valid = to_host(_valid_games(inputs.game, inputs.reference, Classes.of(inputs.game)))
+        game, reference = explicit((inputs.game, inputs.reference))
+        valid = to_host(_valid_games(game, reference, Classes.of(game)))
     if not valid.all():
         raise _bad_game(inputs, first_index(~valid), valid.ndim)
 

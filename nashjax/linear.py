@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import gmres
 
+from nashjax import simplex
 from nashjax.games import Game
 from nashjax.games.matrix import product, times
 
@@ -43,7 +44,14 @@ def margins(game: Game) -> jax.Array:
 def skew_system(game: Game, scale: jax.Array) -> jax.Array:
     """`I - S A S` with `S = diag(scale)`, `[n, *batch]` to `[*batch, n, n]`; its inverse has norm <= 1 (spec 3)."""
     s = jnp.moveaxis(scale, 0, -1)
-    return jnp.eye(s.shape[-1], dtype=s.dtype) - s[..., :, None] * margins(game) * s[..., None, :]
+    scaled = _scale(s, margins(game))
+    return simplex.to_rank(jnp.eye(s.shape[-1], dtype=s.dtype), scaled) - scaled
+
+
+def _scale(s: jax.Array, matrix: jax.Array) -> jax.Array:
+    """`S M S` with `S = diag(s)`, `[*batch, n]`, and `[*batch, n, n]`, of as many batch axes or fewer."""
+    rows = s[..., :, None]
+    return rows * simplex.to_rank(matrix, rows) * s[..., None, :]
 
 
 def projected_skew_system(game: Game, root: jax.Array, image: jax.Array, weight: jax.Array) -> jax.Array:
@@ -56,9 +64,10 @@ def projected_skew_system(game: Game, root: jax.Array, image: jax.Array, weight:
       weight: `[]` or `[*batch]`.
     """
     q, Kq = jnp.moveaxis(root, 0, -1), jnp.moveaxis(image, 0, -1)
-    K = q[..., :, None] * margins(game) * q[..., None, :]
+    K = _scale(q, margins(game))
     K = K + q[..., :, None] * Kq[..., None, :] - Kq[..., :, None] * q[..., None, :]
-    return jnp.eye(q.shape[-1], dtype=q.dtype) - jnp.asarray(weight)[..., None, None] * K
+    weight = simplex.to_rank(jnp.asarray(weight)[..., None, None], K)
+    return simplex.to_rank(jnp.eye(q.shape[-1], dtype=q.dtype), K) - weight * K
 
 
 def solve_projected(game: Game, root: jax.Array, image: jax.Array, weight: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -76,18 +85,19 @@ def _solve_by_queries(game: Game, root: jax.Array, weight: jax.Array, rhs: jax.A
     """
     # A game that is not valid is NaN throughout, which would spread over that space.
     playing = jnp.isfinite(jnp.sum(root, axis=0))
-    q = jnp.where(playing, root, 0)
+    playing = simplex.to_rank(playing, root)
+    q, weight = jnp.where(playing, root, 0), simplex.to_rank(weight, root)
 
     def project(z: jax.Array) -> jax.Array:
-        return z - q * jnp.sum(q * z, axis=0)
+        return z - q * jnp.sum(q * z, axis=0, keepdims=True)
 
     def multiply(z: jax.Array, sign: float = 1.0) -> jax.Array:
         v = q * project(z)
-        margins = game.payoffs(v) - jnp.sum(v, axis=0) / 2
+        margins = game.payoffs(v) - jnp.sum(v, axis=0, keepdims=True) / 2
         return z - sign * weight * project(q * jnp.where(playing, margins, 0))
 
     def find(sign: float, b: jax.Array) -> jax.Array:
-        size = jnp.sqrt(jnp.sum(b**2, axis=0))
+        size = jnp.sqrt(jnp.sum(b**2, axis=0, keepdims=True))
         known = jnp.isfinite(size)
         b = jnp.where(known & (size > 0), b / jnp.where(size > 0, size, 1), 0)
         found, _ = gmres(
@@ -98,7 +108,7 @@ def _solve_by_queries(game: Game, root: jax.Array, weight: jax.Array, rhs: jax.A
             maxiter=MOST_RESTARTS,
             solve_method="incremental",
         )
-        residual = jnp.sqrt(jnp.sum((multiply(found, sign) - b) ** 2, axis=0))
+        residual = jnp.sqrt(jnp.sum((multiply(found, sign) - b) ** 2, axis=0, keepdims=True))
         return jnp.where(known & (residual <= LARGEST_RESIDUAL), found * size, jnp.nan)
 
     solved = jax.lax.custom_linear_solve(
@@ -116,7 +126,9 @@ def on_support(game: Game, support: jax.Array) -> jax.Array:
     inside = jnp.moveaxis(support, 0, -1)
     both = inside[..., :, None] & inside[..., None, :]
     A = margins(game)
-    return jnp.where(both, A + 1, jnp.eye(inside.shape[-1], dtype=A.dtype))
+    return jnp.where(
+        both, simplex.to_rank(A + 1, both), simplex.to_rank(jnp.eye(inside.shape[-1], dtype=A.dtype), both)
+    )
 
 
 def factorize(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:

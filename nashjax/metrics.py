@@ -13,9 +13,10 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import linear, problem, simplex
-from nashjax.arguments import as_floating, check_all, check_policy
+from nashjax.arguments import as_floating, check_all, check_policy, invalid
 from nashjax.games import Game
 from nashjax.inputs import Inputs, as_inputs, as_numbers, as_policy_of, is_concrete
+from nashjax.transfers import explicit
 
 __all__ = [
     "Uniqueness",
@@ -48,7 +49,7 @@ def best_response(
       ValueError: an argument is not valid.
     """
     inputs = as_inputs(game, beta, reference)
-    return _best_response(inputs, as_policy_of(inputs.game, "policy", policy))
+    return _best_response(*explicit((inputs, as_policy_of(inputs.game, "policy", policy))))
 
 
 def exploitability(
@@ -73,7 +74,7 @@ def exploitability(
     0.125
     """
     inputs = as_inputs(game, beta, reference)
-    return _exploitability(inputs, as_policy_of(inputs.game, "policy", policy))
+    return _exploitability(*explicit((inputs, as_policy_of(inputs.game, "policy", policy))))
 
 
 class Uniqueness(NamedTuple):
@@ -107,7 +108,7 @@ def uniqueness(game: Game | ArrayLike, policy: ArrayLike, reference: ArrayLike |
       ValueError: an argument is not valid, or the game has no `dense()`.
     """
     inputs = as_inputs(game, 0.0, reference)
-    return _uniqueness(inputs, as_policy_of(inputs.game, "policy", policy))
+    return _uniqueness(*explicit((inputs, as_policy_of(inputs.game, "policy", policy))))
 
 
 def kl_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
@@ -123,7 +124,7 @@ def kl_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
     Raises:
       ValueError: an argument is negative or no number.
     """
-    return problem.kl_bound(*_with_floor(exploitability, beta))
+    return _kl_bound(*_floating(exploitability, beta))
 
 
 def l1_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
@@ -136,7 +137,7 @@ def l1_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
     Raises:
       ValueError: an argument is negative or no number.
     """
-    return problem.l1_bound(*_with_floor(exploitability, beta))
+    return _l1_bound(*_floating(exploitability, beta))
 
 
 def kl_divergence(policy: ArrayLike, other: ArrayLike) -> jax.Array:
@@ -145,7 +146,7 @@ def kl_divergence(policy: ArrayLike, other: ArrayLike) -> jax.Array:
     Raises:
       ValueError: one of the two does not hold probabilities that sum to 1.
     """
-    return simplex.kl_divergence(*_log_actions_first(policy=policy, other=other))
+    return _kl_divergence(*_policies(policy=policy, other=other))
 
 
 def span(log_policy: ArrayLike, other: ArrayLike) -> jax.Array:
@@ -153,8 +154,7 @@ def span(log_policy: ArrayLike, other: ArrayLike) -> jax.Array:
 
     Takes logarithms because only they tell tiny probabilities apart. Actions that either excludes do not count.
     """
-    first, second = jnp.asarray(log_policy), jnp.asarray(other)
-    return simplex.span(*(jnp.moveaxis(x, -1, 0) for x in jnp.broadcast_arrays(first, second)))
+    return _span(*_same_dtype(log_policy, other))
 
 
 def entropy(policy: ArrayLike) -> jax.Array:
@@ -163,28 +163,65 @@ def entropy(policy: ArrayLike) -> jax.Array:
     Raises:
       ValueError: the argument does not hold probabilities that sum to 1.
     """
-    return simplex.entropy(*_log_actions_first(policy=policy))
+    return _entropy(*_policies(policy=policy))
 
 
-def _with_floor(exploitability: ArrayLike, beta: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _floating(exploitability: ArrayLike, beta: ArrayLike) -> tuple[jax.Array, jax.Array]:
     for name, value in (("exploitability", exploitability), ("beta", beta)):
         if is_concrete(value):
             values = as_numbers(name, value)
-            check_all(name, values, values >= 0, "numbers >= 0")
-    E = as_floating(jnp.asarray(exploitability))
-    b = jnp.asarray(beta, E.dtype)
-    return E, b, problem.rounding_floor(b, E.dtype)
+            check_all(name, values, values >= 0, ">= 0")
+    E = as_floating(jnp.asarray(explicit(exploitability)))
+    return E, jnp.asarray(explicit(beta), E.dtype)
 
 
-def _log_actions_first(**policies: ArrayLike) -> list[jax.Array]:
+def _policies(**policies: ArrayLike) -> list[jax.Array]:
     for name, policy in policies.items():
         if not isinstance(policy, Tracer):
             check_policy(name, as_numbers(name, policy))
-    arrays = [jnp.asarray(policy) for policy in policies.values()]
+    arrays = _same_dtype(*policies.values())
     if len({array.shape[-1] for array in arrays}) > 1:
         found = ", ".join(f"{name} {list(jnp.shape(policy))}" for name, policy in policies.items())
-        raise ValueError(f"numbers of actions differ: {found}; allowed are equal last axes")
-    return [jnp.log(jnp.moveaxis(array, -1, 0)) for array in jnp.broadcast_arrays(*arrays)]
+        raise invalid("policy and other", "must have equal last axes", found)
+    return arrays
+
+
+def _same_dtype(*arrays: ArrayLike) -> list[jax.Array]:
+    floating = [as_floating(jnp.asarray(x)) for x in explicit(arrays)]
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(*floating)
+    return [x.astype(dtype) for x in floating]
+
+
+def _actions_first(*arrays: jax.Array) -> list[jax.Array]:
+    return [jnp.moveaxis(array, -1, 0) for array in jnp.broadcast_arrays(*arrays)]
+
+
+@jax.jit
+def _kl_divergence(policy: jax.Array, other: jax.Array) -> jax.Array:
+    return simplex.kl_divergence(*map(simplex.log, _actions_first(policy, other)))
+
+
+@jax.jit
+def _entropy(policy: jax.Array) -> jax.Array:
+    return simplex.entropy(*map(simplex.log, _actions_first(policy)))
+
+
+@jax.jit
+def _span(log_policy: jax.Array, other: jax.Array) -> jax.Array:
+    return simplex.span(*_actions_first(log_policy, other))
+
+
+@jax.jit
+def _kl_bound(exploitability: jax.Array, beta: jax.Array) -> jax.Array:
+    exploitability, beta = jnp.broadcast_arrays(exploitability, beta)
+    return problem.kl_bound(exploitability, beta, problem.rounding_floor(beta, beta.dtype))
+
+
+@jax.jit
+def _l1_bound(exploitability: jax.Array, beta: jax.Array) -> jax.Array:
+    exploitability, beta = jnp.broadcast_arrays(exploitability, beta)
+    return problem.l1_bound(exploitability, beta, problem.rounding_floor(beta, beta.dtype))
 
 
 @jax.jit
@@ -197,10 +234,19 @@ def _best_response(inputs: Inputs, policy: jax.Array) -> jax.Array:
 def _exploitability(inputs: Inputs, policy: jax.Array) -> jax.Array:
     regularized, log_policy, payoffs = _ask(inputs, policy)
     found = regularized.exploitability(log_policy, payoffs)
+    found = found + regularized.beta * _slope_at_zero(regularized, log_policy, payoffs)
     if inputs.reference is None:
         return found
     excluded = jnp.isneginf(regularized.log_reference) & (log_policy > -jnp.inf)  # not NaN, of a game that is none
     return jnp.where(jnp.any(excluded, axis=0), jnp.inf, found)
+
+
+def _slope_at_zero(regularized: problem.RegularizedGame, log_policy: jax.Array, payoffs: jax.Array) -> jax.Array:
+    """Derivative of the exploitability in beta at `beta = 0`, a constant; 0 elsewhere and where it is infinite."""
+    best = jnp.where(regularized.shortfall(payoffs) > 0, -jnp.inf, regularized.log_reference)
+    divergence = simplex.kl_divergence(log_policy, regularized.log_reference)
+    slope = jax.nn.logsumexp(best, axis=0) + divergence
+    return jax.lax.stop_gradient(jnp.where((regularized.beta == 0) & jnp.isfinite(slope), slope, 0))
 
 
 @jax.jit
@@ -210,7 +256,8 @@ def _uniqueness(inputs: Inputs, policy: jax.Array) -> Uniqueness:
     others = ~support & ~jnp.isneginf(plain.log_reference)
     margin = jnp.min(jnp.where(others, shortfall, jnp.inf), axis=0)
     inside = jnp.moveaxis(support, 0, -1)
-    on_support = jnp.where(inside[..., :, None] & inside[..., None, :], linear.margins(plain.game), 0)
+    both = inside[..., :, None] & inside[..., None, :]
+    on_support = jnp.where(both, simplex.to_rank(linear.margins(plain.game), both), 0)
     size = linear.singular_values(on_support)
     rounding = 16 * jnp.finfo(size.dtype).eps * policy.shape[-1]
     rank = jnp.sum(size > rounding * jnp.maximum(jnp.max(size, axis=-1, keepdims=True), 0.5), axis=-1)
@@ -224,6 +271,10 @@ def _ask(inputs: Inputs, policy: jax.Array) -> tuple[problem.RegularizedGame, ja
     inputs = inputs._replace(initial=policy)
     regularized, _, valid = inputs.prepare()
     batch = inputs.batch_shape
-    log_policy = jnp.log(jnp.moveaxis(jnp.broadcast_to(policy, (*batch, policy.shape[-1])), -1, 0))
-    log_policy = jnp.where(valid, simplex.normalize(log_policy), jnp.nan)
-    return regularized, log_policy, regularized.payoffs(log_policy)
+    weights = jnp.moveaxis(jnp.broadcast_to(policy, (*batch, policy.shape[-1])), -1, 0)
+    # An action that is not part of the game and not played has no derivative.
+    weights = jnp.where(jnp.isneginf(regularized.log_reference) & (weights == 0), 0, weights)
+    weights = simplex.choose(valid, weights, jnp.nan)
+    log_policy = simplex.normalize(simplex.log(weights))
+    # Not from the logarithms: the payoffs have a derivative in a probability of 0.
+    return regularized, log_policy, regularized.game.payoffs(weights / jnp.sum(weights, axis=0, keepdims=True))

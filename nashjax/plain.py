@@ -48,8 +48,9 @@ def start_near(problem: RegularizedGame, log_plain: jax.Array, payoffs: jax.Arra
     p = jnp.exp(log_plain)
     on_support = problem.support(log_plain, payoffs)
     log_ratio = jnp.where(on_support, p * (log_plain - problem.log_reference), 0)
-    constant = jnp.sum(log_ratio, axis=0) / jnp.sum(jnp.where(on_support, p, 0), axis=0)
-    beta = jnp.where(problem.beta > 0, problem.beta, 1)
+    share = jnp.sum(jnp.where(on_support, p, 0), axis=0, keepdims=True)
+    constant = jnp.sum(log_ratio, axis=0, keepdims=True) / share
+    beta = simplex.to_rank(jnp.where(problem.beta > 0, problem.beta, 1), p)
     off_support = jnp.minimum(log_plain, problem.log_reference - slack / beta + constant)
     return simplex.normalize(jnp.where(on_support, log_plain, off_support))
 
@@ -93,7 +94,7 @@ def make_exact(
     proved = asked & (jnp.min(jnp.where(support, exact, 1), axis=0) > noise) & (margin > noise)
     proved &= exploitability <= noise
     return near._replace(
-        log_policy=jnp.where(proved, log_exact, near.log_policy),
+        log_policy=simplex.choose(proved, log_exact, near.log_policy),
         exploitability=jnp.where(proved, exploitability, near.exploitability),
         queries=near.queries + jnp.where(asked, 2, 0),
         steps=near.steps + jnp.where(asked, 1, 0),

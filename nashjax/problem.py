@@ -41,10 +41,9 @@ class RegularizedGame:
 
         At `beta = 0`: the reference restricted to the actions of the highest payoff.
         """
-        shortfall = self._highest(payoffs) - payoffs
-        scaled = jnp.where(
-            self.beta > 0, shortfall / jnp.where(self.beta > 0, self.beta, 1), jnp.where(shortfall > 0, jnp.inf, 0)
-        )
+        shortfall = simplex.to_rank(self._highest(payoffs), payoffs) - payoffs
+        beta = simplex.to_rank(self.beta, payoffs)
+        scaled = jnp.where(beta > 0, shortfall / jnp.where(beta > 0, beta, 1), jnp.where(shortfall > 0, jnp.inf, 0))
         return simplex.normalize(jnp.where(self._excluded, -jnp.inf, self.log_reference - scaled))
 
     def exploitability(self, log_policy: jax.Array, payoffs: jax.Array) -> jax.Array:
@@ -59,12 +58,15 @@ class RegularizedGame:
         Returns:
           `[*batch]`, in units of preference.
         """
-        regularized = self.beta * simplex.kl_divergence(log_policy, self.best_response(payoffs))
+        # At `beta = 0` the divergence would be infinite, and what is not chosen would make derivatives NaN.
+        beta = jnp.where(self.beta > 0, self.beta, 1)
+        response = dataclasses.replace(self, beta=beta).best_response(payoffs)
+        regularized = beta * simplex.kl_divergence(log_policy, response)
         return jnp.where(self.beta > 0, regularized, jnp.maximum(self._highest(payoffs) - 0.5, 0))
 
     def shortfall(self, payoffs: jax.Array) -> jax.Array:
         """How much less than the best allowed action each earns, >= 0; `[n, *batch]`."""
-        return jnp.maximum(self._highest(payoffs) - payoffs, 0)
+        return jnp.maximum(simplex.to_rank(self._highest(payoffs), payoffs) - payoffs, 0)
 
     def support(self, log_policy: jax.Array, payoffs: jax.Array) -> jax.Array:
         """The support of the plain equilibrium that a policy is near to, bool `[n, *batch]` (spec 3).
@@ -98,7 +100,7 @@ class RegularizedGame:
           log_policy: `log p`, `[n, *batch]`.
           share: `[]` or `[*batch]`, in [0, 1]; what rounding leaves above 1 counts as 1.
         """
-        share = jnp.minimum(share, 1)
+        share = simplex.to_rank(jnp.minimum(share, 1), log_policy)
         mixture = (1 - share) * log_policy + share * self.log_reference
         return simplex.normalize(jnp.where(self._excluded, -jnp.inf, mixture))
 
@@ -130,7 +132,7 @@ class RegularizedGame:
         """
         root = jnp.exp(log_policy / 2)
         rhs = root * jnp.where(root > 0, residual, 0)
-        rhs = rhs - root * jnp.sum(root * rhs, axis=0)
+        rhs = rhs - root * jnp.sum(root * rhs, axis=0, keepdims=True)
         return root * linear.solve_projected(self.game, root, root * (payoffs - 0.5), weight, rhs)
 
     @property
@@ -145,6 +147,7 @@ def proximal_map(
     log_center: jax.Array, payoffs: jax.Array, step: jax.Array | float, beta: jax.Array, log_reference: jax.Array
 ) -> jax.Array:
     """The proximal map where there are payoffs but no game; see `RegularizedGame.proximal_map`."""
+    step, beta = simplex.to_rank(step, payoffs), simplex.to_rank(beta, payoffs)
     eta = step * beta
     pull = jnp.where(jnp.isneginf(log_reference), -jnp.inf, eta * log_reference)
     return simplex.normalize((step * payoffs + pull + log_center) / (1 + eta))
@@ -169,10 +172,11 @@ def kl_bound(exploitability: jax.Array, beta: jax.Array, floor: jax.Array | floa
 
     An exploitability is the square of a distance, and `floor` that of its rounding: it is the distances that add up.
     """
-    exploitability = jnp.square(jnp.sqrt(exploitability) + jnp.sqrt(jnp.asarray(floor, exploitability.dtype)))
-    return jnp.where(beta > 0, exploitability / jnp.where(beta > 0, beta, 1), jnp.inf)
+    floor = jnp.asarray(floor, exploitability.dtype)
+    total = exploitability + 2 * simplex.sqrt(exploitability) * simplex.sqrt(floor) + floor
+    return jnp.where(beta > 0, total / jnp.where(beta > 0, beta, 1), jnp.inf)
 
 
 def l1_bound(exploitability: jax.Array, beta: jax.Array, floor: jax.Array | float = 0.0) -> jax.Array:
     """Certified bound on `||p - p*||_1 <= sqrt(2 KL(p||p*))` (spec 2), at most 2."""
-    return jnp.minimum(jnp.sqrt(2 * kl_bound(exploitability, beta, floor)), 2)
+    return jnp.minimum(simplex.sqrt(2 * kl_bound(exploitability, beta, floor)), 2)

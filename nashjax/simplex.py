@@ -10,14 +10,49 @@ import functools
 import math
 import operator
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
+T = TypeVar("T")
+
 NEARBY = 0.5
 """Log-ratios up to this need the series of a divergence."""
+
+
+def to_rank(x: Any, array: jax.Array) -> Any:
+    """Put axes of size 1 in front of numbers `[*batch]` until they have the rank of `array`, `[..., *batch]`.
+
+    Broadcasting alone would do, but `jax.numpy_rank_promotion("raise")` forbids it. A single number stays as it is.
+    """
+    missing = array.ndim - np.ndim(x)
+    return jax.lax.expand_dims(x, range(missing)) if np.ndim(x) and missing > 0 else x
+
+
+def choose(condition: jax.Array, yes: T, no: Any) -> T:
+    """Choose between two pytrees, game by game.
+
+    Args:
+      condition: bool `[*batch]`.
+      yes: a pytree of arrays `[..., *batch]`.
+      no: a pytree of arrays of the same shapes, or of shapes that broadcast with them.
+    """
+    return jax.tree.map(lambda a, b: jnp.where(to_rank(condition, a), a, b), yes, no)
+
+
+def log(probabilities: jax.Array) -> jax.Array:
+    """Take the logarithm of probabilities; that of 0 is `-inf` with derivative 0, where `jnp.log` would give NaN."""
+    positive = probabilities != 0  # true for NaN, which must not be hidden
+    return jnp.where(positive, jnp.log(jnp.where(positive, probabilities, 1)), -jnp.inf)
+
+
+def sqrt(x: jax.Array) -> jax.Array:
+    """Take the square root of numbers >= 0; that of 0 has derivative 0, where `jnp.sqrt` would give NaN."""
+    positive = x != 0  # true for NaN, which must not be hidden
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
 def normalize(log_weights: jax.Array) -> jax.Array:
@@ -51,7 +86,7 @@ def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 def _divergence_terms(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     played = p != 0  # true for NaN, which must not be hidden
-    d = jnp.where(played, log_q - log_p, 0)
+    d = jnp.where(played, log_q, 0) - jnp.where(played, log_p, 0)
     near = played & (jnp.abs(d) <= NEARBY)
     x = jnp.where(near, d, 0)
     # Elsewhere nothing cancels. An action with p = 0 leaves its q: the sum stays that of a Bregman divergence.
@@ -116,7 +151,7 @@ def _remainder(x: jax.Array) -> jax.Array:
 def span(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     """Span semi-norm of `log p - log q`, `max - min` over the actions that both play (spec 2); `[*batch]`, in nats."""
     both = ~jnp.isneginf(log_p) & ~jnp.isneginf(log_q)  # true for NaN, which must not be hidden
-    difference = jnp.where(both, log_p - log_q, 0)
+    difference = jnp.where(both, log_p, 0) - jnp.where(both, log_q, 0)
     highest = jnp.max(jnp.where(both, difference, -jnp.inf), axis=0)
     lowest = jnp.min(jnp.where(both, difference, jnp.inf), axis=0)
     return highest - lowest
@@ -125,4 +160,5 @@ def span(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 def entropy(log_p: jax.Array) -> jax.Array:
     """Shannon entropy in nats, `[*batch]`; its exponential is the effective number of actions."""
     p = jnp.exp(log_p)
-    return -jnp.sum(jnp.where(p > 0, p * log_p, 0), axis=0)
+    # An action with p = 0 counts as 0, not as `0 * -inf`.
+    return -jnp.sum(p * jnp.where(p != 0, log_p, 0), axis=0)

@@ -73,4 +73,8 @@ class Solution:
     @property
     def converged(self) -> jax.Array:
         """Whether the exploitability is within the tolerance, bool `[*batch]`."""
-        return self.status == Status.CONVERGED
+        # Compiled, because a comparison with a Python number is an implicit transfer.
+        return _is_converged(self.status) if isinstance(self.status, jax.Array) else self.status == Status.CONVERGED
+
+
+_is_converged = jax.jit(lambda status: status == Status.CONVERGED)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from nashjax import cores, spread
+from nashjax import cores, simplex, spread
 from nashjax.algorithms import Algorithm
 from nashjax.algorithms.base import Betas
 from nashjax.arguments import LARGEST_INT, check_all, check_integer, invalid, message, wrong_type
@@ -25,6 +25,7 @@ from nashjax.implicit import attach_derivative
 from nashjax.inputs import Inputs, as_inputs, as_numbers, as_path_inputs, check_game, is_concrete
 from nashjax.problem import kl_bound, rounding_floor
 from nashjax.solution import Solution, Status
+from nashjax.transfers import explicit
 from nashjax.vmap import solve_mapped_axis_as_batch
 
 MASS_TOLERANCE = 1e-2
@@ -106,11 +107,11 @@ def solve(
     _check_supported(algorithm, inputs.game, beta)
     betas = beta_kinds(beta, inputs.beta.dtype)
     if not in_place:
-        return _solve(inputs, algorithm, max_queries, block_size, betas)
+        return _solve(*explicit((inputs, algorithm, max_queries)), block_size, betas)
     if is_spread:
         where = spread.layout(inputs)
         inputs = spread.place(inputs, where)
-        solution = _solve_spread(inputs, algorithm, max_queries, block_size, betas, where=where)
+        solution = _solve_spread(inputs, *explicit((algorithm, max_queries)), block_size, betas, where=where)
         if validate:
             spread.check_statuses(inputs, solution.status, where)
         return jax.block_until_ready(solution)
@@ -158,10 +159,11 @@ def solve_path(
     _check_supported(algorithm, inputs.game, betas, "betas")
     kinds = beta_kinds(betas, inputs.beta.dtype)
     if not spread.is_spread(game, betas, reference, initial, tol):
-        return _solve_path(inputs, algorithm, max_queries, kinds)
+        return _solve_path(*explicit((inputs, algorithm, max_queries)), kinds)
     where = spread.layout(inputs)
     if where.batch[0]:
         raise invalid("betas", "whole on every device", f"a path cut along {where.batch[0]} of the mesh")
+    algorithm, max_queries = explicit((algorithm, max_queries))
     return jax.block_until_ready(_solve_path_spread(spread.place(inputs, where), algorithm, max_queries, kinds, where))
 
 
@@ -214,7 +216,7 @@ def trajectory(
     inputs = as_inputs(game, beta, reference, initial).run_by(algorithm)
     if getattr(algorithm, "needs_matrix", False):
         _check_supported(algorithm, inputs.game, 0.0)
-    return _trajectory(inputs, algorithm, num_steps)
+    return _trajectory(*explicit((inputs, algorithm)), num_steps)
 
 
 def _check_algorithm(algorithm: object, *, allow_none: bool = True) -> None:
@@ -288,9 +290,9 @@ def _solve_on_cores(
     """As `_solve`, for arrays in the memory of a processor: in parts of few sizes, on all of its cores."""
     size, starts = cores.parts(math.prod(inputs.batch_shape), block_size or default_block_size(inputs))
     if len(starts) == 1:
-        return _solve_in_memory(inputs, algorithm, max_queries, block_size, betas)
+        return _solve_in_memory(*explicit((inputs, algorithm, max_queries)), block_size, betas)
     return cores.solve_parts(
-        lambda part: _solve_alone(part, algorithm, max_queries, block_size, betas), inputs, size, starts
+        lambda part: _solve_alone(*explicit((part, algorithm, max_queries)), block_size, betas), inputs, size, starts
     )
 
 
@@ -333,6 +335,7 @@ def _solve_batch(
     block_size: int | None,
     betas: BetaKinds,
 ) -> Solution:
+    inputs, max_queries = inputs.aligned(), jnp.asarray(max_queries, jnp.int32)
     if block_size is None:
         block_size = default_block_size(inputs)
 
@@ -405,7 +408,7 @@ def _trajectory(inputs: Inputs, algorithm: Algorithm[Any], num_steps: int) -> Tr
     def record(state: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         exploitability = problem.exploitability(state.log_policy, state.payoffs)
         return (
-            jnp.where(valid, state.log_policy, jnp.nan),
+            simplex.choose(valid, state.log_policy, jnp.nan),
             jnp.where(valid, exploitability, jnp.inf),
             state.queries,
         )

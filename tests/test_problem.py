@@ -128,7 +128,7 @@ def test_distances_broadcast_over_batches_and_refuse_what_is_no_policy():
     np.testing.assert_allclose(nj.metrics.kl_divergence(p[:3, :1], q), expected[:3, :1], rtol=1e-12, atol=1e-15)
     with pytest.raises(ValueError, match=r"policy\[0\] must be a probability >= 0, got nan"):
         nj.metrics.kl_divergence(np.array([np.nan, 1.0]), np.array([0.5, 0.5]))
-    with pytest.raises(ValueError, match="numbers of actions differ"):
+    with pytest.raises(ValueError, match="policy and other must have equal last axes"):
         nj.metrics.kl_divergence(np.array([1.0, 0.0]), q)
     with pytest.raises(ValueError, match="policy: sums to 2"):
         nj.metrics.entropy(np.array([1.0, 1.0]))

@@ -92,15 +92,17 @@ class AdaptiveNashMP:
 
         smaller = jnp.maximum(s * self.shrink, PAPER_STEP)
         corrected = jnp.where(
-            smaller > PAPER_STEP, state.payoffs + (smaller / s) * (answer - state.payoffs), state.payoffs
+            simplex.to_rank(smaller > PAPER_STEP, answer),
+            state.payoffs + simplex.to_rank(smaller / s, answer) * (answer - state.payoffs),
+            state.payoffs,
         )
-        log_policy = jnp.where(accepted, moved, state.log_policy)
-        payoffs = jnp.where(accepted, problem.payoffs(moved), state.payoffs)
+        log_policy = simplex.choose(accepted, moved, state.log_policy)
+        payoffs = simplex.choose(accepted, problem.payoffs(moved), state.payoffs)
         return AdaptiveNashMPState(
             log_policy=log_policy,
             payoffs=payoffs,
             queries=state.queries + jnp.where(accepted, 2, 1),
             step_size=eta,
-            prediction=jnp.where(accepted, payoffs, corrected),
+            prediction=simplex.choose(accepted, payoffs, corrected),
             next_step=jnp.where(accepted, jnp.minimum(s * self.growth, LARGEST_STEP), smaller),
         )

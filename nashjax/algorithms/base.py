@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nashjax import simplex
 from nashjax.arguments import check_all, check_number
 from nashjax.problem import RegularizedGame
 
@@ -127,19 +128,21 @@ class Average(NamedTuple):
     @classmethod
     def of(cls, policy: jax.Array, payoffs: jax.Array, weight: jax.Array | float = 1.0) -> Average:
         """Average one policy `[n, *batch]` and its query `[n, *batch]` with a weight `[]` or `[*batch]`."""
-        sums = weight * jnp.stack([policy, payoffs])
+        both = jnp.stack([policy, payoffs])
+        sums = simplex.to_rank(weight, both) * both
         return cls(sums, jnp.zeros_like(sums))
 
     def include(self, policy: jax.Array, payoffs: jax.Array, weight: jax.Array | float = 1.0) -> Average:
         """Average one more."""
-        term = weight * jnp.stack([policy, payoffs]) - self.excess
+        both = jnp.stack([policy, payoffs])
+        term = simplex.to_rank(weight, both) * both - self.excess
         sums = self.sums + term
         return Average(sums, (sums - self.sums) - term)
 
     @property
     def log_policy(self) -> jax.Array:
         """Log of the average policy, `[n, *batch]`."""
-        return jnp.log(self.sums[0] / self._weight)
+        return simplex.log(self.sums[0] / self._weight)
 
     @property
     def payoffs(self) -> jax.Array:
@@ -148,7 +151,7 @@ class Average(NamedTuple):
 
     @property
     def _weight(self) -> jax.Array:
-        return jnp.sum(self.sums[0], axis=0)
+        return jnp.sum(self.sums[0], axis=0, keepdims=True)
 
 
 def relative_step(eta: float | jax.Array | None, beta: jax.Array, default: float) -> jax.Array:
@@ -165,7 +168,7 @@ def at_most_best_response(a: float | jax.Array, beta: jax.Array) -> jax.Array:
 
 def decreasing_step(problem: RegularizedGame, steps: jax.Array) -> jax.Array:
     """The step `sqrt(log n / (t + 1))` of multiplicative weights after `t` steps, int32 `[*batch]` (spec 6)."""
-    return jnp.sqrt(math.log(problem.game.num_actions) / (steps + 1)).astype(problem.beta.dtype)
+    return jnp.sqrt(math.log(problem.game.num_actions) / (steps + 1).astype(problem.beta.dtype))
 
 
 def check_hyperparameter(name: str, value: object, low: float, high: float, *, closed: bool = False) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from nashjax import simplex
 from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
@@ -62,12 +63,13 @@ class ExtragradientRM:
     def step(self, problem: RegularizedGame, state: ExtragradientRMState) -> ExtragradientRMState:
         """Make one step: two queries."""
         a = 1 / problem.game.num_actions if self.step_size is None else self.step_size
-        halfway = _project(state.regrets + a * problem.gains(state.payoffs))
-        gains = problem.gains(problem.game.payoffs(halfway / jnp.sum(halfway, axis=0)))
-        regrets = _project(state.regrets + a * gains)
-        policy = regrets / jnp.sum(regrets, axis=0)
+        step = simplex.to_rank(a, state.regrets)
+        halfway = _project(state.regrets + step * problem.gains(state.payoffs))
+        gains = problem.gains(problem.game.payoffs(halfway / jnp.sum(halfway, axis=0, keepdims=True)))
+        regrets = _project(state.regrets + step * gains)
+        policy = regrets / jnp.sum(regrets, axis=0, keepdims=True)
         return ExtragradientRMState(
-            log_policy=jnp.log(policy),
+            log_policy=simplex.log(policy),
             payoffs=problem.game.payoffs(policy),
             queries=state.queries + 2,
             step_size=jnp.full_like(state.step_size, a),
@@ -83,5 +85,5 @@ def _project(x: jax.Array) -> jax.Array:
     """
     descending = -jnp.sort(-x, axis=0)
     count = jnp.cumsum(jnp.ones_like(x), axis=0)
-    t = jnp.max((jnp.cumsum(descending, axis=0) - 1) / count, axis=0)
+    t = jnp.max((jnp.cumsum(descending, axis=0) - 1) / count, axis=0, keepdims=True)
     return jnp.maximum(x - jnp.minimum(t, 0), 0)

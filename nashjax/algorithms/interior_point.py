@@ -72,7 +72,7 @@ class InteriorPoint:
         """Start from the uniform policy on the allowed actions: one query."""
         allowed = jnp.isfinite(log_policy)
         size = jnp.sum(allowed, axis=0).astype(log_policy.dtype)
-        log_policy = jnp.where(allowed, -jnp.log(size), -jnp.inf)
+        log_policy = jnp.where(allowed, simplex.to_rank(-jnp.log(size), log_policy), -jnp.inf)
         payoffs = problem.payoffs(log_policy)
         margin = jnp.where(allowed, payoffs - 0.5, 0)
         level = jnp.max(margin, axis=0) + FIRST_SLACK * jnp.max(jnp.abs(margin), axis=0) + 0.01
@@ -81,7 +81,7 @@ class InteriorPoint:
             payoffs=payoffs,
             queries=jnp.ones(size.shape, jnp.int32),
             step_size=jnp.zeros_like(size),
-            slack=jnp.where(allowed, level - margin, 1),
+            slack=jnp.where(allowed, simplex.to_rank(level, margin) - margin, 1),
             level=level,
         )
 
@@ -89,7 +89,7 @@ class InteriorPoint:
         """Make one step: one query, one matrix factorized."""
         p, w, level = jnp.exp(state.log_policy), state.slack, state.level
         allowed = p > 0
-        scale = jnp.sqrt(p / w)
+        scale = simplex.sqrt(p / w)
         solve = linear.factorize(linear.skew_system(problem.game, scale))
 
         def solve_scaled(rhs: jax.Array) -> jax.Array:
@@ -101,7 +101,7 @@ class InteriorPoint:
             """The changes of `p`, `w` and `v` towards `p_i w_i = target_i`, with `p` still summing to 1."""
             change = solve_scaled(jnp.where(allowed, target / jnp.where(allowed, p, 1) - w, 0))
             level_change = jnp.sum(change, axis=0) / jnp.sum(of_level, axis=0)
-            change = change - level_change * of_level
+            change = change - simplex.to_rank(level_change, of_level) * of_level
             slack_change = jnp.where(allowed, (target - p * w - w * change) / jnp.where(allowed, p, 1), 0)
             return change, slack_change, level_change
 
@@ -109,12 +109,12 @@ class InteriorPoint:
             """The largest multiple of a direction that keeps everything positive."""
             return jnp.minimum(_distance_to_zero(p, change), _distance_to_zero(w, slack_change))
 
-        size = jnp.sum(allowed, axis=0)
+        size = jnp.sum(allowed, axis=0).astype(p.dtype)
         mu = jnp.sum(p * w, axis=0) / size
         change, slack_change, _ = direction(jnp.zeros_like(p))
-        length = jnp.minimum(reach(change, slack_change), 1)
+        length = simplex.to_rank(jnp.minimum(reach(change, slack_change), 1), p)
         predicted = jnp.sum((p + length * change) * (w + length * slack_change), axis=0) / size
-        target = (predicted / mu) ** 3 * mu - change * slack_change
+        target = simplex.to_rank((predicted / mu) ** 3 * mu, p) - change * slack_change
         change, slack_change, level_change = direction(target)
         share = jnp.maximum(LONGEST_MOVE, 1 - mu)
         length = jnp.minimum(share * reach(change, slack_change), 1)
@@ -122,12 +122,13 @@ class InteriorPoint:
         sound = jnp.isfinite(length) & jnp.all(jnp.isfinite(change) & jnp.isfinite(slack_change), axis=0)
         # What is left of an entry may be nothing but rounding.
         tiny = jnp.finfo(p.dtype).eps
-        moved = jnp.log(jnp.maximum(p + length * change, tiny * p))
-        log_policy = jnp.where(sound, simplex.normalize(moved), state.log_policy)
+        move = simplex.to_rank(length, p)
+        moved = simplex.log(jnp.maximum(p + move * change, tiny * p))
+        log_policy = simplex.choose(sound, simplex.normalize(moved), state.log_policy)
         payoffs = problem.payoffs(log_policy)
         level = jnp.where(sound, level + length * level_change, level)
         # Not anew from the payoffs, whose rounding would be larger than a small slack.
-        slack = jnp.where(sound, jnp.maximum(w + length * slack_change, tiny * w), w)
+        slack = simplex.choose(sound, jnp.maximum(w + move * slack_change, tiny * w), w)
         return InteriorPointState(
             log_policy=log_policy,
             payoffs=payoffs,

@@ -79,7 +79,7 @@ class NashMD:
         else:
             a = at_most_best_response(self.step_size, beta)
         mixture = problem.mix_reference(state.log_policy, a * beta)
-        log_policy = simplex.normalize(mixture + a * problem.payoffs(mixture))
+        log_policy = simplex.normalize(mixture + simplex.to_rank(a, mixture) * problem.payoffs(mixture))
         return NashMDState(
             log_policy=log_policy,
             payoffs=problem.payoffs(log_policy),

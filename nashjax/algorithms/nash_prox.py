@@ -91,15 +91,15 @@ class NashProx:
         solved = (s * error <= room) | (error <= inner_game.rounding_floor())
 
         moved = inner_game.best_response(inner.payoffs)
-        log_policy = jnp.where(solved, moved, state.log_policy)
-        payoffs = jnp.where(solved, problem.payoffs(moved), state.payoffs)
+        log_policy = simplex.choose(solved, moved, state.log_policy)
+        payoffs = simplex.choose(solved, problem.payoffs(moved), state.payoffs)
         restarted = inner._replace(log_policy=moved, payoffs=payoffs, prediction=payoffs)
         return NashProxState(
             log_policy=log_policy,
             payoffs=payoffs,
             queries=state.queries + inner.queries - state.inner.queries + jnp.where(solved, 1, 0),
             step_size=jnp.broadcast_to(eta, state.step_size.shape),
-            inner=jax.tree.map(lambda new, old: jnp.where(solved, new, old), restarted, inner),
+            inner=simplex.choose(solved, restarted, inner),
         )
 
 

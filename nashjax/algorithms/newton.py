@@ -128,8 +128,8 @@ class Newton:
         stays = ~leap & ~proved & ~hopeless
 
         moved_payoffs = problem.payoffs(moved)
-        log_policy = jnp.where(leap, opponent, jnp.where(proved, moved, state.log_policy))
-        reached = jnp.where(leap, payoffs, jnp.where(proved, moved_payoffs, state.payoffs))
+        log_policy = simplex.choose(leap, opponent, simplex.choose(proved, moved, state.log_policy))
+        reached = simplex.choose(leap, payoffs, simplex.choose(proved, moved_payoffs, state.payoffs))
         lowest = jnp.minimum(state.lowest, exploitability)
         lowest = jnp.where(proved, jnp.minimum(lowest, problem.exploitability(moved, moved_payoffs)), lowest)
         # The fewer inner steps a move took, the more of a larger one can be expected.
@@ -140,8 +140,8 @@ class Newton:
             payoffs=reached,
             queries=state.queries + 3,
             step_size=eta,
-            log_opponent=jnp.where(stays, opponent, log_policy),
-            opponent_payoffs=jnp.where(stays, payoffs, reached),
+            log_opponent=simplex.choose(stays, opponent, log_policy),
+            opponent_payoffs=simplex.choose(stays, payoffs, reached),
             inner_steps=jnp.where(stays, inner_steps, 0),
             distance=jnp.where(stays, distance, jnp.inf),
             next_step=jnp.where(

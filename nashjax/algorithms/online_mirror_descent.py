@@ -58,4 +58,4 @@ class OnlineMirrorDescent:
         else:
             a = at_most_best_response(self.step_size, beta)
         kept = problem.mix_reference(state.log_policy, a * beta)
-        return state.move(problem, simplex.normalize(kept + a * state.payoffs), a)
+        return state.move(problem, simplex.normalize(kept + simplex.to_rank(a, kept) * state.payoffs), a)

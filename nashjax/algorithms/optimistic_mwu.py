@@ -62,7 +62,7 @@ class OptimisticMWU:
     def step(self, problem: RegularizedGame, state: OptimisticMWUState) -> OptimisticMWUState:
         """Make one step: one query."""
         expected = 2 * state.payoffs - state.previous
-        log_policy = simplex.normalize(state.log_policy + self.step_size * expected)
+        log_policy = simplex.normalize(state.log_policy + simplex.to_rank(self.step_size, expected) * expected)
         return OptimisticMWUState(
             log_policy=log_policy,
             payoffs=problem.payoffs(log_policy),

@@ -69,7 +69,7 @@ class PredictiveRM:
     def step(self, problem: RegularizedGame, state: PredictiveRMState) -> PredictiveRMState:
         """Make one step: one query."""
         expected = jnp.maximum(state.regrets + state.gains, 0)
-        total = jnp.sum(expected, axis=0)
+        total = jnp.sum(expected, axis=0, keepdims=True)
         # Nothing to regret: then any policy may be played, and the last one is what an equilibrium keeps.
         played = jnp.where(total > 0, expected / jnp.where(total > 0, total, 1), state.played)
         payoffs = problem.game.payoffs(played)

@@ -74,7 +74,7 @@ class SelfPlayMWU:
     def step(self, problem: RegularizedGame, state: SelfPlayMWUState) -> SelfPlayMWUState:
         """Make one step: one query."""
         a = self._step_size(problem, state.steps)
-        log_played = simplex.normalize(state.log_played + a * state.played_payoffs)
+        log_played = simplex.normalize(state.log_played + simplex.to_rank(a, state.log_played) * state.played_payoffs)
         payoffs = problem.payoffs(log_played)
         average = state.average.include(jnp.exp(log_played), payoffs, self._step_size(problem, state.steps + 1))
         return SelfPlayMWUState(

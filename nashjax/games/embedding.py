@@ -76,7 +76,8 @@ class EmbeddingGame:
         count = math.ceil(n / TILE.get(jax.default_backend(), LARGE_TILE))
         tile = math.ceil(n / count)
         # An action without features is even with all others: its margins, of probability 0, are 0.
-        dtype = jnp.result_type(self.features, self.skew, weights)  # margins in less are those of another game
+        with jax.numpy_dtype_promotion("standard"):
+            dtype = jnp.result_type(self.features, self.skew, weights)  # margins in less are those of another game
         x = _pad(self.features.astype(dtype), count * tile - n, -2)
         v = _pad(weights.astype(dtype), count * tile - n, 0)
         skew = self.skew.astype(dtype)
@@ -108,7 +109,7 @@ class EmbeddingGame:
         start = jnp.broadcast_to(none, (count * tile, *batch))
         first, second = (jnp.asarray(index, jnp.int32) for index in np.triu_indices(count))
         total, _ = jax.lax.scan(add_pair, start, (first, second))
-        return jnp.sum(weights, axis=0) / 2 + total[:n]
+        return jnp.sum(weights, axis=0, keepdims=True) / 2 + total[:n]
 
     def prepared(self, allowed: jax.Array | None = None) -> tuple[EmbeddingGame, jax.Array]:
         """Return the game without the features of excluded actions, and which games are valid; see `Game`."""

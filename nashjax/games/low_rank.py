@@ -65,7 +65,9 @@ class LowRankGame:
         """Answer one preference query `P v`; see `Game.payoffs`."""
         left_sums, right_sums = _sums(self.left, weights), _sums(self.right, weights)
         margins = product("...ir,r...->i...", self.left, right_sums)
-        return jnp.sum(weights, axis=0) / 2 + margins - product("...ir,r...->i...", self.right, left_sums)
+        return (
+            jnp.sum(weights, axis=0, keepdims=True) / 2 + margins - product("...ir,r...->i...", self.right, left_sums)
+        )
 
     def prepared(self, allowed: jax.Array | None = None) -> tuple[LowRankGame, jax.Array]:
         """Return the game without the factors of excluded actions, and which games are valid; see `Game`."""

@@ -26,6 +26,7 @@ from nashjax.arguments import (
 )
 from nashjax.games.faults import SYMMETRY_TOLERANCE, describe_not_skew, first_fault
 from nashjax.pytree import register_dataclass
+from nashjax.transfers import explicit
 
 MOST_SMALL = 32
 """Up to this many actions a batch of games is queried all at once; above, by a product for each game."""
@@ -82,22 +83,15 @@ class MatrixGame:
         >>> game.preferences.tolist()
         [[0.5, 0.75], [0.25, 0.5]]
         """
-        payoffs = as_floating(as_real_array("payoffs", payoffs))
-        check_square("payoffs", payoffs.shape)
-        # NaN on the diagonal, where a payoff against oneself was left out, is the 0 that belongs there.
-        diagonal = np.eye(payoffs.shape[-1], dtype=bool)
-        payoffs = jnp.where(diagonal & jnp.isnan(payoffs), 0, payoffs)
-        largest = jnp.max(jnp.abs(payoffs), axis=(-2, -1))
-        if bound is None:
-            bound = jnp.where(largest > 0, largest, 1)
-        bound = jnp.asarray(bound, payoffs.dtype)
-        if np.broadcast_shapes(bound.shape, payoffs.shape[:-2]) != payoffs.shape[:-2]:
-            requirement = f"a number or an array of shape {list(payoffs.shape[:-2])}"
-            raise invalid("bound", requirement, f"shape {list(bound.shape)}")
-        if not isinstance(payoffs, Tracer) and not isinstance(bound, Tracer):
-            _check_payoffs(np.asarray(payoffs), np.asarray(bound))
-        scale = jnp.broadcast_to(2 * bound, payoffs.shape[:-2])
-        return cls(0.5 + payoffs / scale[..., None, None], scale)
+        given = as_floating(as_real_array("payoffs", payoffs))
+        check_square("payoffs", given.shape)
+        A = _with_zero_for_nan_on_diagonal(jnp.asarray(explicit(given)))
+        limit = _largest(A) if bound is None else jnp.asarray(explicit(bound), A.dtype)
+        if np.broadcast_shapes(limit.shape, A.shape[:-2]) != A.shape[:-2]:
+            raise invalid("bound", f"a number or an array of shape {list(A.shape[:-2])}", f"shape {list(limit.shape)}")
+        if not isinstance(A, Tracer) and not isinstance(limit, Tracer):
+            _check_payoffs(np.asarray(A), np.asarray(limit))
+        return cls(*_scaled_payoffs(A, limit))
 
     @property
     def num_actions(self) -> int:
@@ -255,9 +249,14 @@ def has_no_fault_among(allowed: jax.Array, faults: jax.Array, rows: jax.Array | 
     Returns:
       bool, the two batch shapes broadcast.
     """
-    weights = allowed.astype(jnp.float32)
-    by_row = product("...ij,...j->...i", faults.astype(jnp.float32), weights)  # counts, exact in float32
-    return jnp.sum(by_row * (weights if rows is None else rows.astype(jnp.float32)), axis=-1) == 0
+    rows = allowed if rows is None else rows
+    rank = max(allowed.ndim - 1, faults.ndim - 2)
+    allowed, rows, faults = (
+        x.reshape(*(1,) * (rank + own - x.ndim), *x.shape).astype(jnp.float32)
+        for x, own in ((allowed, 1), (rows, 1), (faults, 2))
+    )
+    by_row = product("...ij,...j->...i", faults, allowed)  # counts, exact in float32
+    return jnp.sum(by_row * rows, axis=-1) == 0
 
 
 def product(subscripts: str, *arrays: jax.Array) -> jax.Array:
@@ -270,7 +269,7 @@ def times(matrices: jax.Array, vectors: jax.Array) -> jax.Array:
 
     Not by products of matrices: a call for each of them would take longer than the product.
     """
-    return functools.reduce(operator.add, [matrices[:, j] * vectors[j] for j in range(matrices.shape[1])])
+    return functools.reduce(operator.add, [matrices[:, j] * vectors[j][None] for j in range(matrices.shape[1])])
 
 
 A = TypeVar("A", jax.Array, np.ndarray)
@@ -282,6 +281,28 @@ def half_plus(margin: A) -> A:
     larger = 0.5 + abs(margin)
     xp: Any = jnp if isinstance(margin, jax.Array) else np
     return xp.where(margin >= 0, larger, 1 - larger)
+
+
+@jax.jit
+def _with_zero_for_nan_on_diagonal(payoffs: jax.Array) -> jax.Array:
+    """Return the payoffs with a 0 for each payoff against oneself that was left out."""
+    n = payoffs.shape[-1]
+    diagonal = np.eye(n, dtype=bool).reshape(*(1,) * (payoffs.ndim - 2), n, n)
+    return jnp.where(diagonal & jnp.isnan(payoffs), 0, payoffs)
+
+
+@jax.jit
+def _largest(payoffs: jax.Array) -> jax.Array:
+    """The largest absolute payoff of each game, 1 where all are 0."""
+    largest = jnp.max(jnp.abs(payoffs), axis=(-2, -1))
+    return jnp.where(largest > 0, largest, 1)
+
+
+@jax.jit
+def _scaled_payoffs(payoffs: jax.Array, bound: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The preferences `1/2 + A / (2 bound)` and the scale `2 bound`."""
+    scale = jnp.broadcast_to(2 * bound, payoffs.shape[:-2])
+    return 0.5 + payoffs / scale[..., None, None], scale
 
 
 def _check_payoffs(A: np.ndarray, bound: np.ndarray) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from nashjax.arguments import check_choice, check_integer, check_key, check_number, check_shape
 from nashjax.games.matrix import MatrixGame, half_plus, product
+from nashjax.transfers import explicit
 
 KINDS = ("gaussian", "uniform", "tournament", "cyclic", "bradley_terry", "low_rank")
 
@@ -58,8 +59,11 @@ def random_game(
     batch = check_shape("batch_shape", batch_shape)
     check_choice("kind", kind, KINDS)
     check_number("scale", scale)
-    margin = _margin(key, n, batch, kind, scale, check_integer("rank", rank, 1))
-    return MatrixGame(half_plus(margin))
+    margin = _margin(key, n, batch, kind, explicit(scale), check_integer("rank", rank, 1))
+    return MatrixGame(_half_plus(margin))
+
+
+_half_plus = jax.jit(half_plus)
 
 
 @functools.partial(jax.jit, static_argnames=("n", "batch", "kind", "rank"))

@@ -21,6 +21,7 @@ from nashjax.arguments import (
 )
 from nashjax.games import Game, MatrixGame
 from nashjax.inputs import as_inputs
+from nashjax.transfers import explicit
 
 
 class OracleError(ValueError):
@@ -85,7 +86,7 @@ class _MatrixOracle:
         if contextual and not checked.batch_shape:
             requirement = "a game whose last batch axis is that of contexts, since contextual is True"
             raise invalid("game", requirement, "no batch axis")
-        self.game = checked.symmetrized()
+        self.game = _symmetrized(explicit(checked))
         self.contextual = contextual
 
     def tree_flatten(self) -> tuple[tuple[MatrixGame], bool]:
@@ -122,6 +123,9 @@ class _MatrixOracle:
         own = jnp.indices(self.batch_shape, sparse=True)
         along = [axis.reshape(*axis.shape, *[1] * (asked[0].ndim - len(own))) for axis in own]
         return self.game.preferences[(*along, *places)]
+
+
+_symmetrized = jax.jit(MatrixGame.symmetrized)
 
 
 @jax.tree_util.register_pytree_node_class

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import chex
@@ -15,8 +16,16 @@ from jax.typing import ArrayLike
 from nashjax.arguments import as_floating, as_real_array, check_all, check_integer, invalid, wrong_type
 from nashjax.inputs import is_concrete
 from nashjax.pytree import register_dataclass
+from nashjax.transfers import explicit
 
 Params = Any
+
+
+@contextmanager
+def default_promotion() -> Iterator[None]:
+    """Let jax promote dtypes and ranks by default: flax and optax need that whatever mode the caller has set."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 @runtime_checkable
@@ -68,7 +77,8 @@ class FlaxPolicy:
 
     def __post_init__(self):
         if isinstance(self.features, (list, tuple, np.ndarray)):
-            object.__setattr__(self, "features", jnp.asarray(as_floating(as_real_array("features", self.features))))
+            features = as_floating(as_real_array("features", self.features))
+            object.__setattr__(self, "features", jnp.asarray(explicit(features)))
         if isinstance(self.features, jax.Array) and is_concrete(self.features):
             values = np.asarray(self.features)
             check_all("features", values, np.isfinite(values), "a finite number")
@@ -87,7 +97,8 @@ class FlaxPolicy:
             required, found = f"an array [{num_contexts}, ...]", f"shape {list(self.features.shape)}"
             raise invalid("features", required, found)
         if _is_linen(self.module):
-            variables = self.module.init(key, self.features[:1])
+            with default_promotion():
+                variables = self.module.init(key, self.features[:1])
             if set(variables) - {"params"}:
                 raise invalid("module", "a module of parameters only", f"the collections {sorted(variables)}")
             params = variables["params"]
@@ -105,11 +116,13 @@ class FlaxPolicy:
         """The module's answer, `[k, n]`."""
         features = self.features[contexts]
         if _is_linen(self.module):
-            return self.module.apply({"params": params}, features)
+            with default_promotion():
+                return self.module.apply({"params": params}, features)
         from flax import nnx
 
         graph = nnx.eval_shape(lambda: self._split(jax.random.key(0)))[0]
-        return nnx.merge(graph, params)(features)
+        with default_promotion():
+            return nnx.merge(graph, params)(features)
 
     def _split(self, key: jax.Array) -> tuple[Any, Any]:
         from flax import nnx
@@ -156,4 +169,4 @@ def MLPPolicy(features: ArrayLike, num_actions: int, *, hidden: Sequence[int] = 
         check_integer("hidden", width, 1)
         layers += [linen.Dense(width), linen.tanh]
     layers.append(linen.Dense(num_actions, kernel_init=linen.initializers.zeros))
-    return FlaxPolicy(jnp.asarray(array), linen.Sequential(layers))
+    return FlaxPolicy(jnp.asarray(explicit(array)), linen.Sequential(layers))

@@ -98,9 +98,10 @@ class Tally(NamedTuple):
         where = jnp.argmax(bad.reshape(-1))
         fault = jnp.stack([x.reshape(-1)[where].astype(self.fault.dtype) for x in asked])
         batches = self.batches + 1
+        count = batches.astype(outcome.dtype)
         return Tally(
-            mean=self.mean + (jnp.mean(outcome) - self.mean) / batches,
-            mean_square=self.mean_square + (jnp.mean(outcome**2) - self.mean_square) / batches,
+            mean=self.mean + (jnp.mean(outcome) - self.mean) / count,
+            mean_square=self.mean_square + (jnp.mean(outcome**2) - self.mean_square) / count,
             batches=batches,
             faults=self.faults + jnp.sum(bad, dtype=jnp.int32),
             fault=jnp.where(self.faults > 0, self.fault, fault),

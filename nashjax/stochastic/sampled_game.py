@@ -181,4 +181,4 @@ def draw(log_policy: jax.Array, key: jax.Array, num: int) -> jax.Array:
 
     # Rounding can take a uniform number up to the last cumulative probability, past the last action that is played.
     last = log_policy.shape[-1] - 1 - jnp.argmax(probability[:, ::-1] > 0, axis=-1)
-    return jnp.minimum(jax.vmap(find)(cumulative, uniform), last[:, None]).astype(jnp.int32)
+    return jnp.minimum(jax.vmap(find)(cumulative, uniform).astype(jnp.int32), last[:, None].astype(jnp.int32))

@@ -24,6 +24,7 @@ from nashjax.stochastic.oracles import PreferenceOracle
 from nashjax.stochastic.policies import Policy
 from nashjax.stochastic.records import Tally
 from nashjax.stochastic.sampled_game import SampledGame, draw, known_game
+from nashjax.transfers import explicit
 
 
 @register_dataclass
@@ -255,7 +256,7 @@ def _as_betas(beta: ArrayLike, batch: tuple[int, ...], dtype: Any) -> jax.Array:
     values = as_numbers("beta", beta)
     good = (values >= float(jnp.finfo(dtype).tiny)) & (values <= float(jnp.finfo(dtype).max))
     check_all("beta", values, good, "a finite number > 0")
-    return jnp.asarray(_broadcast("beta", values, batch), dtype)
+    return jnp.asarray(explicit(_broadcast("beta", values, batch)), dtype)
 
 
 def _as_log_reference(
@@ -263,11 +264,15 @@ def _as_log_reference(
 ) -> jax.Array:
     """`[*batch, contexts, n]`."""
     if reference is None:
-        return jnp.full((*batch, contexts, n), -math.log(n), dtype)
+        return jnp.asarray(explicit(np.full((*batch, contexts, n), -math.log(n), dtype)))
     values = np.asarray(as_policy("reference", reference, n, dtype))
     values = _broadcast("reference", values, (*batch, contexts, n) if contextual else (*batch, n))
-    log_reference = jnp.log(jnp.asarray(values.reshape(*batch, contexts, n)))
-    return jax.nn.log_softmax(log_reference, axis=-1)
+    return _log_normalized(explicit(values.reshape(*batch, contexts, n)))
+
+
+@jax.jit
+def _log_normalized(policy: jax.Array) -> jax.Array:
+    return jax.nn.log_softmax(jnp.log(policy), axis=-1)
 
 
 def _broadcast(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

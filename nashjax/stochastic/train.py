@@ -22,6 +22,7 @@ from nashjax.stochastic.oracles import PreferenceOracle
 from nashjax.stochastic.policies import Policy, TabularPolicy
 from nashjax.stochastic.records import Record, stack, unstack
 from nashjax.stochastic.setup import Setup, advance, ask_reference, evaluate, init, make_setup
+from nashjax.transfers import explicit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +109,8 @@ def train(
     """
     method = StochasticNashMP() if method is None else method
     policy = TabularPolicy() if policy is None else policy
-    setup = make_setup(
-        oracle, beta, method, num_comparisons, key, reference, policy, num_records, evaluation_comparisons
+    setup = explicit(
+        make_setup(oracle, beta, method, num_comparisons, key, reference, policy, num_records, evaluation_comparisons)
     )
     if tol is not None:
         check_number("tol", tol)
@@ -136,7 +137,7 @@ def _to_end(
     restored = None if saved is None else saved.restore(_to_save(setup, states, [_empty_record(setup)]))
     if restored is not None:
         number, found = restored
-        states = jax.tree.map(jnp.asarray, found["states"])
+        states = jax.tree.map(jnp.asarray, explicit(found["states"]))
         records = unstack(Record(**found["history"]), number)
     log_policy = None
     with _progress_bar(progress, setup.num_records, len(records)) as show:
@@ -156,12 +157,12 @@ def _to_end(
 
 def _to_next_record(setup: Setup, states: Any, done: int) -> tuple[Any, jax.Array, Record]:
     first, end = (setup.num_steps * k // setup.num_records for k in (done, done + 1))
-    states, tally = jax.block_until_ready(advance(setup, states, jnp.int32(first), jnp.int32(end)))
+    states, tally = jax.block_until_ready(advance(setup, states, *explicit((np.int32(first), np.int32(end)))))
     tally.check()
     log_policy, kl, exploitability = evaluate(setup, states)
     against_reference: tuple[Any, ...] = (None, None, None)
     if setup.evaluation_comparisons:
-        asked = ask_reference(setup, log_policy, jnp.int32(done + 1))
+        asked = ask_reference(setup, log_policy, explicit(np.int32(done + 1)))
         asked.check()
         against_reference = asked.interval(setup.evaluation_comparisons)
     batch_size = setup.method.batch_size

@@ -12,7 +12,7 @@ import optax
 
 from nashjax.arguments import check_integer, check_number, check_positive, invalid, wrong_type
 from nashjax.stochastic.estimators import Comparisons, Sample, policy_gradient_loss
-from nashjax.stochastic.policies import Params
+from nashjax.stochastic.policies import Params, default_promotion
 from nashjax.stochastic.sampled_game import Asked, SampledGame
 
 T = TypeVar("T")
@@ -328,7 +328,8 @@ class PolicyMethod:
     def update(self, state: LearnerState, gradient: Params, progress: jax.Array) -> LearnerState:
         """Move the parameters, then the policies beside them."""
         optimizer = self._optimizer()
-        changes, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        with default_promotion():
+            changes, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         factor = self.schedule(progress)
         changes = jax.tree.map(lambda x: (factor * x).astype(x.dtype), changes)
         params = optax.apply_updates(state.params, changes)
@@ -339,7 +340,7 @@ class PolicyMethod:
             optimizer_state = choose(ended, optimizer.init(params), optimizer_state)
         average = learnt
         if self.averaging is not None:
-            rate = (1 + self.averaging) / (step + self.averaging)
+            rate = (1 + self.averaging) / (step.astype(progress.dtype) + self.averaging)
             average = move(state.average, learnt, rate)
         return LearnerState(params, roles, optimizer_state, average, step)
 

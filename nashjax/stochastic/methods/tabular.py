@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from nashjax import simplex
 from nashjax.algorithms import AdaptiveNashMP, NashMP
 from nashjax.arguments import check_choice, check_integer, check_number, check_positive, invalid
 from nashjax.games import MatrixGame
@@ -74,13 +76,14 @@ class PlugIn:
         for_contexts, for_actions, for_opponents, for_answers = jax.random.split(key, 4)
         contexts = game.draw_contexts(for_contexts, self.batch_size)
         allowed = jnp.isfinite(game.log_reference)
-        log_asked = jnp.where(allowed, 0.0, -jnp.inf) - jnp.log(jnp.sum(allowed, axis=-1, keepdims=True))
+        number = jnp.sum(allowed, axis=-1, keepdims=True).astype(game.log_reference.dtype)
+        log_asked = jnp.where(allowed, -jnp.log(number), -jnp.inf)
         if self.ask == "equilibrium":
-            log_asked = jnp.logaddexp(log_asked, state.log_policy) - jnp.log(2.0)
-        log_asked = log_asked[contexts].astype(game.log_reference.dtype)
+            log_asked = jnp.logaddexp(log_asked, state.log_policy) - math.log(2.0)
+        log_asked = log_asked[contexts]
         actions = draw(log_asked, for_actions, 1)
         # An action compared with itself tells nothing.
-        itself = jnp.arange(log_asked.shape[-1]) == actions
+        itself = jnp.arange(log_asked.shape[-1], dtype=jnp.int32)[None] == actions
         others = jnp.where(itself, -jnp.inf, log_asked)
         any_other = jnp.any(jnp.isfinite(others), axis=-1, keepdims=True)
         opponents = jnp.where(any_other, draw(others, for_opponents, 1), actions)
@@ -103,7 +106,7 @@ class PlugIn:
     def estimate(self, state: PlugInState) -> MatrixGame:
         """The game of what was counted, batch shape `[num_contexts]`."""
         wins = state.wins + state.recent
-        wins = wins + self.prior / 2 * (1 - jnp.eye(wins.shape[-1], dtype=wins.dtype))
+        wins = wins + self.prior / 2 * (1 - jnp.eye(wins.shape[-1], dtype=wins.dtype))[None]
         both = wins + jnp.swapaxes(wins, -1, -2)
         return MatrixGame(jnp.where(both > 0, wins / jnp.where(both > 0, both, 1), 0.5))
 
@@ -184,7 +187,8 @@ class ClosedFormNashMP:
         count = state.step + 1
         average = jnp.exp(log_policy)
         if self.averaging is not None:
-            average = state.average + (1 + self.averaging) / (count + self.averaging) * (average - state.average)
+            rate = (1 + self.averaging) / (count.astype(average.dtype) + self.averaging)
+            average = state.average + rate * (average - state.average)
         asked = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
         return ClosedFormState(log_policy, average, count), asked
 
@@ -194,9 +198,10 @@ class ClosedFormNashMP:
         num = self.batch_size // 2
         contexts = game.draw_contexts(for_contexts, num)
         allowed = jnp.isfinite(game.log_reference)
-        uniform = (allowed / jnp.sum(allowed, axis=-1, keepdims=True)).astype(log_policy.dtype)
+        allowed = allowed.astype(log_policy.dtype)
+        uniform = allowed / jnp.sum(allowed, axis=-1, keepdims=True)
         probability = (1 - self.uniform_share) * jnp.exp(log_policy) + self.uniform_share * uniform
-        actions = draw(jnp.log(probability)[contexts], for_actions, 1)
+        actions = draw(simplex.log(probability)[contexts], for_actions, 1)
         opponents = draw(log_policy[contexts], for_opponents, 1)
         asked = game.compare(for_answers, contexts, actions, opponents)
         at = jax.tree.map(jnp.ravel, asked)
@@ -207,4 +212,4 @@ class ClosedFormNashMP:
     def log_policy(self, game: SampledGame, state: ClosedFormState) -> jax.Array:
         """The average of the policies, `[num_contexts, n]`."""
         del game
-        return jnp.log(state.average)
+        return simplex.log(state.average)
