@@ -26,6 +26,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,15 @@ import numpy as np
 from benchmarks import tables
 from benchmarks.mutations import mutate
 from benchmarks.record import RESULTS, write_results
+from nashjax.sweeps.shards import checksum_line
 
 ROOT = Path(__file__).resolve().parents[1]
 ABOUT = (
     "Damaged copies of small valid files (bytes flipped, cut, inserted; fields of headers set to hostile values), each "
     "given to a command in a process that has run others before. answered: exit code 0; refused: exit code 2 with one "
-    "line of error. Failures: tracebacks or other outputs than that (traceback), more than 10 s of processor time or no "
-    "answer within 60 s (hang), more than 1 GB of memory beyond the size of the file and what the process held before "
-    "(memory). seconds, peak_mb: the most processor time and memory of one case."
+    "line of error. Failures: tracebacks or other outputs than that (traceback), more than 10 s of processor time or "
+    "no answer within 60 s (hang), more than 1 GB of memory beyond the size of the file and what the process held "
+    "before (memory). seconds, peak_mb: the most processor time and memory of one case."
 )
 MOST_SECONDS, MOST_MEGABYTES = 10.0, 1000.0
 PATIENCE, WARM_UP = 60.0, 900.0
@@ -78,7 +80,8 @@ BASES = (
     Base("npz", "GAMES/a.npz", ("sweep", "OF_FILES", "--input", "GAMES", *SOLVE)),
     Base("npz", "SWEEP/shard-00000000.npz", SWEEP),
     Base("csv", "battles.csv", ("solve", "battles.csv", *SOLVE)),
-    Base("csv", "battles.csv", ("rank", "battles.csv", "--bootstrap", "0", "--beta", "0.1")),
+    # Refused after the file was read, before anything is compiled for its number of items.
+    Base("csv", "battles.csv", ("rank", "battles.csv", "--ties", "read only")),
     Base("csv", "pairs.csv", ("solve", "pairs.csv", *SOLVE)),
     Base("csv", "matrix.csv", ("solve", "matrix.csv", *SOLVE)),
     Base("csv", "reference.csv", ("solve", "game.npz", *SOLVE, "--reference", "reference.csv")),
@@ -181,16 +184,35 @@ def _peak() -> float:
 def verdict(done: dict[str, Any], file_bytes: int) -> str:
     """Which kind of end this is: answered, refused, or a failure."""
     lines = done["errors"].splitlines()
+    if done["code"] == "hang" or done["seconds"] > MOST_SECONDS:
+        return "hang"
     if done["megabytes"] > MOST_MEGABYTES + file_bytes / 1e6 or NO_MEMORY.search(done["errors"]):
         return "memory"
-    if done["seconds"] > MOST_SECONDS:
-        return "hang"
     if done["code"] == 0 and all(line.startswith("warning: ") for line in lines):
         return "answered"
     errors = [line for line in lines if not line.startswith("warning: ")]
     if done["code"] == 2 and len(errors) == 1 and errors[0].startswith("error: "):
         return "refused"
     return "traceback"
+
+
+def run_case(
+    base: Base, content: bytes, valid: Path, folder: Path, ask: Callable[[tuple[str, ...]], dict[str, Any]]
+) -> tuple[str, dict[str, Any]]:
+    """Run a case in a folder like that of the valid files, which it is again afterwards: its verdict, and `ask`'s."""
+    path = folder / base.path
+    for other in ("SWEEP", "OF_FILES"):  # which the commands write to
+        shutil.rmtree(folder / other, ignore_errors=True)
+        if (valid / other).exists():
+            shutil.copytree(valid / other, folder / other)
+    if base.path.startswith("SWEEP/shard"):  # so that the shard itself is parsed, not refused by its checksum
+        path.with_name(path.name + ".sha256").write_bytes(checksum_line(path.name, content))
+    path.write_bytes(content)
+    try:
+        done = ask(base.arguments)
+    finally:
+        shutil.copy(valid / base.path, path)
+    return verdict(done, len(content)), done
 
 
 class Worker:
@@ -204,21 +226,9 @@ class Worker:
 
     def run(self, base: Base, content: bytes) -> tuple[str, dict[str, Any]]:
         """Run a case: its verdict, and what was measured."""
-        path = self.folder / base.path
-        for other in ("SWEEP", "OF_FILES"):  # which the commands write to
-            shutil.rmtree(self.folder / other, ignore_errors=True)
-            if (self._valid / other).exists():
-                shutil.copytree(self._valid / other, self.folder / other)
-        if base.path.startswith("SWEEP/shard"):  # so that the shard itself is parsed, not refused by its checksum
-            _write_checksum(path, content)
-        path.write_bytes(content)
-        try:
-            done = self._ask(list(base.arguments))
-        finally:
-            shutil.copy(self._valid / base.path, path)
-        return (verdict(done, len(content)), done) if done["code"] != "hang" else ("hang", done)
+        return run_case(base, content, self._valid, self.folder, self._ask)
 
-    def _ask(self, arguments: list[str]) -> dict[str, Any]:
+    def _ask(self, arguments: tuple[str, ...]) -> dict[str, Any]:
         if self._process is None:
             command = [sys.executable, "-m", "benchmarks.file_fuzz", "--worker", str(self.folder)]
             self._process = subprocess.Popen(
@@ -249,12 +259,6 @@ class Worker:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-
-def _write_checksum(path: Path, content: bytes) -> None:
-    from nashjax.sweeps.shards import checksum_line
-
-    path.with_name(path.name + ".sha256").write_bytes(checksum_line(path.name, content))
 
 
 def serve(folder: Path) -> None:
