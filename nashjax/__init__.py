@@ -23,6 +23,7 @@ from nashjax.algorithms import (
     PredictiveRM,
     SelfPlayMWU,
 )
+from nashjax.files.errors import BadInput
 from nashjax.games import Game, MatrixGame
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Solution, Status
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EGPO",
     "AdaptiveNashMP",
+    "BadInput",
     "ExtragradientRM",
     "Game",
     "InteriorPoint",

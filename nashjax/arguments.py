@@ -1,6 +1,8 @@
-"""Single arguments, checked before any compute; what is wrong with one is said as `NAME: is FOUND; allowed are WHAT`.
+"""Argument validation and error messages.
 
-Where an argument is an array, the name is followed by the index of the first bad entry: `beta[2]: is -1.0; ...`.
+Every message has the form *subject* must be *requirement*, got *value*, followed by one sentence of advice where there
+is an obvious fix. The subject names the index of the first bad entry: `beta[2] must be finite and >= 0, got -1.0.`
+A wrong type raises `TypeError`, a wrong value `ValueError`.
 """
 
 from __future__ import annotations
@@ -8,11 +10,15 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+
+from nashjax.solution import Solution
 
 LARGEST_INT = 2**31 - 1
 """Queries, comparisons and games are counted in int32."""
@@ -22,107 +28,185 @@ SUM_TOLERANCE = 1e-6
 """How far the probabilities of a reference or initial policy may be from summing to 1."""
 
 
+def message(subject: str, requirement: str, got: str, advice: str = "") -> str:
+    """Return `SUBJECT must be REQUIREMENT, got GOT. ADVICE`.
+
+    A requirement that begins with a verb other than "be" starts with "must": `"must have shape [3]"`.
+
+    Args:
+      subject: name of the argument, with the index of the entry if there is one.
+      requirement: what the subject must be, a noun phrase or an adjective.
+      got: what was found.
+      advice: one full sentence that says how to fix it, or nothing.
+    """
+    verb = requirement if requirement.startswith("must ") else f"must be {requirement}"
+    return f"{subject} {verb}, got {got}." + (f" {advice}" if advice else "")
+
+
+def invalid(subject: str, requirement: str, got: str, advice: str = "") -> ValueError:
+    """Return the error for a wrong value; the arguments are those of `message`."""
+    return ValueError(message(subject, requirement, got, advice))
+
+
+def wrong_type(subject: str, requirement: str, value: Any, advice: str = "") -> TypeError:
+    """Return the error for a value of a wrong type; the arguments are those of `message`, with the value itself."""
+    return TypeError(message(subject, requirement, shown(value), advice))
+
+
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """The value as a Python integer; raises ValueError unless it is an integer >= least and, if given, <= most."""
+    """Return the value as a Python integer.
+
+    Raises:
+      TypeError: the value is not an integer.
+      ValueError: the integer is less than `least` or more than `most`.
+    """
+    bounds = f">= {least}" if most is None else f"from {least} to {most}"
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or number < least or (most is not None and number > most):
-        allowed = f">= {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name}: is {shown(value)}; allowed are integers {allowed}")
+    if number is None:
+        raise wrong_type(name, f"an integer {bounds}", value)
+    if number < least or (most is not None and number > most):
+        raise invalid(name, f"an integer {bounds}", shown(value))
     return number
 
 
 def check_number(
     name: str, value: Any, least: float = 0.0, most: float = math.inf, *, open_at: Sequence[float] = ()
 ) -> float:
-    """The value as a Python number; raises ValueError unless it is a finite one from least to most, less `open_at`."""
+    """Return the value as a Python number.
+
+    Raises:
+      TypeError: the value is not a real number.
+      ValueError: the number is not finite, not from `least` to `most`, or one of `open_at`.
+    """
+    low = f"{'>' if least in open_at else '>='} {least:g}"
+    high = "" if most == math.inf else f" and {'<' if most in open_at else '<='} {most:g}"
+    requirement = f"a finite number {low}{high}"
+    if not _is_real_scalar(value):
+        raise wrong_type(name, requirement, value)
     try:
-        number = math.nan if isinstance(value, (str, bool)) or np.ndim(value) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
+        number = float(value)
+    except OverflowError:  # an integer beyond the largest float
+        number = math.inf
     if not (math.isfinite(number) and least <= number <= most) or number in open_at:
-        low = f"{'>' if least in open_at else '>='} {least:g}"
-        high = "" if most == math.inf else f" and {'<' if most in open_at else '<='} {most:g}"
-        raise ValueError(f"{name}: is {shown(value)}; allowed are finite numbers {low}{high}")
+        raise invalid(name, requirement, shown(value))
     return number
 
 
+def _is_real_scalar(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        return value.ndim == 0 and (value.dtype.kind in "iuf" or jnp.issubdtype(value.dtype, jnp.floating))
+    return isinstance(value, Real)
+
+
 def check_positive(name: str, value: Any, most: float = math.inf) -> float:
-    """The value as a Python number; raises ValueError unless it is a finite one > 0, at most `most`."""
+    """Return the value as a Python number; as `check_number` for finite numbers > 0, at most `most`."""
     return check_number(name, value, 0.0, most, open_at=(0.0,))
 
 
 def check_shape(name: str, value: Any) -> tuple[int, ...]:
-    """The value as a tuple of Python integers; raises ValueError unless it is a tuple or list of integers >= 0."""
+    """Return the value as a tuple of Python integers.
+
+    Raises:
+      TypeError: the value is not a tuple or list of integers.
+      ValueError: an integer is negative.
+    """
     if not isinstance(value, (tuple, list)):
-        raise ValueError(f"{name}: is {shown(value)}; allowed are tuples of integers >= 0")
+        raise wrong_type(name, "a tuple of integers >= 0", value)
     return tuple(check_integer(f"{name}[{axis}]", size, 0) for axis, size in enumerate(value))
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
-    """Raise ValueError unless the value is one of some words."""
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name}: is {shown(value)}; allowed are {', '.join(map(repr, allowed))}")
+    """Raise TypeError unless the value is a string, ValueError unless it is one of the allowed strings."""
+    requirement = f"one of {', '.join(map(repr, allowed))}" if len(allowed) > 1 else repr(allowed[0])
+    if not isinstance(value, str):
+        raise wrong_type(name, requirement, value)
+    if value not in allowed:
+        raise invalid(name, requirement, shown(value))
 
 
 def check_texts(name: str, value: Any) -> None:
-    """Raise ValueError for one text where several are asked for: its letters would pass for them."""
+    """Raise TypeError for one string where a list of strings is required: its letters would pass for the strings."""
     if isinstance(value, str):
-        raise ValueError(f"{name}: is one text, {shown(value)}; allowed are lists of texts")
+        raise wrong_type(name, "a list of strings", value, "Put the string in a list.")
 
 
 def check_key(name: str, key: Any) -> None:
-    """Raise ValueError unless this is one jax random key, of `jax.random.key` or `jax.random.PRNGKey`."""
+    """Raise TypeError unless this is one jax random key, from `jax.random.key` or `jax.random.PRNGKey`."""
     good = False
     if isinstance(key, jax.Array):
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         good = key.shape == () if typed else key.dtype == jnp.uint32 and key.ndim == 1
     if not good:
-        raise ValueError(f"{name}: is {shown(key)}; allowed are jax random keys, such as jax.random.key(0)")
+        raise wrong_type(name, "one jax random key, such as jax.random.key(0)", key)
 
 
-def check_all(name: str, values: np.ndarray, good: np.ndarray, allowed: str) -> None:
-    """Raise ValueError, naming the first place where `good` is not true, what is there and what is allowed."""
+def check_all(name: str, values: np.ndarray, good: np.ndarray, requirement: str, advice: str = "") -> None:
+    """Raise ValueError that names the first entry where `good` is false; `requirement` is that of one entry."""
     if not good.all():
         index = first_index(~good)
-        raise ValueError(f"{place_name(name, index)}: is {values[index]}; allowed are {allowed}")
+        raise invalid(place_name(name, index), requirement, str(values[index]), advice)
 
 
 def check_policy(name: str, policy: np.ndarray) -> None:
     """Raise ValueError unless the last axis holds probabilities that sum to 1."""
-    check_all(name, policy, np.isfinite(policy) & (policy >= 0), "probabilities >= 0")
+    log_probabilities = bool(policy.size) and bool((policy <= 0).all()) and bool((policy < 0).any())
+    advice = "These look like log-probabilities: pass their exponentials." if log_probabilities else ""
+    check_all(name, policy, np.isfinite(policy) & (policy >= 0), "a probability >= 0", advice)
     sums = policy.sum(axis=-1)
     wrong = np.abs(sums - 1) > SUM_TOLERANCE
     if wrong.any():
         index = first_index(wrong)
-        found = "is all zero" if sums[index] == 0 else f"sums to {sums[index]}"
-        raise ValueError(
-            f"{place_name(name, index)}: {found}; allowed are probabilities that sum to 1 within {SUM_TOLERANCE:g}"
-        )
+        requirement = f"probabilities that sum to 1 within {SUM_TOLERANCE:g}"
+        raise invalid(place_name(name, index), requirement, f"the sum {sums[index]}", "Divide them by their sum.")
 
 
 def check_square(name: str, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless the last two axes of an array are `n, n` with `n >= 2`."""
     if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2:
-        raise ValueError(f"{name}: has shape {list(shape)}; allowed are square matrices [..., n, n], n >= 2")
+        raise invalid(name, "a square matrix [..., n, n] with n >= 2", f"shape {list(shape)}")
 
 
 def as_real_array(name: str, x: Any) -> jax.Array | np.ndarray:
-    """The argument as an array of real numbers; raises ValueError where it is none."""
+    """Return the argument as an array of real numbers.
+
+    Raises:
+      TypeError: the argument is not an array of real numbers.
+      ValueError: its rows differ in length.
+    """
     if not isinstance(x, jax.Array):
+        check_not_solution(name, x)
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x)):  # a nested list under `jit`
+            return _stacked(name, x)
         try:
             x = np.asarray(x)
         except ValueError:
-            raise ValueError(f"{name}: is not an array; allowed are real numbers in rows of equal length") from None
+            raise invalid(name, "an array of real numbers, rows of equal length", "rows that differ") from None
     if not (jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.kind in "biu"):
-        raise ValueError(f"{name}: has dtype {x.dtype}; allowed are real numbers")
+        raise TypeError(message(name, "an array of real numbers", f"dtype {x.dtype}"))
     return x if isinstance(x, jax.Array) else x.astype(x.dtype.newbyteorder("="), copy=False)
 
 
+def _stacked(name: str, x: Any) -> jax.Array:
+    """Return nested lists with traced numbers as one array."""
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError):
+        raise invalid(name, "an array of real numbers, rows of equal length", "rows that differ") from None
+
+
+def check_not_solution(name: str, x: Any) -> None:
+    """Raise TypeError for a solution where an array is required."""
+    if isinstance(x, Solution):
+        raise TypeError(message(name, "an array", "a Solution", "Pass its .policy."))
+
+
 def real_numbers_or_none(x: Any) -> np.ndarray | None:
-    """The values in float64; None where they are no array of real numbers."""
+    """Return the values in float64, or None if they are not an array of real numbers."""
     try:
         found = np.asarray(x)
         # None, texts, times and complex numbers are none.
@@ -132,9 +216,9 @@ def real_numbers_or_none(x: Any) -> np.ndarray | None:
 
 
 def as_floating(array: jax.Array | np.ndarray) -> jax.Array:
-    """The array in float32 or float64 as it came; half precision in float32, integers and booleans in jax's default.
+    """Return the array in float32 or float64; half precision becomes float32, integers and booleans jax's default.
 
-    What is numpy's stays numpy's, concrete also inside of a trace.
+    A numpy array stays a numpy array, concrete also inside a trace.
     """
     if jnp.issubdtype(array.dtype, jnp.floating):
         dtype = jax.dtypes.canonicalize_dtype(array.dtype) if array.dtype.itemsize >= 4 else jnp.float32
@@ -147,16 +231,16 @@ def as_floating(array: jax.Array | np.ndarray) -> jax.Array:
 
 
 def place_name(name: str, index: tuple[int, ...]) -> str:
-    """The name of an argument and where in it."""
+    """Return the name of an argument with an index in it."""
     return name + (str(list(index)) if index else "")
 
 
 def first_index(mask: np.ndarray) -> tuple[int, ...]:
-    """The index of the first entry that is true."""
+    """Return the index of the first entry that is true."""
     return tuple(int(i) for i in np.unravel_index(np.argmax(mask), mask.shape))
 
 
 def shown(value: Any) -> str:
-    """A value in a message: as Python writes it, cut to 60 characters."""
-    text = repr(value)
+    """Return a value as a message shows it: its `repr` on one line, cut to 60 characters."""
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

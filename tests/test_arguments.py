@@ -1,4 +1,4 @@
-"""What single arguments may be, and what is said of those that cannot be used."""
+"""Argument validation and its messages."""
 
 import re
 
@@ -31,35 +31,53 @@ def test_a_key_is_of_either_kind(key):
 @pytest.mark.parametrize(
     ("check", "said"),
     [
-        (lambda: arguments.check_integer("count", True, 0), "count: is True; allowed are integers >= 0"),
-        (lambda: arguments.check_integer("count", 2.0, 0), "count: is 2.0; allowed are integers >= 0"),
-        (lambda: arguments.check_integer("count", "2", 0), "count: is '2'; allowed are integers >= 0"),
-        (lambda: arguments.check_integer("count", 6, 0, 5), "count: is 6; allowed are integers from 0 to 5"),
-        (lambda: arguments.check_number("share", "0.5"), "share: is '0.5'; allowed are finite numbers >= 0"),
-        (lambda: arguments.check_number("share", False), "share: is False; allowed are finite numbers >= 0"),
-        (lambda: arguments.check_number("share", [0.5]), "share: is [0.5]; allowed are finite numbers >= 0"),
-        (lambda: arguments.check_number("share", 1j), "share: is 1j; allowed are finite numbers >= 0"),
-        (lambda: arguments.check_number("share", np.nan), "share: is nan; allowed are finite numbers >= 0"),
-        (lambda: arguments.check_number("share", 1.5, 0, 1), "share: is 1.5; allowed are finite numbers >= 0 and <= 1"),
+        (lambda: arguments.check_integer("count", 6, 0, 5), "count must be an integer from 0 to 5, got 6."),
+        (lambda: arguments.check_number("share", np.nan), "share must be a finite number >= 0, got nan."),
+        (lambda: arguments.check_number("share", 1.5, 0, 1), "share must be a finite number >= 0 and <= 1, got 1.5."),
         (
             lambda: arguments.check_number("share", 1, 0, 1, open_at=(0, 1)),
-            "share: is 1; allowed are finite numbers > 0 and < 1",
+            "share must be a finite number > 0 and < 1, got 1.",
         ),
-        (lambda: arguments.check_positive("rate", 0), "rate: is 0; allowed are finite numbers > 0"),
-        (lambda: arguments.check_positive("rate", 10**400), "...; allowed are finite numbers > 0"),
-        (lambda: arguments.check_choice("ask", "all", ("one", "two")), "ask: is 'all'; allowed are 'one', 'two'"),
-        (lambda: arguments.check_choice("ask", ["one"], ("one",)), "ask: is ['one']; allowed are 'one'"),
-        (lambda: arguments.check_texts("labels", "judge"), "labels: is one text, 'judge'; allowed are lists of texts"),
-        (lambda: arguments.check_key("key", 0), "key: is 0; allowed are jax random keys"),
-        (lambda: arguments.check_key("key", jax.random.split(jax.random.key(0))), "allowed are jax random keys"),
-        (lambda: arguments.check_policy("p", np.array([[0.5, 0.5], [0.5, 0.4]])), "p[1]: sums to 0.9; allowed are"),
-        (lambda: arguments.check_policy("p", np.array([0.0, 0.0])), "p: is all zero; allowed are probabilities"),
-        (lambda: arguments.check_policy("p", np.array([1.5, -0.5])), "p[1]: is -0.5; allowed are probabilities >= 0"),
-        (lambda: arguments.check_square("P", (3, 2, 1)), "P: has shape [3, 2, 1]; allowed are square matrices"),
-        (lambda: arguments.as_real_array("x", [[1, 2], [3]]), "x: is not an array; allowed are real numbers"),
-        (lambda: arguments.as_real_array("x", [1j]), "x: has dtype complex128; allowed are real numbers"),
+        (lambda: arguments.check_positive("rate", 0), "rate must be a finite number > 0, got 0."),
+        (lambda: arguments.check_positive("rate", 10**400), "rate must be a finite number > 0, got 1000000"),
+        (lambda: arguments.check_choice("ask", "all", ("one", "two")), "ask must be one of 'one', 'two', got 'all'."),
+        (
+            lambda: arguments.check_policy("p", np.array([[0.5, 0.5], [0.5, 0.4]])),
+            "p[1] must be probabilities that sum to 1 within 1e-06, got the sum 0.9. Divide them by their sum.",
+        ),
+        (lambda: arguments.check_policy("p", np.array([0.0, 0.0])), "p must be probabilities that sum to 1"),
+        (lambda: arguments.check_policy("p", np.array([1.5, -0.5])), "p[1] must be a probability >= 0, got -0.5."),
+        (lambda: arguments.check_policy("p", np.log([0.5, 0.5])), "pass their exponentials."),
+        (
+            lambda: arguments.check_square("P", (3, 2, 1)),
+            "P must be a square matrix [..., n, n] with n >= 2, got shape [3, 2, 1].",
+        ),
+        (lambda: arguments.as_real_array("x", [[1, 2], [3]]), "x must be an array of real numbers, rows of equal"),
     ],
 )
-def test_what_cannot_be_used_is_named(check, said):
+def test_a_wrong_value_is_a_value_error_that_says_what_it_must_be(check, said):
     with pytest.raises(ValueError, match=re.escape(said)):
+        check()
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        (lambda: arguments.check_integer("count", True, 0), "count must be an integer >= 0, got True."),
+        (lambda: arguments.check_integer("count", 2.0, 0), "count must be an integer >= 0, got 2.0."),
+        (lambda: arguments.check_integer("count", "2", 0), "count must be an integer >= 0, got '2'."),
+        (lambda: arguments.check_number("share", "0.5"), "share must be a finite number >= 0, got '0.5'."),
+        (lambda: arguments.check_number("share", False), "share must be a finite number >= 0, got False."),
+        (lambda: arguments.check_number("share", [0.5]), "share must be a finite number >= 0, got [0.5]."),
+        (lambda: arguments.check_number("share", 1j), "share must be a finite number >= 0, got 1j."),
+        (lambda: arguments.check_number("share", None), "share must be a finite number >= 0, got None."),
+        (lambda: arguments.check_choice("ask", ["one"], ("one",)), "ask must be 'one', got ['one']."),
+        (lambda: arguments.check_texts("labels", "judge"), "labels must be a list of strings, got 'judge'. Put the"),
+        (lambda: arguments.check_key("key", 0), "key must be one jax random key, such as jax.random.key(0), got 0."),
+        (lambda: arguments.check_key("key", jax.random.split(jax.random.key(0))), "must be one jax random key"),
+        (lambda: arguments.as_real_array("x", [1j]), "x must be an array of real numbers, got dtype complex128."),
+    ],
+)
+def test_a_wrong_type_is_a_type_error_that_says_what_it_must_be(check, said):
+    with pytest.raises(TypeError, match=re.escape(said)):
         check()

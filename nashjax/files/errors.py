@@ -1,27 +1,44 @@
-"""How a file or an option that cannot be used is reported: one line, safe to print."""
+"""Errors about files and options: one line each, safe to print."""
+
+from __future__ import annotations
+
+from nashjax.arguments import message
 
 
-class BadInput(ValueError):  # noqa: N818 (it reads as what it is)
+class BadInput(ValueError):  # noqa: N818 (the name says what happened)
     """A file or an option that cannot be used; the message is one line for the user."""
 
 
-def bad_input(where: object, found: str, allowed: str) -> BadInput:
-    """The error `WHERE: found FOUND; allowed ALLOWED`; `allowed` begins with its verb ("are counts >= 0")."""
-    return BadInput(f"{shortened(str(where), 300)}: found {found}; allowed {allowed}")
+def bad_input(where: object, subject: str, requirement: str, got: str = "", advice: str = "") -> BadInput:
+    """Return the error `WHERE: SUBJECT must be REQUIREMENT, got GOT. ADVICE`.
+
+    Args:
+      where: the file, with its line or byte, or the option. An empty string leaves it out.
+      subject: what in that place is wrong. An empty string if it is the place itself: `WHERE must be ...`.
+      requirement: what the subject must be, as in `arguments.message`.
+      got: what was found.
+      advice: one full sentence that says how to fix it, or nothing.
+    """
+    place = shortened(str(where), 300)
+    if not got:  # the old form, until its last caller has gone
+        return BadInput(f"{place}: found {subject}; allowed {requirement}")
+    named = f"{place}: {subject}" if place and subject else place or subject
+    return BadInput(message(named, requirement, got, advice))
 
 
 def unreadable(where: object, error: OSError) -> BadInput:
-    """The error for a file that the operating system does not give."""
+    """Return the error for a file that the operating system does not open or read."""
+    name = visible(str(where))
     if isinstance(error, FileNotFoundError):
-        return BadInput(f"{visible(str(where))}: there is no such file")
+        return bad_input(name, "", "a file that exists", "a path where nothing is")
     if isinstance(error, IsADirectoryError):
-        return bad_input(where, "a directory", "is a file")
-    return BadInput(f"{visible(str(where))}: cannot be read: {error.strerror or error}")
+        return bad_input(name, "", "a file", "a directory")
+    return bad_input(name, "", "a readable file", f"the error {error.strerror or error}")
 
 
 def unwritable(where: object, error: OSError) -> BadInput:
-    """The error for a file that the operating system does not take."""
-    return BadInput(f"{visible(str(where))}: cannot be written: {error.strerror or error}")
+    """Return the error for a file that the operating system does not write."""
+    return bad_input(visible(str(where)), "", "writable", f"the error {error.strerror or error}")
 
 
 def visible(text: str) -> str:
