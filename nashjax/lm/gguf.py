@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from flax import nnx
 
+from nashjax.lm.chat import ChatTemplate, read_template
 from nashjax.lm.llama import Llama, LlamaConfig, LlamaDecoder
 from nashjax.lm.policy import LanguagePolicy
-from nashjax.lm.tokenizers import LibraryTokenizer, chat_template
+from nashjax.lm.tokenizers import LibraryTokenizer
 
 _BLOCK = {
     "attn_norm": "attention_norm",
@@ -37,7 +38,7 @@ def load_gguf(
     lora_scale: float = 16.0,
     dtype: str = "float32",
     context_length: int | None = None,
-    template: str | None = None,
+    template: str | ChatTemplate | None = None,
     key: jax.Array | None = None,
 ) -> LanguagePolicy:
     """A policy with the weights of a GGUF file, quantised or not.
@@ -49,7 +50,8 @@ def load_gguf(
       lora_scale: see `LlamaConfig`.
       dtype: see `LlamaConfig`.
       context_length: most tokens of a prompt with its answer; default what the model was made for.
-      template: around a prompt, with `{prompt}` where it stands; default the file's own chat template.
+      template: the text around a prompt, with `{prompt}` where it stands, or a `ChatTemplate`; default the file's own
+        chat template, which is code of the model's author; `ChatTemplate` says which limits it runs under.
       key: of the adapters' first values.
 
     Raises:
@@ -144,13 +146,13 @@ def load_gguf(
     stop = {eos: None, special("eot", field("tokenizer.ggml.eos_token_id")): None}
     if template is None:
         try:
-            template = chat_template(field("tokenizer.chat_template", "{prompt}"), first, eos)
-        except ValueError as error:
+            begins = first if field("tokenizer.ggml.add_bos_token", False) else ""
+            named = {"bos_token": first, "eos_token": eos}
+            template = read_template(field("tokenizer.chat_template", "{prompt}"), named, begins)
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f"path: {path} has a chat template that cannot be used, {error}; give a template"
-            ) from None
-        if field("tokenizer.ggml.add_bos_token", False) and not template.startswith(first):
-            template = first + template
+                f"path: {path} has a chat template that cannot be used: {error} Give a template."
+            ) from error
     return LanguagePolicy(decoder, params, tokenizer, config.context_length, stop=tuple(stop), template=template)
 
 

@@ -168,7 +168,9 @@ class LibraryTokenizer:
         alone = self.encode(text)
         for before in ("\n", "a", "."):
             ids = self.encode(before)
-            if self.encode(before + "b")[: len(ids)] != ids or self.encode(before + "b")[len(ids) :] == self.encode("b"):
+            if self.encode(before + "b")[: len(ids)] != ids or self.encode(before + "b")[len(ids) :] == self.encode(
+                "b"
+            ):
                 continue  # merged with the text, or nothing is put in front of texts
             together = self.encode(before + text)
             if together[: len(ids)] == ids:
@@ -225,9 +227,7 @@ class LibraryTokenizer:
                 found.add(token)
         return frozenset(found)
 
-    def _taken(
-        self, whole: Any, text: str, spans: Sequence[tuple[int, int]], control: frozenset[int]
-    ) -> str | None:
+    def _taken(self, whole: Any, text: str, spans: Sequence[tuple[int, int]], control: frozenset[int]) -> str | None:
         """The name of the first control token in a user's part, None if there is none."""
         for token, (a, b) in zip(whole.ids, whole.offsets, strict=True):
             if token in control and _touches((a, b), spans):
@@ -236,9 +236,7 @@ class LibraryTokenizer:
                     return name
         return None
 
-    def _protected(
-        self, text: str, spans: Sequence[tuple[int, int]], control: frozenset[int], taken: str
-    ) -> list[int]:
+    def _protected(self, text: str, spans: Sequence[tuple[int, int]], control: frozenset[int], taken: str) -> list[int]:
         """The tokens of a text in which users have written names of control tokens."""
         refused = f"text must not have {quoted(taken)}, which this tokenizer always takes for a special token"
         try:
