@@ -81,7 +81,7 @@ def environment() -> Any:
     class Generation(jinja2.ext.Extension):
         """`{% generation %}` around what the model has written; rendered as it stands."""
 
-        tags = frozenset({"generation"})
+        tags = {"generation"}  # noqa: RUF012 (the base class has a set)
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno

@@ -309,26 +309,6 @@ def test_metrics_that_were_cut_off_are_mended(finished):
     assert metrics.read_text() == whole
 
 
-def test_weights_come_back_and_those_of_another_model_do_not(tmp_path):
-    policy = even_policy()
-    lm.save_weights(tmp_path / "weights.npz", policy.params)
-    assert same(lm.load_weights(tmp_path / "weights.npz", policy.params), policy.params)
-    with pytest.raises(CheckpointError, match=r"of shape .* allowed are weights of the same model"):
-        lm.load_weights(tmp_path / "weights.npz", even_policy(width=8).params)
-    lm.save_weights(tmp_path / "more.npz", {"a": policy.params, "b": jnp.ones(1)})
-    with pytest.raises(CheckpointError, match="which the model has not"):
-        lm.load_weights(tmp_path / "more.npz", {"a": policy.params})
-    np.save(tmp_path / "one.npy", np.ones(2))
-    with pytest.raises(CheckpointError, match=r"one\.npy cannot be read"):
-        lm.load_weights(tmp_path / "one.npy", policy.params)
-    lm.save_weights(tmp_path / "nan.npz", {"a": jnp.array([1.0, jnp.nan])})
-    with pytest.raises(CheckpointError, match=r"has \['a'\] with entries that are not finite"):
-        lm.load_weights(tmp_path / "nan.npz", {"a": jnp.ones(2)})
-    (tmp_path / "broken.npz").write_bytes(b"PK nothing")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        lm.load_weights(tmp_path / "broken.npz", policy.params)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
