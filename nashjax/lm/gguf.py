@@ -14,10 +14,12 @@ from flax import nnx
 from nashjax.arguments import LARGEST_INT
 from nashjax.files.errors import listed, quoted
 from nashjax.files.memory import check_memory
+from nashjax.lm.chat import ChatTemplate, read_template
 from nashjax.lm.gguf_header import GGUFHeader
 from nashjax.lm.llama import Llama, LlamaConfig, LlamaDecoder
 from nashjax.lm.policy import LanguagePolicy
-from nashjax.lm.tokenizers import LibraryTokenizer, chat_template
+from nashjax.lm.sentencepiece import CONTROL, USER_DEFINED, sentencepiece_tokenizer
+from nashjax.lm.tokenizers import LibraryTokenizer
 
 _BLOCK = {
     "attn_norm": "attention_norm",
@@ -32,7 +34,8 @@ _BLOCK = {
 }
 _SPLIT_RULES = ("gpt-2", "smollm")
 """Rules that cut text before byte-pair encoding. The other rules of GGUF files are not implemented."""
-_CONTROL_TOKEN = 3
+_SENTENCEPIECE = "llama"
+"""Kind of tokenizer, for which llama.cpp puts the first token in front unless the file says otherwise."""
 _LARGEST_BASE = 1e12
 """Bases of rotary positions are at most some 1e9 in published models."""
 
@@ -44,22 +47,24 @@ def load_gguf(
     lora_scale: float = 16.0,
     dtype: str = "float32",
     context_length: int | None = None,
-    template: str | None = None,
+    template: str | ChatTemplate | None = None,
     key: jax.Array | None = None,
 ) -> LanguagePolicy:
     """Load a policy with the weights of a GGUF file, quantized or not.
+
+    The chat template of the file is code of the model's author; `ChatTemplate` says which limits it runs under.
 
     Every number of the header is checked against the size of the file and against the other numbers before any weight
     is read.
 
     Args:
-      path: the file. Its architecture must be llama, its tokenizer byte-level BPE that splits texts as GPT-2 or SmolLM
-        does, and its rotary positions must not be scaled.
+      path: the file. Its architecture must be llama, its tokenizer SentencePiece's BPE, or byte-level BPE that splits
+        texts as GPT-2 or SmolLM does, and its rotary positions must not be scaled.
       lora_rank: rank of the adapters that are trained; 0 trains all weights.
       lora_scale: see `LlamaConfig`.
       dtype: see `LlamaConfig`.
       context_length: maximum number of tokens of a prompt with its answer; default that of the file.
-      template: text around a prompt, which stands at `{prompt}`; default the chat template of the file.
+      template: text around a prompt, which stands at `{prompt}`, or a `ChatTemplate`; default that of the file.
       key: jax random key of the initial adapters.
 
     Raises:
@@ -218,16 +223,19 @@ def _halves(weight: np.ndarray, head: int) -> np.ndarray:
 def _tokenizer(header: GGUFHeader, vocabulary_size: int) -> LibraryTokenizer:
     """Return the tokenizer of the file, which has as many tokens as the embedding."""
     try:
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     except ImportError as error:
         raise ImportError(f'tokenizers of GGUF files need {error.name}: python -m pip install "nashjax[lm]"') from error
     kind, rule = header.text("tokenizer.ggml.model"), header.text("tokenizer.ggml.pre", default="default")
-    if kind != "gpt2":
-        raise header.fault("tokenizer.ggml.model", "'gpt2'", quoted(kind))
-    if rule not in _SPLIT_RULES:
+    if kind not in ("gpt2", _SENTENCEPIECE):
+        raise header.fault("tokenizer.ggml.model", f"'gpt2' or {_SENTENCEPIECE!r}", quoted(kind))
+    if kind == "gpt2" and rule not in _SPLIT_RULES:
         raise header.fault("tokenizer.ggml.pre", f"one of {listed(list(_SPLIT_RULES))}", quoted(rule))
-    tokens, pairs = _tokens(header, vocabulary_size)
+    tokens = _tokens(header, vocabulary_size)
     kinds = header.integers("tokenizer.ggml.token_type", vocabulary_size)
+    if kind == _SENTENCEPIECE:
+        return sentencepiece_tokenizer(header, tokens, kinds)
+    pairs = _merges(header, tokens)
     try:
         tokenizer = Tokenizer(models.BPE(tokens, pairs))
     except Exception as error:  # the library has no class of its own for it
@@ -239,12 +247,14 @@ def _tokenizer(header: GGUFHeader, vocabulary_size: int) -> LibraryTokenizer:
         bytes_of_words = pre_tokenizers.Sequence([digits, bytes_of_words])
     tokenizer.pre_tokenizer = bytes_of_words
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.add_special_tokens([token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL_TOKEN])
+    tokenizer.add_special_tokens([token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL])
+    users = [token for token, kind in zip(tokens, kinds, strict=True) if kind == USER_DEFINED]
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in users])
     return LibraryTokenizer(tokenizer)
 
 
-def _tokens(header: GGUFHeader, vocabulary_size: int) -> tuple[dict[str, int], list[Any]]:
-    """Return the number of each token, and the pairs of tokens that are merged."""
+def _tokens(header: GGUFHeader, vocabulary_size: int) -> dict[str, int]:
+    """Return the number of each token."""
     names = header.texts("tokenizer.ggml.tokens")
     if len(names) != vocabulary_size:
         requirement = f"{vocabulary_size} tokens, as many as the embedding has rows"
@@ -253,6 +263,11 @@ def _tokens(header: GGUFHeader, vocabulary_size: int) -> tuple[dict[str, int], l
     for index, name in enumerate(names):
         if not name or tokens.setdefault(name, index) != index:
             raise header.fault(f"tokenizer.ggml.tokens[{index}]", "a new token of a character or more", quoted(name))
+    return tokens
+
+
+def _merges(header: GGUFHeader, tokens: dict[str, int]) -> list[Any]:
+    """Return the pairs of tokens that are merged."""
     pairs = []
     for index, merge in enumerate(header.texts("tokenizer.ggml.merges")):
         pair = tuple(merge.split(" "))
@@ -260,7 +275,7 @@ def _tokens(header: GGUFHeader, vocabulary_size: int) -> tuple[dict[str, int], l
             requirement = "two tokens with a blank between, which together are a token"
             raise header.fault(f"tokenizer.ggml.merges[{index}]", requirement, quoted(merge))
         pairs.append(pair)
-    return tokens, pairs
+    return pairs
 
 
 def _special(header: GGUFHeader, tokenizer: LibraryTokenizer, name: str, default: int | None = None) -> str:
@@ -276,17 +291,17 @@ def _stop(header: GGUFHeader, tokenizer: LibraryTokenizer) -> tuple[str, ...]:
     return tuple(dict.fromkeys((eos, turn)))
 
 
-def _template(header: GGUFHeader, tokenizer: LibraryTokenizer) -> str:
+def _template(header: GGUFHeader, tokenizer: LibraryTokenizer) -> str | ChatTemplate:
     """Return the chat template of the file."""
     eos, first = _special(header, tokenizer, "eos"), ""
     if "tokenizer.ggml.bos_token_id" in header.fields:
         first = _special(header, tokenizer, "bos")
+    add_first = header.text("tokenizer.ggml.model") == _SENTENCEPIECE
+    prefix = first if header.flag("tokenizer.ggml.add_bos_token", default=add_first) else ""
+    source = header.text("tokenizer.chat_template", default="{prompt}")
     try:
-        template = chat_template(header.text("tokenizer.chat_template", default="{prompt}"), first, eos)
+        return read_template(source, {"bos_token": first, "eos_token": eos}, prefix)
     except ValueError as error:
         got = f"the error {quoted(str(error), 200)}"
         requirement = "a chat template that can be rendered"
         raise header.fault("tokenizer.chat_template", requirement, got, "Give a template.") from error
-    if header.flag("tokenizer.ggml.add_bos_token", default=False) and not template.startswith(first):
-        template = first + template
-    return template

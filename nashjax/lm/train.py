@@ -79,7 +79,7 @@ class _Run:
         policy = self.policy
         return {
             "model": describe_model((policy.decoder, policy.params)),
-            "tokens": [policy.tokenizer.vocabulary_size, *policy.stop, *policy.forbidden, policy.template],
+            "tokens": [policy.tokenizer.vocabulary_size, *policy.stop, *policy.forbidden, str(policy.template)],
             "method": describe(self.method),
             "prompts": describe(list(self.prompts)),
             "held_out": describe(list(self.held_out)),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nashjax.arguments import check_integer, check_positive
+from nashjax.lm.chat import ChatTemplate
 from nashjax.lm.decoding import Tokens
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.tokenizers import Tokenizer
@@ -186,7 +187,7 @@ def tunix_policy(
     *,
     context_length: int,
     stop: tuple[str, ...],
-    template: str = "{prompt}",
+    template: str | ChatTemplate = "{prompt}",
     lora_rank: int = 8,
     lora_scale: float = 16.0,
     lora_pattern: str = LORA_PATTERN,
@@ -200,7 +201,7 @@ def tunix_policy(
       tokenizer: from texts to tokens and back. Logits are of its tokens alone.
       context_length: most tokens of a prompt with its answer.
       stop: names of the tokens that end an answer.
-      template: around a prompt, with `{prompt}` where it stands.
+      template: the text around a prompt, with `{prompt}` where it stands, or the `ChatTemplate` of the model.
       lora_rank: rank of the adapters that are trained; 0 trains all weights.
       lora_scale: factor of what the adapters add, times the rank.
       lora_pattern: regular expression of the modules that get adapters. One that leaves out the attention has to name

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from nashjax.arguments import check_choice
+from nashjax.lm.chat import ChatTemplate, read_template
 from nashjax.lm.llama import DTYPES
 from nashjax.lm.policy import LanguagePolicy
-from nashjax.lm.tokenizers import LibraryTokenizer, chat_template
+from nashjax.lm.tokenizers import LibraryTokenizer
 from nashjax.lm.tunix.decoder import LORA_PATTERN, needed, tunix_policy
 
 
@@ -29,7 +30,7 @@ def load_tunix(
     dtype: str = "float32",
     context_length: int | None = None,
     stop: tuple[str, ...] | None = None,
-    template: str | None = None,
+    template: str | ChatTemplate | None = None,
     forbidden: tuple[str, ...] = (),
     key: jax.Array | None = None,
 ) -> LanguagePolicy:
@@ -43,8 +44,9 @@ def load_tunix(
       dtype: what is computed in, and how frozen weights are kept, "float32" or "bfloat16".
       context_length: most tokens of a prompt with its answer; default what the model was made for.
       stop: names of the tokens that end an answer; default those that the folder names.
-      template: around a prompt, with `{prompt}` where it stands; default the folder's own chat template, or without
-        one the tokens that the tokenizer begins every text with.
+      template: the text around a prompt, with `{prompt}` where it stands, or a `ChatTemplate`; default the folder's own
+        chat template, or without one the tokens that the tokenizer begins every text with. The folder's chat template
+        is code of the model's author; `ChatTemplate` says which limits it runs under.
       forbidden: names of tokens that are never drawn.
       key: of the adapters' first values.
 
@@ -356,7 +358,10 @@ def _stop(folder: Path, tokenizer: LibraryTokenizer) -> tuple[str, ...]:
     raise ValueError(f"folder: {folder} names no token that ends an answer; allowed is that, or an argument stop")
 
 
-def _template(folder: Path, tokenizer: Any) -> str:
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def _template(folder: Path, tokenizer: Any) -> str | ChatTemplate:
     """The chat template of the folder, else what its tokenizer puts in front of every text."""
     settings = _json(folder / "tokenizer_config.json") or {}
     template, beside = settings.get("chat_template"), folder / "chat_template.jinja"
@@ -368,6 +373,16 @@ def _template(folder: Path, tokenizer: Any) -> str:
         found = tokenizer.encode("a")
         marked = zip(found.tokens, found.special_tokens_mask, strict=True)
         return "".join(name for name, _ in itertools.takewhile(lambda one: one[1], marked)) + "{prompt}"
-    first, end = (settings.get(name) for name in ("bos_token", "eos_token"))
-    first, end = (token.get("content") if isinstance(token, dict) else token for token in (first, end))
-    return chat_template(template, first or "", end or "")
+    settings = {**(_json(folder / "special_tokens_map.json") or {}), **settings}
+    special = {name: _content(settings.get(name)) for name in _SPECIAL}
+    try:
+        return read_template(template, {name: token for name, token in special.items() if token is not None})
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"folder: {folder} has a chat template that cannot be used: {error} Give a template."
+        ) from error
+
+
+def _content(token: Any) -> Any:
+    """The name of a special token, which a folder may give with its flags."""
+    return token.get("content") if isinstance(token, dict) else token
