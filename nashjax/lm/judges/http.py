@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from nashjax.arguments import check_integer, check_number, check_positive
+from nashjax.arguments import check_integer, check_number, check_positive, invalid, message, wrong_type
 from nashjax.files.errors import quoted
 from nashjax.lm.judges.base import SHOWN, JudgeError, Question, as_questions, describe
 from nashjax.lm.judges.cache import AnswerCache, Pair
@@ -121,8 +121,10 @@ class HttpJudge:
         temperature: float | None = 0.0,
     ):
         for name, value in (("model", model), ("api_key_variable", api_key_variable)):
-            if not isinstance(value, str) or not value:
-                raise ValueError(f"{name}: is {value!r}; allowed are names")
+            if not isinstance(value, str):
+                raise wrong_type(name, "a name", value)
+            if not value:
+                raise invalid(name, "a name", repr(value))
         for name, value, least in (
             ("concurrency", concurrency, 1),
             ("retries", retries, 0),
@@ -179,7 +181,7 @@ class HttpJudge:
         """Ask the model about each pair, in both orders; see `Judge`."""
         questions = as_questions(prompts, responses, opponents)
         if self._closed:
-            raise JudgeError(f"{self!r} is closed")
+            raise JudgeError(message(f"{self!r}", "open", "a closed judge"))
         for question in questions:
             self._check_lengths(question)
         wanted: dict[Pair, Question] = {}  # each order once, and the question that it belongs to
@@ -199,8 +201,9 @@ class HttpJudge:
     def _check_lengths(self, question: Question) -> None:
         for name, text in zip(("prompt", "response", "opponent"), question, strict=True):
             if len(text) > self.max_characters:
-                found = f"the {name} has {len(text)} characters; allowed are {self.max_characters} (max_characters)"
-                raise JudgeError(f"{self!r} was asked {self._describe(question)}: {found}")
+                requirement = f"must have at most {self.max_characters} characters (max_characters)"
+                subject = f"the {name} of a question for {self!r}, {self._describe(question)},"
+                raise JudgeError(message(subject, requirement, str(len(text))))
 
     def _key(self, pair: Pair) -> bytes:
         """What the cache calls a request: a hash of all that its answer depends on."""
@@ -259,8 +262,8 @@ class HttpJudge:
             answer = tries(self._request, pair, stop)
         except _Failure as failure:
             num = tries.statistics["attempt_number"]
-            after = "" if num == 1 else f" the last of {num} times"
-            said = f"{self!r} was asked {self._describe(question)}, and{after} {failure.said}"
+            got = failure.said + ("" if num == 1 else f", on the last of {num} tries")
+            said = message(f"{self!r}", f"must answer {self._describe(question)}", got)
             raise JudgeError(said) from None  # the causes may quote the server, which may quote the key
         return answer if self._cache is None else self._cache.put(self._key(pair), answer)
 
@@ -283,7 +286,7 @@ class HttpJudge:
             headers["Authorization"] = f"Bearer {key}"
         with self._slots:
             if stop.is_set():
-                raise _Failure("stopped", "was stopped", may_pass=False)
+                raise _Failure("stopped", "an end of the call", may_pass=False)
             with self._lock:
                 self.calls += 1
             try:
@@ -298,21 +301,21 @@ class HttpJudge:
         try:
             reply = self._connections.post(self.url, content, headers, timeout=self.timeout, most_bytes=MOST_BYTES)
         except TimeoutError:
-            raise _Failure("timeout", f"had no answer within {self.timeout:g} s") from None
+            raise _Failure("timeout", f"no answer within {self.timeout:g} s") from None
         except httpx.HTTPError as error:
             said = self._quoted(f"{type(error).__name__}: {error}")
-            raise _Failure("connection", f"could not get an answer, {said}") from None
+            raise _Failure("connection", f"no answer, {said}") from None
         if not 200 <= reply.status < 300:
             raise self._refused(reply)
         if len(reply.body) > MOST_BYTES:
-            raise _Failure("too long", f"got a reply of more than {MOST_BYTES} bytes, {self._quoted(reply.body)}")
+            raise _Failure("too long", f"a reply of more than {MOST_BYTES} bytes, {self._quoted(reply.body)}")
         return reply.body
 
     def _refused(self, reply: Reply) -> _Failure:
         """The failure for a status that is no success."""
-        said = f"got HTTP {reply.status}, {self._quoted(reply.body)}"
+        said = f"HTTP {reply.status}, {self._quoted(reply.body)}"
         if 300 <= reply.status < 400 and "location" in reply.headers:
-            said = f"got HTTP {reply.status}, a redirect to {self._quoted(reply.headers['location'])}, not followed"
+            said = f"HTTP {reply.status}, a redirect to {self._quoted(reply.headers['location'])}, not followed"
         may_pass = reply.status in (408, 429) or reply.status >= 500
         return _Failure(f"HTTP {reply.status}", said, may_pass, _seconds(reply.headers.get("retry-after")))
 
@@ -321,21 +324,21 @@ class HttpJudge:
         try:
             parsed = json.loads(reply)
         except (ValueError, RecursionError):
-            raise _Failure("not JSON", f"got a reply that is not JSON, {self._quoted(reply)}") from None
+            raise _Failure("not JSON", f"a reply that is not JSON, {self._quoted(reply)}") from None
         self._count_tokens(parsed)
         try:
             text = parsed["choices"][0]["message"]["content"]
         except (TypeError, LookupError):
             text = None
         if not isinstance(text, str):
-            raise _Failure("no answer", f"got a reply without a text, {self._quoted(reply)}")
+            raise _Failure("no answer", f"a reply without a text, {self._quoted(reply)}")
         found = _objects(text)
         if len(found) != 1 or "a_preferred" not in found[0]:
-            said = f'got a reply with {len(found)} JSON objects, not one with "a_preferred", {self._quoted(text)}'
+            said = f'a reply with {len(found)} JSON objects, not one with "a_preferred", {self._quoted(text)}'
             raise _Failure("no answer", said)
         value = found[0]["a_preferred"]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            said = f"got an a_preferred that is no number from 0 to 1, {self._quoted(text)}"
+            said = f"an a_preferred that is not a number from 0 to 1, {self._quoted(text)}"
             raise _Failure("out of range", said)
         return float(value)
 
@@ -354,7 +357,7 @@ class HttpJudge:
         """The key, "" where there is none; raises JudgeError, without it, if no header can hold it."""
         key = os.environ.get(self.api_key_variable, "").strip()
         if not (key.isascii() and key.isprintable()):
-            raise JudgeError(f"{self.api_key_variable}: holds characters that no key has; allowed are printable ASCII")
+            raise JudgeError(message(self.api_key_variable, "printable ASCII", "characters that no key has"))
         return key
 
     def _quoted(self, said: str | bytes | bytearray) -> str:
@@ -372,7 +375,7 @@ class _Failure(Exception):  # noqa: N818 (no user sees it)
 
     Attributes:
       kind: what it is counted as.
-      said: what happened, after "the judge was asked ..., and"; without the key.
+      said: what happened instead of an answer, a noun phrase without the key.
       may_pass: whether the same request may succeed.
       retry_after: seconds that the server asked to wait; None where it did not.
     """
@@ -404,15 +407,17 @@ def _hide(variable: str, record: logging.LogRecord) -> bool:
 
 def _endpoint(url: str) -> httpx.URL:
     """The whole address for a base or a whole one; raises ValueError, which never shows a password in it."""
-    allowed = 'allowed are addresses such as "http://127.0.0.1:8000/v1", without user name, password, "?" and "#"'
+    requirement = 'an address such as "http://127.0.0.1:8000/v1", without user name, password, "?" and "#"'
+    if not isinstance(url, str):
+        raise wrong_type("url", requirement, url)
     try:
         address = httpx.URL(url)
-    except (TypeError, httpx.InvalidURL):
-        raise ValueError(f"url: is no address; {allowed}") from None
+    except httpx.InvalidURL:
+        raise invalid("url", requirement, "a text that is no address") from None
     if address.userinfo or address.query or address.fragment:
-        raise ValueError(f"url: has a part that may be secret; {allowed}")
+        raise invalid("url", requirement, "one with a part that may be secret")
     if address.scheme not in ("http", "https") or not address.host:
-        raise ValueError(f"url: is {quoted(url)}; {allowed}")
+        raise invalid("url", requirement, quoted(url))
     path = address.path.rstrip("/")
     return address.copy_with(path=path if path.endswith("/chat/completions") else f"{path}/chat/completions")
 
