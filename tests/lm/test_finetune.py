@@ -219,7 +219,7 @@ def test_a_judge_that_fails_ends_the_run_which_goes_on_where_it_was(judging, run
 
 
 JUDGES = {
-    "answers": ("judging:wrong", "must be a number from 0 to 1, got 2.0."),
+    "answers": ("judging:wrong", "and answered 2.0; allowed are numbers from 0 to 1"),
     "no function of it": ("judging:absent", "--judge: found 'judging:absent'; allowed are functions that can be"),
     "no function": ("judging:number", "--judge: found 'judging:number'; allowed are functions"),
     "no module": ("absent_module:judge", "found 'absent_module:judge'; allowed are functions that can be imported (Mo"),
@@ -263,7 +263,7 @@ def test_prompts_of_ones_own(judging, run):
     other = run("finetune", *options, "--judge", "judging:shaky", "--resume")
     assert_refused(other, "--resume: found a run with --judge 'demo'; allowed is the same here, not 'judging:shaky'")
     assert_refused(run("generate", "RUN"), "--prompt: is missing; give that or --prompts")
-    assert_refused(run("generate", "RUN", "--prompt", "x" * 300), "prompts[0] must have 1 to 252 tokens")
+    assert_refused(run("generate", "RUN", "--prompt", "x" * 300), "prompts[0]: has 300 tokens; allowed are 1 to 252")
 
 
 PROMPTS: dict[str, tuple[bytes | None, str]] = {
@@ -311,7 +311,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "weights": (
         ("--gguf", "no.gguf", "--prompts", "p.jsonl", "--judge", "demo", "--output", "RUN"),
-        "no.gguf must be a file that exists",
+        "no.gguf is no file",
     ),
     "nobody to judge": (("--gguf", "no.gguf", "--prompts", "p.jsonl", "--output", "RUN"), "--judge: is missing; with"),
     "nowhere to write": (
@@ -320,7 +320,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "prompt too long": (
         ("--model", "tiny", "--prompts", "p.jsonl", "--answer-length", 250, "--judge", "demo", "--output", "RUN"),
-        "prompts[0] must have 1 to 6 tokens",
+        "prompts[0]: has 9 tokens",
     ),
     "both": (
         ("--gguf", "m", "--model", "tiny", "--prompts", "p.jsonl", "--judge", "demo", "--output", "RUN"),
@@ -361,7 +361,7 @@ GENERATE: dict[str, tuple[tuple[object, ...], str]] = {
     "no run": (("elsewhere",), "FOLDER: found no run in 'elsewhere'; allowed are outputs of nashjax finetune"),
     "no file": (("RUN", "--prompts", "p.jsonl"), "p.jsonl: there is no such file"),
     "letter": (("RUN", "--prompt", "r9"), "text: 'r9' has '9' at 1; allowed are 'rps.0123'"),
-    "too long": (("RUN", "--answer-length", 4), "length of answers must be less than the context, 4 tokens, got 4"),
+    "too long": (("RUN", "--answer-length", 4), "length of answers: is 4; allowed are less than the context, 4"),
     "temperature": (("RUN", "--temperature", -1), "'--temperature': found '-1'; allowed are finite numbers >= 0"),
     "top p": (("RUN", "--top-p", 1.5), "'--top-p': found '1.5'; allowed are finite numbers > 0 and <= 1"),
 }

@@ -343,7 +343,8 @@ def test_a_folder_names_its_stop_tokens_and_template(tmp_path):
     )
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [12, 0]}))
     policy = load_tunix(folder, lora_rank=0, context_length=99)
-    assert (policy.stop, policy.template, policy.context_length) == (("<end>", "a"), "<start><{prompt}><end>", 99)
+    assert (policy.stop, policy.context_length) == (("<end>", "a"), 99)
+    assert policy.encode(["ab"], 1).tokens[0, -6:].tolist() == [13, 14, 0, 1, 14, 12]  # 14: no word of the tokenizer
 
 
 def test_patterns_that_leave_out_what_they_should_not_are_refused(tmp_path):
