@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nashjax.arguments import invalid
 from nashjax.files.errors import bad_input, quoted
 from nashjax.files.source import Source
 from nashjax.files.write import whole_file
@@ -87,7 +88,7 @@ class Record(NamedTuple):
             fields["samples"] = tuple((prompt, answer) for prompt, answer in fields["samples"])
             record = cls(**fields)
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"no record: {error}") from error
+            raise invalid("line", "a record of a run", f"{type(error).__name__}: {error}") from error
         record._check_types()
         return record
 
@@ -98,7 +99,7 @@ class Record(NamedTuple):
         texts = [text for sample in self.samples for text in sample]
         good = type(self.step) is type(self.judge_calls) is int and all(type(x) in (int, float) for x in numbers)
         if not good or not all(isinstance(text, str) for text in texts):
-            raise ValueError("no record: a field of another type")
+            raise invalid("line", "a record of a run", "a field of another type")
 
 
 class RecordFile:

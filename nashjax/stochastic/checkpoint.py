@@ -17,14 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nashjax.files.errors import BadInput
 from nashjax.files.settings import first_difference, told
 
 SMALL = 8
 """Arrays of up to so many entries are told in full, larger ones by a hash."""
 
 
-class CheckpointError(ValueError):
-    """What a folder holds cannot be gone on from: it is of another run, or damaged."""
+class CheckpointError(BadInput):
+    """A checkpoint or a weights file that cannot be used: it belongs to another run or model, or is damaged."""
 
 
 class Checkpoints:
@@ -83,7 +84,7 @@ class Checkpoints:
     def _read(self, number: int, **item: Any) -> Any:
         try:
             return self._manager.restore(number, args=self._args.Composite(**item))[next(iter(item))]
-        except (KeyError, OSError, TypeError, ValueError) as error:  # by what is missing or damaged
+        except Exception as error:  # by what is missing or damaged, orbax raises classes of all kinds
             raise CheckpointError(
                 f"checkpoint: {self._manager.directory / str(number)} cannot be read ({type(error).__name__}); once "
                 "that folder is removed the run goes on from the checkpoint before it, if there is one"
