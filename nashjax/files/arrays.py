@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import warnings
 import zipfile
 import zlib
@@ -211,8 +212,11 @@ def _read_items(archive: zipfile.ZipFile, source: Source, num_items: int) -> lis
         check_memory(where, f"names of {dtype}", 3 * num_items * dtype.itemsize)
 
     names = read_member(archive, "items", str(source), check, source.limit)
-    with parsing(where, "numpy"):  # numbers that are not characters fail when they become text
-        return [str(name) for name in names.tolist()]
+    if names.dtype.kind == "U":  # numpy makes texts of any numbers, which then break whatever reads them
+        codes = np.frombuffer(names.astype(names.dtype.newbyteorder("=")).tobytes(), np.uint32)
+        if codes.size and codes.max() > sys.maxunicode:
+            raise bad_input(where, "characters", f"at most U+{sys.maxunicode:X}", f"U+{codes.max():X}")
+    return [str(name) for name in names.tolist()]
 
 
 def _check_numeric(dtype: np.dtype, where: str) -> None:

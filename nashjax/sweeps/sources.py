@@ -340,7 +340,8 @@ def _as_games(item: Any, name: str) -> np.ndarray:
 
 
 def _join(parts: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
-    return np.concatenate([part.astype(dtype, copy=False) for part in parts])
+    with np.errstate(over="ignore"):  # what becomes infinite is refused when it is solved
+        return np.concatenate([part.astype(dtype, copy=False) for part in parts])
 
 
 def _where(pieces: list[tuple[Any, int, int]], position: int) -> str:
