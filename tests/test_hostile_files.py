@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import nashjax as nj
-from nashjax.commands.finetune import read_settings
+from nashjax.commands.run_settings import read_settings
 from nashjax.files import BadInput, read_games
 from nashjax.files.settings import first_difference, told
 from nashjax.sweeps import store

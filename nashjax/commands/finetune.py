@@ -14,43 +14,22 @@ import typer
 
 from nashjax.commands.options import Debug, MaxFileSize, Seed
 from nashjax.commands.report import counted
+from nashjax.commands.run_settings import LARGEST_RANK, LONGEST_ANSWER, RUN_FILE, read_settings
 from nashjax.commands.terminal import errors_in_one_line, library_errors, number_option, put
 from nashjax.files import BadInput
-from nashjax.files.errors import bad_input, quoted, shortened, visible
-from nashjax.files.source import DEFAULT_LIMIT, Source, parsing
+from nashjax.files.errors import bad_input, quoted, visible
+from nashjax.files.source import DEFAULT_LIMIT, Source
 from nashjax.files.write import write_whole
 
 if TYPE_CHECKING:
     from nashjax import lm
 
-RUN_FILE, WEIGHTS_FILE = "run.json", "weights.npz"
+WEIGHTS_FILE = "weights.npz"
 _ADDRESSES = ("http://", "https://")
-_LARGEST_RANK, _LONGEST_ANSWER = 2**16, 2**24
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
-
-
-def _is_integer(low: int, high: int) -> Callable[[object], bool]:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-_SETTINGS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "model": ("a string or null", lambda value: value is None or _is_text(value)),
-    "gguf": ("a string or null", lambda value: value is None or _is_text(value)),
-    "lora_rank": (f"an integer from 0 to {_LARGEST_RANK}", _is_integer(0, _LARGEST_RANK)),
-    "dtype": ("a string", _is_text),
-    "answer_length": (f"an integer from 1 to {_LONGEST_ANSWER}", _is_integer(1, _LONGEST_ANSWER)),
-    "demo": ("true or false", lambda value: isinstance(value, bool)),
-    "judge": ("a string", _is_text),
-    "judge_model": ("a string or null", lambda value: value is None or _is_text(value)),
-}
-"""For each setting in the file of a run what it must be, in words and as a check."""
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 10, 32
 
 Count = number_option(1, whole=True)
-AnswerLength = number_option(1, whole=True, high=_LONGEST_ANSWER)
+AnswerLength = number_option(1, whole=True, high=LONGEST_ANSWER)
 _OPTIONS = {
     "beta": "--beta",
     "path": "--gguf",
@@ -116,7 +95,7 @@ def finetune(
     lora_rank: Annotated[
         int | None,
         typer.Option(
-            parser=number_option(0, whole=True, high=_LARGEST_RANK),
+            parser=number_option(0, whole=True, high=LARGEST_RANK),
             metavar="INTEGER",
             help="Of the adapters; 0 trains all weights. Default 8, and 0 for the tiny model.",
         ),
@@ -375,27 +354,3 @@ def _check_output(output: Path | None, resume: bool, settings: dict[str, Any]) -
             if settings[name] != value:
                 option = f"--{name.replace('_', '-')}"
                 raise bad_input(option, "", f"{value!r}, as in the run to resume", repr(settings[name]))
-
-
-def read_settings(folder: Path, named: str) -> dict[str, Any]:
-    """Return the settings of the run in a folder.
-
-    Raises:
-      BadInput: there is no run, in which case the message begins with `named`, or its settings are damaged.
-    """
-    path = folder / RUN_FILE
-    if not path.is_file():
-        raise bad_input(named, "", "an output folder of nashjax finetune", quoted(str(folder)))
-    source = Source(path)
-    with parsing(source, "JSON"):
-        settings = json.loads(source.read("JSON").decode("utf-8"))
-        if not isinstance(settings, dict):
-            raise bad_input(source, "", "an object", f"a {type(settings).__name__}")
-        if settings.keys() != _SETTINGS.keys():
-            different = min(settings.keys() ^ _SETTINGS.keys())
-            got = "nothing" if different in _SETTINGS else "another key"
-            raise bad_input(source, shortened(different), f"one of the keys {', '.join(_SETTINGS)}", got)
-        for name, (requirement, good) in _SETTINGS.items():
-            if not good(settings[name]):
-                raise bad_input(source, name, requirement, shortened(json.dumps(settings[name])))
-    return settings

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from nashjax.commands.finetune import WEIGHTS_FILE, AnswerLength, Count, first_policy, read_prompts, read_settings
+from nashjax.commands.finetune import WEIGHTS_FILE, AnswerLength, Count, first_policy, read_prompts
 from nashjax.commands.options import Debug, MaxFileSize, Seed
+from nashjax.commands.run_settings import read_settings
 from nashjax.commands.terminal import errors_in_one_line, library_errors, number_option, put
 from nashjax.files.errors import bad_input, quoted
 from nashjax.files.source import DEFAULT_LIMIT, Source
