@@ -293,7 +293,7 @@ def read_prompts(source: Source) -> list[str]:
             raise bad_input(where, "", 'a line such as {"prompt": "..."}', quoted(line)) from cause
         found.append(text)
     if not found:
-        raise bad_input(source, "prompts", "at least 1", "none")
+        raise bad_input(source, "number of prompts", "at least 1", "0")
     return list(dict.fromkeys(found))
 
 

@@ -94,7 +94,8 @@ def open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     if sys.stdout is None:
-        sys.stdout = io.TextIOWrapper(_ClosedStream(1), encoding="utf-8", write_through=True)
+        closed: Any = _ClosedStream(1)
+        sys.stdout = io.TextIOWrapper(closed, encoding="utf-8", write_through=True)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open until the program ends)
     for stream in (sys.stdout, sys.stderr):
@@ -214,7 +215,7 @@ def errors_in_one_line(debug: bool = False) -> Iterator[None]:
 
 def _platform_problem() -> str | None:
     """What is wrong with the platforms that JAX_PLATFORMS names, in one line; None if jax can use them."""
-    wanted = jax.config.jax_platforms
+    wanted = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
     if not wanted:
         return None
     try:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -127,6 +128,8 @@ def read_header(stream: IO[bytes], num_bytes: int, where: str, check: Check) -> 
             shape, _, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
         if not all(type(length) is int and length >= 0 for length in shape) or len(shape) > _MOST_AXES:
             raise ValueError(f"the shape is not a tuple of at most {_MOST_AXES} integers >= 0")
+    except (OSError, zipfile.BadZipFile, zlib.error):  # of the archive around it
+        raise
     except Exception as error:
         raise bad_input(where, "", "an array written by numpy.save", "an unreadable header") from error
     # Names that are not text would need pickles, which can run code.

@@ -145,7 +145,7 @@ def _in_order(source: Source, given: dict[str, float], items: Iterable[str]) -> 
     missing = [item for item in items if item not in given]
     if missing:
         advice = "A probability of 0 excludes an item."
-        raise bad_input(source, "", "a probability for each item", f"none for {listed(missing)}", advice)
+        raise bad_input(source, "", "must contain a probability for each item", f"none for {listed(missing)}", advice)
     return np.array([float(given[item]) for item in items])
 
 

@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -94,6 +95,8 @@ class Source:
         with parsing(self, form):
             if self._kept is None:
                 self._kept = self._keep()
+                if self._kept is not None:
+                    weakref.finalize(self, self._kept.close)
             if self._kept is None:
                 with open(self.path, "rb") as stream:
                     yield stream

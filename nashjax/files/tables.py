@@ -21,6 +21,7 @@ LARGEST_COUNT = 1e15
 """Counts up to here are exact in double precision."""
 COUNT = f"a count >= 0 and <= {LARGEST_COUNT:g}"
 NAME = "the name of an item"
+CONTENT = "must contain a header and rows below it"
 PROBABILITY = "a number in [0, 1]"
 SQUARE = "a square matrix, with as many rows as columns"
 WINNER_ADVICE = "Use --tie-word for other words, or --winner for another column."
@@ -70,16 +71,14 @@ class Table:
         self.header_line = f"{source}, line {reader.line_num}"
         self.records: Iterable[list[str]] = reader
         if not self.header:
-            raise bad_input(source, "", "a header with rows below it", "an empty file")
+            raise bad_input(source, "", CONTENT, "an empty file")
 
     def first_record(self) -> list[str]:
         """The first record after the header, which `records` still holds; raises BadInput if there is none."""
         if self._first is None:
             self._first = next((record for record in self._reader if record), None)
             if self._first is None:
-                raise bad_input(
-                    self.source, "", "a header with rows below it", f"the header {listed(self.header)} alone"
-                )
+                raise bad_input(self.source, "", CONTENT, f"the header {listed(self.header)} alone")
             self.records = itertools.chain([self._first], self._reader)
         return self._first
 
@@ -250,7 +249,7 @@ def read_battles(table: Table, columns: Columns, tie_words: Iterable[str]) -> Co
 def check_names(names: list[str], where: Any) -> None:
     """Raise BadInput at `where(position)` unless the names are at least two, distinct, and not empty."""
     if len(names) < 2:
-        raise bad_input(where(0), "items", "at least 2", str(len(names)))
+        raise bad_input(where(0), "number of items", "at least 2", str(len(names)))
     first: dict[str, int] = {}
     for position, name in enumerate(names):
         if not name or "\0" in name:

@@ -152,7 +152,7 @@ def understand(source: Records, request: Request) -> Battles:
         got = "none"
         if bad_rows.count:
             got = f"{bad_rows.count} rows that cannot be used, the first being {bad_rows.examples[0].rstrip('.')}"
-        raise bad_input(source.name, "comparisons", "at least 1", got)
+        raise bad_input(source.name, "number of comparisons", "at least 1", got)
     present, codes = np.unique(np.concatenate([first[rows], second[rows]]), return_inverse=True)
     check_game_memory(source.name, len(present))
     order = sorted(range(len(present)), key=lambda i: names[present[i]])

@@ -10,6 +10,7 @@ import re
 import stat
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -123,7 +124,9 @@ def _decode(number: int, content: bytes) -> Shard:
             raise ValueError("other arrays than those of a shard")
         if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
             raise ValueError("compressed arrays")  # which could unpack to any size
-        arrays = {name: read_member(archive, name, "the shard", lambda header: None) for name in members}
+        arrays: dict[str, Any] = {
+            name: read_member(archive, name, "the shard", lambda header: None) for name in members
+        }
     digest, first_game = arrays.pop("input_sha256"), arrays.pop("first_game")
     dtype, games = arrays["log_policy"].dtype, arrays["status"].shape
     dtypes = {name: _INTEGERS.get(name, dtype) for name in fields}
