@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax.arguments import check_integer, check_number, check_positive, invalid, wrong_type
+from nashjax.arguments import check_integer, check_number, check_positive, invalid, shown, wrong_type
 from nashjax.files.errors import quoted
 from nashjax.lm.chat import ChatTemplate, Rendered, renderings
 from nashjax.lm.decoding import Decoder, Tokens, generate, log_probs
@@ -56,15 +56,15 @@ class LanguagePolicy:
         check_integer("context_length", self.context_length, 2)
         for name, tokens in (("stop", self.stop), ("forbidden", self.forbidden)):
             if isinstance(tokens, str) or len(set(tokens)) < len(tokens):
-                raise ValueError(f"{name}: is {tokens!r}; allowed are tuples of names, each once")
+                raise invalid(name, "a tuple of names, each once", shown(tokens))
             for token in tokens:
                 try:
                     self.tokenizer.token_id(token)
-                except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from None
+                except ValueError:
+                    raise invalid(name, "names of the tokenizer's tokens", quoted(token)) from None
         both = set(self.stop) & set(self.forbidden)
         if both:
-            raise ValueError(f"forbidden: has {sorted(both)[0]!r}; allowed are tokens other than those of stop")
+            raise invalid("forbidden", "must have none of the tokens of stop", quoted(sorted(both)[0]))
         if not isinstance(self.template, (str, ChatTemplate)):
             raise wrong_type("template", "a text with '{prompt}' or a ChatTemplate", self.template)
         if isinstance(self.template, str) and self.template.count("{prompt}") != 1:
@@ -97,11 +97,9 @@ class LanguagePolicy:
           ValueError: a prompt has no token, or there is no room for it, or the template or the tokenizer refuses it.
         """
         if isinstance(prompts, str) or not hasattr(prompts, "__len__") or not len(prompts):
-            raise ValueError(f"{name}: are {prompts!r}; allowed are lists of at least one text")
+            raise invalid(name, "a list of at least one text", shown(prompts))
         if length >= self.context_length:
-            raise ValueError(
-                f"length of answers: is {length}; allowed are less than the context, {self.context_length}"
-            )
+            raise invalid("length of answers", f"less than the context of {self.context_length}", str(length))
         for index, prompt in enumerate(prompts):
             if not isinstance(prompt, str):
                 raise wrong_type(f"{name}[{index}]", "a text", prompt)
@@ -145,7 +143,7 @@ class LanguagePolicy:
         num = len(answers[0]) if len(answers) else 0
         for prompt, found in enumerate(answers):
             if isinstance(found, str) or len(found) != num or not num:
-                raise ValueError(f"answers[{prompt}]: is {found!r}; allowed are lists of texts, equally long")
+                raise invalid(f"answers[{prompt}]", "a list of texts, as long as the others", shown(found))
         rows = np.zeros((len(answers), num, length), np.int32)
         mask = np.zeros(rows.shape, bool)
         tokenizer = self.tokenizer
@@ -157,7 +155,7 @@ class LanguagePolicy:
                 tokens = [*tokens, self.stop_ids[0]]
             elif len(tokens) != length:
                 allowed = f"up to {length}" if self.stop_ids else f"exactly {length}"
-                raise ValueError(f"answers{list(index)}: has {len(tokens)} tokens; allowed are {allowed}")
+                raise invalid(f"answers{list(index)}", f"must have {allowed} tokens", str(len(tokens)))
             rows[index][: len(tokens)] = tokens
             mask[index][: len(tokens)] = True
         return Tokens(jnp.asarray(rows), jnp.asarray(mask))

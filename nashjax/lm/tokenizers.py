@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from nashjax.arguments import invalid
 from nashjax.files.errors import quoted
 
 
@@ -67,7 +68,7 @@ class ByteTokenizer:
             return 256
         if len(name.encode("utf-8")) == 1:
             return name.encode("utf-8")[0]
-        raise ValueError(f"token: is {name!r}; allowed are '<end>' and single bytes")
+        raise invalid("token", "'<end>' or a single byte", quoted(name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ class AlphabetTokenizer:
 
     def __post_init__(self):
         if not self.alphabet or len(set(self.alphabet)) < len(self.alphabet):
-            raise ValueError(f"alphabet: is {self.alphabet!r}; allowed are characters, each once")
+            raise invalid("alphabet", "characters, each once", quoted(self.alphabet))
 
     @property
     def vocabulary_size(self) -> int:
@@ -94,7 +95,7 @@ class AlphabetTokenizer:
         del special
         for place, character in enumerate(text):
             if character not in self.alphabet:
-                raise ValueError(f"text: {text!r} has {character!r} at {place}; allowed are {self.alphabet!r}")
+                raise invalid(f"text[{place}]", f"one of {quoted(self.alphabet)}", quoted(character))
         return [self.alphabet.index(character) for character in text]
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -107,7 +108,7 @@ class AlphabetTokenizer:
             return len(self.alphabet)
         if len(name) == 1 and name in self.alphabet:
             return self.alphabet.index(name)
-        raise ValueError(f"token: is {name!r}; allowed are '<end>' and the characters of {self.alphabet!r}")
+        raise invalid("token", f"'<end>' or one of {quoted(self.alphabet)}", quoted(name))
 
 
 class LibraryTokenizer:
@@ -185,7 +186,7 @@ class LibraryTokenizer:
         """Return the token of this name."""
         found = self._id(name)
         if found is None:
-            raise ValueError(f"token must be one of the vocabulary's, got {quoted(name)}.")
+            raise invalid("token", "in the vocabulary", quoted(name))
         return found
 
     def name(self, token: int) -> str:

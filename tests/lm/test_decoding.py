@@ -178,11 +178,11 @@ def test_a_drawn_answer_ends_at_its_length_where_there_is_no_stop_token():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num": 0}, "num: is 0; allowed are integers >= 1"),
-        ({"length": 0}, "length: is 0"),
-        ({"temperature": -1.0}, "temperature: is -1.0"),
-        ({"top_p": 0.0}, "top_p: is 0.0"),
-        ({"reference_share": 2.0}, "reference_share: is 2.0"),
+        ({"num": 0}, r"^num must be an integer >= 1, got 0\.$"),
+        ({"length": 0}, "^length must be an integer >= 1, got 0"),
+        ({"temperature": -1.0}, "^temperature must be a finite number >= 0, got -1.0"),
+        ({"top_p": 0.0}, "^top_p must be a finite number > 0 and <= 1, got 0.0"),
+        ({"reference_share": 2.0}, "^reference_share must be a finite number >= 0 and <= 1, got 2.0"),
     ],
 )
 def test_bad_draws_are_refused(options, message):
@@ -195,13 +195,16 @@ def test_bad_draws_are_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stop": ("<stop>",)}, "stop: token: is '<stop>'"),
-        ({"forbidden": ("z",)}, "forbidden: token: is 'z'"),
-        ({"stop": ("<end>",), "forbidden": ("<end>",)}, "forbidden: has '<end>'"),
-        ({"stop": "<end>"}, "stop: is '<end>'; allowed are tuples"),
-        ({"template": "no place"}, "template: is 'no place'"),
-        ({"template": "{prompt}a{prompt}"}, "template: is .*; allowed are texts with '{prompt}', once"),
-        ({"context_length": 1}, "context_length: is 1"),
+        ({"stop": ("<stop>",)}, r"^stop must be names of the tokenizer's tokens, got '<stop>'\.$"),
+        ({"forbidden": ("z",)}, r"^forbidden must be names of the tokenizer's tokens, got 'z'\.$"),
+        (
+            {"stop": ("<end>",), "forbidden": ("<end>",)},
+            r"^forbidden must have none of .* stop, got '<end>'\.$",
+        ),
+        ({"stop": "<end>"}, r"^stop must be a tuple of names, each once, got '<end>'\.$"),
+        ({"template": "no place"}, "^template must be a text with '{prompt}' in it once, got"),
+        ({"template": "{prompt}a{prompt}"}, "^template must be a text with '{prompt}' in it once, got"),
+        ({"context_length": 1}, "^context_length must be an integer >= 2, got 1"),
     ],
 )
 def test_bad_policies_are_refused(options, message):
@@ -212,12 +215,14 @@ def test_bad_policies_are_refused(options, message):
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        (["ab", "a" * 13], r"prompts\[1\]: has 13 tokens; allowed are 1 to 12, the context of 16 less 4"),
-        (["ab", ""], r"prompts\[1\]: has 0 tokens"),
-        (["ab", 3], r"prompts\[1\]: is a int"),
-        ([], "prompts: are"),
-        ("ab", "prompts: are 'ab'"),
-        (["xy"], "text: 'xy' has 'x' at 0"),
+        (
+            ["ab", "a" * 13],
+            r"^prompts\[1\] must have 1 to 12 tokens, the context of 16 less 4 for an .*, got 13",
+        ),
+        (["ab", ""], r"^prompts\[1\] must have 1 to 12 tokens, .*, got 0\.$"),
+        ([], r"^prompts must be a list of at least one text, got \[\]\.$"),
+        ("ab", r"^prompts must be a list of at least one text, got 'ab'\.$"),
+        (["xy"], r"^prompts\[0\]: text\[0\] must be one of 'abc', got 'x'\.$"),
     ],
 )
 def test_bad_prompts_are_refused(prompts, message):
@@ -225,13 +230,20 @@ def test_bad_prompts_are_refused(prompts, message):
         small_policy().encode(prompts, LENGTH)
 
 
+def test_a_prompt_or_template_of_another_type_is_refused():
+    with pytest.raises(TypeError, match=r"^prompts\[1\] must be a text, got 3\.$"):
+        small_policy().encode(["ab", 3], LENGTH)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"^template must be a text with '{prompt}' or a ChatTemplate, got 3\.$"):
+        dataclasses.replace(small_policy(), template=3)
+
+
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ([["a"], ["b", "c"]], r"answers\[1\]: is \['b', 'c'\]; allowed are lists of texts, equally long"),
-        ([["a", "b"], ["c"]], r"answers\[1\]: is \['c'\]"),
-        (["ab"], r"answers\[0\]: is 'ab'"),
-        ([["aaaa", "aaaaa"]], r"answers\[0, 1\]: has 5 tokens; allowed are up to 4"),
+        ([["a"], ["b", "c"]], r"^answers\[1\] must be a list of texts, as long as the others, got \['b', 'c'\]\.$"),
+        ([["a", "b"], ["c"]], r"^answers\[1\] must be .*, got \['c'\]\.$"),
+        (["ab"], r"^answers\[0\] must be .*, got 'ab'\.$"),
+        ([["aaaa", "aaaaa"]], r"^answers\[0, 1\] must have up to 4 tokens, got 5\.$"),
     ],
 )
 def test_bad_answers_are_refused(answers, message):
@@ -266,7 +278,7 @@ def test_bytes_and_letters_come_back():
     tokenizer = lm.ByteTokenizer()
     text = "naïve 😀\n"
     assert tokenizer.decode([*tokenizer.encode(text), tokenizer.token_id("<end>")]) == text
-    with pytest.raises(ValueError, match="token: is 'ab'"):
+    with pytest.raises(ValueError, match=r"^token must be '<end>' or a single byte, got 'ab'"):
         tokenizer.token_id("ab")
     letters = lm.AlphabetTokenizer("xyz")
     assert letters.decode([*letters.encode("zyx"), letters.token_id("<end>")]) == "zyx"
