@@ -32,7 +32,11 @@ def generate(
     ] = 1.0,
     seed: Seed = 0,
 ) -> None:
-    """Answer prompts with the model that a run has learnt; one line of JSON for each answer."""
+    """Answer prompts with the model that a run has learnt; one line of JSON for each answer.
+
+    The chat template of the model is code of the model's author. It runs in a process of its own, with limits on its
+    time, its memory and the text that it makes.
+    """
     with errors_in_one_line(), library_errors():
         import jax
 

@@ -62,7 +62,7 @@ class ChatTemplate:
     """
 
     source: str
-    special: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    special: Mapping[str, str] | None = None
     prefix: str = ""
 
     def __post_init__(self):
@@ -103,7 +103,7 @@ class ChatTemplate:
 
     def _marks(self, conversations: Sequence[Sequence[Message]]) -> tuple[str, str]:
         """Two characters that are neither in the template nor in a conversation."""
-        taken = {*self.source, *(character for value in self.special.values() for character in value)}
+        taken = set(self.source + "".join((self.special or {}).values()))
         for messages in conversations:
             for message in messages:
                 taken.update(str(message))
@@ -112,7 +112,7 @@ class ChatTemplate:
 
     def _run(self, pending: Sequence[Any]) -> Iterator[dict[str, str]]:
         """Render in processes, as many as it takes; yield a text or an error each."""
-        variables = {**self.special, "tools": None, "documents": None, "add_generation_prompt": True}
+        variables = {**(self.special or {}), "tools": None, "documents": None, "add_generation_prompt": True}
         while pending:
             request = {
                 "path": sys.path,

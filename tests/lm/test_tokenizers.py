@@ -25,6 +25,7 @@ from benchmarks.token_references import CONVERSATIONS, FAMILIES, SENTENCEPIECE_T
 from nashjax import lm
 from nashjax.lm.chat import Rendered
 from nashjax.lm.tokenizers import encode_text
+from nashjax.lm.tunix import folder as folder_module
 
 REFERENCES = json.loads(token_references.RESULT.read_text(encoding="utf-8"))
 
@@ -220,3 +221,71 @@ def test_characters_beside_an_alphabet_are_named():
 
 def test_the_reference_file_is_small():
     assert Path(token_references.RESULT).stat().st_size < 20_000
+
+
+# Folders.
+
+
+def write_folder(folder: Path, name: str, **settings: Any) -> Path:
+    """A tokenizer and its settings, as models have them."""
+    family = FAMILIES[name]
+    family.tokenizer().save(str(folder / "tokenizer.json"))
+    fields = {**family.special, "chat_template": family.template, **settings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(fields), encoding="utf-8")
+    return folder
+
+
+def template_of(folder: Path) -> Any:
+    return folder_module._template(folder, folder_module._tokenizer(folder))
+
+
+def test_a_folder_has_the_tokens_of_transformers(tmp_path):
+    """The template may stand among others, or in a file of its own; a token may be given with its flags."""
+    expected = REFERENCES["families"]["llama 2"]["plain"][:3]
+    template = FAMILIES["llama 2"].template
+    several = [{"name": "rag", "template": "no"}, {"name": "default", "template": template}]
+    for fields in ({}, {"chat_template": several, "bos_token": {"content": "<s>"}}, {"chat_template": "no"}):
+        folder = write_folder(tmp_path, "llama 2", **fields)
+        if fields.get("chat_template") == "no":
+            (folder / "chat_template.jinja").write_text(template)
+        tokenizer = lm.LibraryTokenizer(folder_module._tokenizer(folder))
+        found = [tokens_of(tokenizer, one) for one in template_of(folder).render(CONVERSATIONS[:3])]
+        assert found == expected
+
+
+def test_a_folder_without_a_template_begins_texts_with_the_tokenizers_first_token(tmp_path):
+    folder = write_folder(tmp_path, "mistral", chat_template=None)
+    fields = json.loads((folder / "tokenizer.json").read_text())
+    begin = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    token = {"id": "<s>", "ids": [1], "tokens": ["<s>"]}
+    pair = [*begin, {"Sequence": {"id": "B", "type_id": 1}}]
+    fields["post_processor"] = {
+        "type": "TemplateProcessing", "single": begin, "pair": pair, "special_tokens": {"<s>": token}
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(fields))
+    assert template_of(folder) == "<s>{prompt}"
+    reader = folder_module._tokenizer(folder)
+    policy = policy_of(lm.LibraryTokenizer(folder_module._tokenizer(folder)), "<s>{prompt}", "</s>")
+    for text in ("hello world", " hello\n"):
+        row = policy.encode([text], 8)
+        assert np.asarray(row.tokens)[np.asarray(row.mask)].tolist() == reader.encode(text).ids
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"chat_template": "{{ raise_exception('no') }}"},
+            r"chat template must be one that can be rendered, got .*no\.",
+        ),
+        ({"chat_template": 3}, r"chat template must be one that can be rendered, got .*'source must be a text"),
+    ],
+)
+def test_a_folder_whose_template_cannot_be_used_is_named(tmp_path, settings, message):
+    folder = write_folder(tmp_path, "llama 2", **settings)
+    with pytest.raises(ValueError, match=message) as caught:
+        template_of(folder)
+    assert str(caught.value).startswith(str(folder))
+    (folder / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json must be a JSON object, got '\[\]'\.$"):
+        template_of(folder)

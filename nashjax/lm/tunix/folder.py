@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nashjax.arguments import check_choice
+from nashjax.files.errors import bad_input, quoted
 from nashjax.lm.chat import ChatTemplate, read_template
 from nashjax.lm.llama import DTYPES
 from nashjax.lm.policy import LanguagePolicy
@@ -363,24 +364,36 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cl
 
 def _template(folder: Path, tokenizer: Any) -> str | ChatTemplate:
     """The chat template of the folder, else what its tokenizer puts in front of every text."""
-    settings = _json(folder / "tokenizer_config.json") or {}
+    settings = _object(folder / "tokenizer_config.json")
     template, beside = settings.get("chat_template"), folder / "chat_template.jinja"
     if isinstance(template, list):  # several, by name
-        template = {each["name"]: each["template"] for each in template}.get("default")
+        named = [each for each in template if isinstance(each, dict) and each.get("name") == "default"]
+        template = named[0].get("template") if named else None
     if beside.is_file():
-        template = beside.read_text(encoding="utf-8")
+        try:
+            template = beside.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise bad_input(beside, "", "UTF-8", "other bytes") from error
     if template is None:
         found = tokenizer.encode("a")
         marked = zip(found.tokens, found.special_tokens_mask, strict=True)
         return "".join(name for name, _ in itertools.takewhile(lambda one: one[1], marked)) + "{prompt}"
-    settings = {**(_json(folder / "special_tokens_map.json") or {}), **settings}
+    settings = {**_object(folder / "special_tokens_map.json"), **settings}
     special = {name: _content(settings.get(name)) for name in _SPECIAL}
+    special = {name: token for name, token in special.items() if isinstance(token, str)}
     try:
-        return read_template(template, {name: token for name, token in special.items() if token is not None})
+        return read_template(template, special) if isinstance(template, str) else ChatTemplate(template, special)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"folder: {folder} has a chat template that cannot be used: {error} Give a template."
-        ) from error
+        got = f"the error {quoted(str(error), 200)}"
+        raise bad_input(folder, "chat template", "one that can be rendered", got, "Give a template.") from error
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """Return the fields of a JSON file, none if there is no file."""
+    found = _json(path)
+    if not isinstance(found, (dict, type(None))):
+        raise bad_input(path, "", "a JSON object", quoted(str(found)))
+    return found or {}
 
 
 def _content(token: Any) -> Any:
