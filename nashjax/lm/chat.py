@@ -21,8 +21,8 @@ OUTPUT_LIMIT = 1 << 20
 _MEMORY_LIMIT = 512 << 20
 _SECONDS_LIMIT = 2.0
 """Most seconds of processor time for one conversation."""
-_BATCH = 32 << 20
-"""About so many characters come back from one process: those of hostile templates would not fit in memory."""
+_BATCH = 8 << 20
+"""About so many characters go to one process and come back from it, which keeps both within its memory limit."""
 
 Message = Mapping[str, Any]
 
@@ -114,19 +114,30 @@ class ChatTemplate:
         """Render in processes, as many as it takes; yield a text or an error each."""
         variables = {**(self.special or {}), "tools": None, "documents": None, "add_generation_prompt": True}
         while pending:
+            part = _first(pending)
             request = {
                 "path": sys.path,
                 "source": self.source,
                 "variables": variables,
-                "conversations": pending,
+                "conversations": part,
                 "memory": _MEMORY_LIMIT,
                 "seconds": _SECONDS_LIMIT,
                 "length": OUTPUT_LIMIT,
                 "total": _BATCH,
             }
-            done = _ask(request, 60 + _SECONDS_LIMIT * len(pending))
+            done = _ask(request, 60 + _SECONDS_LIMIT * len(part))
             yield from done
             pending = pending[len(done) :]
+
+
+def _first(pending: Sequence[Sequence[Message]]) -> Sequence[Sequence[Message]]:
+    """Return the first conversations, as many as go to one process."""
+    size = 0
+    for index, messages in enumerate(pending):
+        size += sum(len(str(message)) for message in messages)
+        if index and size > _BATCH:
+            return pending[:index]
+    return pending
 
 
 def _ask(request: dict[str, Any], timeout: float) -> list[dict[str, str]]:

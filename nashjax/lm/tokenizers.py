@@ -137,7 +137,13 @@ class LibraryTokenizer:
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Return the tokens of a text that stands alone; see `Tokenizer.encode`."""
-        return self.encode_spans(text, () if special else ((0, len(text)),))
+        if special:
+            return self.encode_spans(text, ())
+        self._tokenizer.encode_special_tokens = True
+        found = self._tokenizer.encode(text, add_special_tokens=False).ids
+        # Some models have the names of special tokens among their words.
+        leaked = any(token in self._added and self._added[token].special and token != self._unknown for token in found)
+        return self.encode_spans(text, ((0, len(text)),)) if leaked else found
 
     def encode_spans(self, text: str, spans: Sequence[tuple[int, int]], *, apart: bool = False) -> list[int]:
         """Tokenize a whole text, parts of which users have written.

@@ -97,7 +97,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_template_is_refused_in_one_line(name):
+def test_a_hostile_template_is_refused_in_one_line(monkeypatch, name):
+    monkeypatch.setattr(chat, "_MEMORY_LIMIT", 128 << 20)  # less to fill
     source, expected = HOSTILE[name]
     with pytest.raises(ValueError, match=r"^chat template must render every conversation, got ") as caught:
         lm.ChatTemplate(source + SAID)
@@ -135,6 +136,9 @@ def test_many_long_conversations_come_from_several_processes(monkeypatch):
     found = [one.text for one in template.render([[{"role": "user", "content": str(i)}] for i in range(4)])]
     assert found == ["x" * 400 + str(i) for i in range(4)]
     assert len(asked) == 3  # of at most three texts each, two for a conversation
+    asked.clear()
+    assert len([*template.render([[{"role": "user", "content": "y" * 900}]] * 2)]) == 2
+    assert len(asked) == 4
 
 
 def test_the_contents_of_messages_are_found_in_the_text():
