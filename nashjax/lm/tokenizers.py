@@ -172,17 +172,10 @@ class LibraryTokenizer:
 
     def encode_after(self, text: str) -> list[int]:
         """Return the tokens of a user's text that follows other text, such as an answer: no blank is put in front."""
-        alone = self.encode(text)
-        for before in ("\n", "a", "."):
-            ids = self.encode(before)
-            if self.encode(before + "b")[: len(ids)] != ids or self.encode(before + "b")[len(ids) :] == self.encode(
-                "b"
-            ):
-                continue  # merged with the text, or nothing is put in front of texts
-            together = self.encode(before + text)
-            if together[: len(ids)] == ids:
-                return together[len(ids) :]
-        return alone
+        if self._behind("\n", "b") in (None, self.encode("b")):  # nothing is put in front of texts
+            return self.encode(text)
+        behind = (self._behind(before, text) for before in ("\n", "a", "."))
+        return next((tokens for tokens in behind if tokens is not None), self.encode(text))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, less special ones."""
@@ -201,6 +194,7 @@ class LibraryTokenizer:
 
     def refuse_names(self, text: str) -> None:
         """Raise ValueError if a text has the name of a special token, or could be part of one."""
+        tokens = set(self._whole(self._tokenizer, text).ids)
         for token, each in self._added.items():
             name = each.content
             partial = any(text.endswith(name[:i]) or text.startswith(name[i:]) for i in range(1, len(name)))
@@ -209,13 +203,18 @@ class LibraryTokenizer:
                     f"text must not have {quoted(name)} or part of it at an end, because the chat template changes "
                     f"the text, got {quoted(text)}."
                 )
-            if each.special and token != self._unknown and token in self._whole(self._tokenizer, text).ids:
+            if each.special and token != self._unknown and token in tokens:
                 raise ValueError(f"text must not be tokenized as {quoted(name)}, got {quoted(text)}.")
 
     def _whole(self, tokenizer: Any, text: str) -> Any:
         """The encoding of a text, names of special tokens taken for these."""
         tokenizer.encode_special_tokens = False
         return tokenizer.encode(text, add_special_tokens=False)
+
+    def _behind(self, before: str, text: str) -> list[int] | None:
+        """The tokens of a text behind another one, None if tokens of both are merged."""
+        ids, together = self.encode(before), self.encode(before + text)
+        return together[len(ids) :] if together[: len(ids)] == ids else None
 
     def _leading(self, whole: Any) -> tuple[int, int]:
         """How many special tokens a text begins with, and where the last of them ends."""
@@ -290,7 +289,7 @@ def _renamed_fields(fields: dict[str, Any], other: dict[str, str]) -> dict[str, 
         model["unk_token"] = other.get(model["unk_token"], model["unk_token"])
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", ())]
     if pairs:
-        model["merges"] = [pair for pair in pairs if not {*pair, "".join(pair)} & set(other)]
+        model["merges"] = [pair for pair in pairs if other.keys().isdisjoint((*pair, "".join(pair)))]
     return fields
 
 
