@@ -55,16 +55,18 @@ class LanguagePolicy:
     def __post_init__(self):
         check_integer("context_length", self.context_length, 2)
         for name, tokens in (("stop", self.stop), ("forbidden", self.forbidden)):
-            if isinstance(tokens, str) or len(set(tokens)) < len(tokens):
-                raise invalid(name, "a tuple of names, each once", shown(tokens))
+            if isinstance(tokens, str):
+                raise wrong_type(name, "a tuple of names of tokens", tokens, "Put the name in a tuple.")
+            if len(set(tokens)) < len(tokens):
+                raise invalid(name, "a tuple of different names", shown(tokens))
             for token in tokens:
                 try:
                     self.tokenizer.token_id(token)
-                except ValueError:
-                    raise invalid(name, "names of the tokenizer's tokens", quoted(token)) from None
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
         both = set(self.stop) & set(self.forbidden)
         if both:
-            raise invalid("forbidden", "must have none of the tokens of stop", quoted(sorted(both)[0]))
+            raise invalid("forbidden", "a tuple of tokens that are not in stop", quoted(min(both)))
         if not isinstance(self.template, (str, ChatTemplate)):
             raise wrong_type("template", "a text with '{prompt}' or a ChatTemplate", self.template)
         if isinstance(self.template, str) and self.template.count("{prompt}") != 1:
@@ -96,10 +98,12 @@ class LanguagePolicy:
           TypeError: a prompt is not a text.
           ValueError: a prompt has no token, or there is no room for it, or the template or the tokenizer refuses it.
         """
-        if isinstance(prompts, str) or not hasattr(prompts, "__len__") or not len(prompts):
-            raise invalid(name, "a list of at least one text", shown(prompts))
+        if isinstance(prompts, str) or not hasattr(prompts, "__len__"):
+            raise wrong_type(name, "a list of strings", prompts)
+        if not len(prompts):
+            raise invalid(name, "a list of at least one string", shown(prompts))
         if length >= self.context_length:
-            raise invalid("length of answers", f"less than the context of {self.context_length}", str(length))
+            raise invalid("length of answers", f"less than the context, {self.context_length} tokens", str(length))
         for index, prompt in enumerate(prompts):
             if not isinstance(prompt, str):
                 raise wrong_type(f"{name}[{index}]", "a text", prompt)
@@ -142,8 +146,11 @@ class LanguagePolicy:
         """
         num = len(answers[0]) if len(answers) else 0
         for prompt, found in enumerate(answers):
-            if isinstance(found, str) or len(found) != num or not num:
-                raise invalid(f"answers[{prompt}]", "a list of texts, as long as the others", shown(found))
+            if isinstance(found, str):
+                raise wrong_type(f"answers[{prompt}]", "a list of strings", found)
+            if len(found) != num or not num:
+                requirement = f"a list of {num or 'at least one'} strings, as many as for the other prompts"
+                raise invalid(f"answers[{prompt}]", requirement, shown(found))
         rows = np.zeros((len(answers), num, length), np.int32)
         mask = np.zeros(rows.shape, bool)
         tokenizer = self.tokenizer
@@ -154,8 +161,8 @@ class LanguagePolicy:
             if len(tokens) < length and self.stop_ids:
                 tokens = [*tokens, self.stop_ids[0]]
             elif len(tokens) != length:
-                allowed = f"up to {length}" if self.stop_ids else f"exactly {length}"
-                raise invalid(f"answers{list(index)}", f"must have {allowed} tokens", str(len(tokens)))
+                requirement = f"must have {'at most' if self.stop_ids else 'exactly'} {length} tokens"
+                raise invalid(f"answers{list(index)}", requirement, str(len(tokens)))
             rows[index][: len(tokens)] = tokens
             mask[index][: len(tokens)] = True
         return Tokens(jnp.asarray(rows), jnp.asarray(mask))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import sparse
 
+from nashjax.arguments import invalid
 from nashjax.files.counts import preferences_of_counts
 from nashjax.files.errors import bad_input, quoted
 from nashjax.ranking.battles import Battles, check_ties
@@ -75,13 +76,13 @@ class Resampler:
         counted = kind_weight if ties == "half" else kind_weight * (kind_sign != 1)
         times = np.bincount(kind_of_row, battles.times)
         if cluster is None and times.sum() < 0.5:
-            raise bad_input("battles", f"{times.sum():g} comparisons in all", "is at least one to draw again")
+            raise invalid("battles", "at least one comparison in all, to draw again", f"{times.sum():g}")
         units = None
         if cluster is not None:
             label = battles.label(cluster)
             names, unit_of_row = np.unique(label.codes, return_inverse=True)
             if len(names) < 2:
-                raise bad_input(f"cluster {quoted(cluster)}", "one name in all rows", "are at least 2")
+                raise bad_input("", f"names in column {quoted(cluster)} of clusters", "at least 2", "1")
             units = sparse.csr_array((battles.times, (unit_of_row, kind_of_row)), shape=(len(names), len(kinds)))
         return cls(
             num_items=n,

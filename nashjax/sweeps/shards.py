@@ -9,19 +9,18 @@ import io
 import re
 import stat
 import zipfile
-import zlib
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from nashjax.files.errors import visible
+from nashjax.files.arrays import read_member
+from nashjax.files.source import reason
 from nashjax.solution import Solution, Status
 
 CHECKSUM = ".sha256"
 _NAME = re.compile(r"shard-(\d{8,18})\.npz")
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)
-_DAMAGE = (ValueError, EOFError, OSError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 _INTEGERS = {"queries": "int32", "steps": "int32", "status": "int8"}
 
 
@@ -112,8 +111,8 @@ def read_shard(directory: Path, number: int) -> Shard:
         raise Damaged("it does not agree with its checksum")
     try:
         return _decode(number, content)
-    except _DAMAGE as error:
-        raise Damaged(f"it is none: {visible(str(error)).splitlines()[0][:100] or type(error).__name__}") from None
+    except Exception as error:  # parsers raise anything for a damaged file
+        raise Damaged(f"it is none: {reason(error)}") from error
 
 
 def _decode(number: int, content: bytes) -> Shard:
@@ -124,10 +123,7 @@ def _decode(number: int, content: bytes) -> Shard:
             raise ValueError("other arrays than those of a shard")
         if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
             raise ValueError("compressed arrays")  # which could unpack to any size
-        arrays = {}
-        for name, info in members.items():
-            with archive.open(info) as member:
-                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+        arrays = {name: read_member(archive, name, "the shard", lambda header: None) for name in members}
     digest, first_game = arrays.pop("input_sha256"), arrays.pop("first_game")
     dtype, games = arrays["log_policy"].dtype, arrays["status"].shape
     dtypes = {name: _INTEGERS.get(name, dtype) for name in fields}

@@ -14,6 +14,7 @@ from typing import Any
 from nashjax.files.errors import BadInput, bad_input, listed, shortened, unreadable, visible
 from nashjax.files.memory import size
 from nashjax.files.settings import first_difference, told
+from nashjax.files.source import parsing
 from nashjax.sweeps import lock
 from nashjax.sweeps.shards import (
     CHECKSUM,
@@ -91,7 +92,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 def compare_manifest(directory: Path, settings: dict[str, Any]) -> None:
     """Raise BadInput, naming the first difference, unless the directory is that of a sweep with these settings."""
     manifest = read_manifest(directory)
-    different = first_difference(manifest, json.loads(json.dumps({"format": FORMAT, **settings})))
+    with parsing(directory / MANIFEST, "JSON"):  # where it nests deeply
+        different = first_difference(manifest, json.loads(json.dumps({"format": FORMAT, **settings})))
     if different is not None:
         name, there, here = different
         raise BadInput(
@@ -206,9 +208,5 @@ def writing(directory: Path, name: str, num_bytes: int | None = None) -> Iterato
 
 
 def _read_json(path: Path) -> Any:
-    try:
+    with parsing(path, "JSON"):
         return json.loads(read_regular(path))
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except (ValueError, RecursionError):
-        raise BadInput(f"{visible(str(path))}: is damaged: no JSON") from None

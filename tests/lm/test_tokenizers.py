@@ -276,16 +276,13 @@ def test_a_folder_without_a_template_begins_texts_with_the_tokenizers_first_toke
     [
         (
             {"chat_template": "{{ raise_exception('no') }}"},
-            r"chat template must be one that can be rendered, got .*no\.",
+            r"chat_template must be a template that can be used, got .*no\.",
         ),
-        ({"chat_template": 3}, r"chat template must be one that can be rendered, got .*'source must be a text"),
+        ({"chat_template": 3}, r"chat_template must be a string, got 3\. Give a template\.$"),
     ],
 )
 def test_a_folder_whose_template_cannot_be_used_is_named(tmp_path, settings, message):
     folder = write_folder(tmp_path, "llama 2", **settings)
     with pytest.raises(ValueError, match=message) as caught:
         template_of(folder)
-    assert str(caught.value).startswith(str(folder))
-    (folder / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json must be a JSON object, got '\[\]'\.$"):
-        template_of(folder)
+    assert str(caught.value).startswith(str(folder / "tokenizer_config.json"))

@@ -70,30 +70,30 @@ def as_array(array: Any) -> bytes:
     return npy(np.asarray(array))
 
 
+UNREADABLE = "array ['b'] must be an array written by numpy.save, got an unreadable header."
 REFUSED: list[tuple[bytes, str]] = [
     (as_array(["x"] * 4), "array ['b'] must be an array of real numbers of at most 8 bytes, got dtype '<U1'."),
     (as_array([b"x"] * 4), "of at most 8 bytes, got dtype '|S1'."),
     (as_array(np.zeros(4, "f4,i4")), "of at most 8 bytes, got dtype "),
     (as_array(np.zeros(4, "V7")), "of at most 8 bytes, got dtype '|V7'."),
-    (as_array(np.array([None] * 4)), "of at most 8 bytes, got dtype 'object'."),
+    (as_array(np.array([None] * 4)), "array ['b']: dtype must be a number type, got object."),
     (as_array(np.ones(4, complex)), "of at most 8 bytes, got dtype 'complex128'."),
     (as_array(np.ones(4, bool)), "of at most 8 bytes, got dtype 'bool'."),
     (as_array(np.ones(5)), "array ['b'] must be of shape [4], got [5]. Take weights of this model."),
     (as_array(np.ones((2, 2))), "must be of shape [4], got [2, 2]."),
     (as_array([1, 2, np.nan, 4]), "array ['b'] must be finite numbers, got entries that are not finite."),
     (as_array([1, 2, 3, 1e300]), "array ['b'] must be finite in float32, got larger numbers."),
-    (as_array(np.ones(4))[:-1], "array ['b'] must be as long as its shape says, got 159 bytes."),
-    (as_array(np.ones(4)) + b"\0", "array ['b'] must be as long as its shape says, got 161 bytes."),
-    (b"", "array ['b'] must be an array as numpy.save writes it, got ValueError: "),
-    (b"\x93NUMPY\x09\x00" + b"\0" * 100, "got KeyError: (9, 0)."),
-    (header("{'descr': '<f8', 'fortran_order': False, 'shape': (True,)}" + " " * 20), "must be of shape [4], got [1]."),
-    (header("{'descr': '<f8', 'fortran_order': False, 'shape': (-4,)}" + " " * 20), "must be of shape [4], got [-4]."),
-    (header("{'descr': '<f8', 'fortran_order': False, 'shape': (1e9,)}"), "got ValueError: shape is not valid"),
-    (header("{'descr': '<f8', 'shape': (4,)}"), "got ValueError: "),
-    (header("[" * 2000), "array ['b'] must be an array as numpy.save writes it, got TokenError"),
-    (header("(" * 2000 + ")" * 900), "array ['b'] must be an array as numpy.save writes it, got TokenError"),
-    (header("x" * 40_000, 2), "got ValueError: Header info length"),
-    (header("", 2, 2**32 - 1), "got ValueError: EOF: reading array header"),
+    (as_array(np.ones(4))[:-1], "array ['b'] must be 32 bytes long after its header of shape [4], got 31."),
+    (b"", UNREADABLE),
+    (b"\x93NUMPY\x09\x00" + b"\0" * 100, UNREADABLE),
+    (header("{'descr': '<f8', 'fortran_order': False, 'shape': (True,)}" + " " * 20), UNREADABLE),
+    (header("{'descr': '<f8', 'fortran_order': False, 'shape': (-4,)}" + " " * 20), UNREADABLE),
+    (header("{'descr': '<f8', 'fortran_order': False, 'shape': (1e9,)}"), UNREADABLE),
+    (header("{'descr': '<f8', 'shape': (4,)}"), UNREADABLE),
+    (header("[" * 2000), UNREADABLE),
+    (header("(" * 2000 + ")" * 900), UNREADABLE),
+    (header("x" * 40_000, 2), UNREADABLE),
+    (header("", 2, 2**32 - 1), UNREADABLE),
     (b"\0" * 10**7, "array ['b'] must be at most 65568 bytes long, as an array of shape [4] is, got 10000000 bytes."),
 ]
 
@@ -131,25 +131,22 @@ def test_arrays_of_other_models_are_named(tmp_path):
 
 def test_files_that_are_no_archives_are_named(tmp_path):
     np.save(tmp_path / "one.npy", np.ones(2))
-    refused(
-        tmp_path / "one.npy", " must be a .npz file as numpy.savez writes it, got BadZipFile: File is not a zip file."
-    )
+    refused(tmp_path / "one.npy", " must be an undamaged .npz file, got BadZipFile: File is not a zip file.")
     (tmp_path / "broken.npz").write_bytes(b"PK nothing")
     refused(tmp_path / "broken.npz", "got BadZipFile: File is not a zip file.")
     refused(tmp_path / "none.npz", " must be a file that exists, got a path where nothing is.")
-    refused(tmp_path, " must be a regular .npz file, got a directory, a pipe or a device.")
+    refused(tmp_path, " must be a file, got a directory.")
 
 
 def test_members_that_are_encrypted_or_packed_in_other_ways_are_refused(tmp_path):
     good = archive(tmp_path / "w.npz").read_bytes()
     for offset, value, message in [
         (8, 1, "got RuntimeError: "),  # the flag of encryption, as in the central directory
-        (10, 12, "array ['a'] must be stored or deflated, as numpy does, got compression method 12."),
-        (10, 14, "array ['a'] must be stored or deflated, as numpy does, got compression method 14."),
-        (10, 99, "array ['a'] must be stored or deflated, as numpy does, got compression method 99."),
-        (24, 255, "array ['a'] must be "),  # the declared size
-        (27, 127, "must be at most 65584 bytes long, as an array of shape [2, 3] is, got 21"),
-        (42, 255, "array ['a'] must be an array as numpy.save writes it, got BadZipFile: "),  # where the member begins
+        (10, 12, "array ['a']: compression must be none or deflate, got method 12."),
+        (10, 14, "array ['a']: compression must be none or deflate, got method 14."),
+        (10, 99, "array ['a']: compression must be none or deflate, got method 99."),
+        (27, 127, "must be at most 65584 bytes long, as an array of shape [2, 3] is, got 21"),  # the declared size
+        (42, 255, "must be an undamaged .npz file, got BadZipFile: "),  # where the member begins
     ]:
         content = bytearray(good)
         content[good.index(b"PK\1\2") + offset] = value
