@@ -1,15 +1,16 @@
-"""Write the tokens that `transformers` makes of conversations, for tokenizers of several families.
+"""Write the tokens that `transformers` and llama.cpp make of texts, for tokenizers of several families.
 
-`python -m benchmarks.token_references` needs `transformers`, which neither the package nor its tests install. The
-result, `tests/lm/token_references.json`, is what the tests compare with. The vocabularies are tiny and are built here.
+`python -m benchmarks.token_references` needs `transformers`, `gguf` and `xllamacpp`. The tests compare with the result,
+`tests/lm/token_references.json`, and need only `gguf`. The vocabularies are tiny and are built here.
 
-Where a user's text has names of special tokens, the library takes these as plain text. The expected tokens come from a
+If a user's text has names of special tokens, the library takes these as plain text. The expected tokens come from a
 twin of the tokenizer, equal but for other names of its special tokens: to the twin, the user's text is plain.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import tempfile
 from collections.abc import Callable
@@ -131,7 +132,7 @@ def ids(*parts: list[str]) -> dict[str, int]:
 
 def byte_level(control: tuple[str, ...], *, plain: tuple[str, ...] = (), split: bool, inside: bool) -> Any:
     """Byte-level BPE as of Llama 3 and Qwen (`split`), or GPT-2 and SmolLM; special tokens `inside` its vocabulary."""
-    merges = merges_of([*WORDS, *(f"Ġ{word}" for word in WORDS), "ĊĊ", "ĠĠ", ">Ċ", "!!"])
+    merges = merges_of([*(f"Ġ{word}" for word in WORDS), *WORDS, "ĊĊ", "ĠĠ", ">Ċ", "!!"])
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
 
     def build(naming: Naming) -> Tokenizer:
@@ -159,7 +160,7 @@ def byte_level(control: tuple[str, ...], *, plain: tuple[str, ...] = (), split: 
 
 def pieces(control: tuple[str, ...], *, kind: str, stripped: bool = False, blanks: bool = False) -> Any:
     """BPE over pieces with byte fallback: `kind` is how blanks are treated, as of Llama 2, Mistral and Gemma."""
-    words = [*WORDS, *(f"▁{word}" for word in WORDS), "▁▁", "▁<", "▁[", "\n\n"]
+    words = [*(f"▁{word}" for word in WORDS), *WORDS, "▁▁", "▁<", "▁[", "\n\n"]
     merges = merges_of(words)
 
     def build(naming: Naming) -> Tokenizer:
@@ -284,8 +285,8 @@ def with_names(family: Family) -> list[list[dict[str, str]]]:
 def of_transformers(family: Family, conversations: list[list[dict[str, str]]]) -> list[list[int] | None]:
     """The tokens that transformers makes, None where the template refuses the conversation."""
     import jinja2
-    import transformers
 
+    transformers: Any = importlib.import_module("transformers")
     with tempfile.TemporaryDirectory() as folder:
         family.tokenizer().save(f"{folder}/tokenizer.json")
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", **family.special, "chat_template": family.template}
@@ -297,6 +298,82 @@ def of_transformers(family: Family, conversations: list[list[dict[str, str]]]) -
             found.append(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
         except jinja2.exceptions.TemplateError:
             found.append(None)
+    return found
+
+
+SENTENCEPIECE_TEXTS = [
+    "hello world",
+    "  hello \n",
+    "\n\nhello",
+    "<s>[INST] say hello [/INST]",
+    "naïve 😀 日本語",
+    "<s>hello</s><s> the end</s>",
+    "user<|user|>hello the end",
+    "    say   now",
+    "a<unk>b </s",
+    "> <|user|> <s> x",
+]
+
+
+def write_sentencepiece(path: Path, *, blank_in_front: bool, width: int = 32) -> list[str]:
+    """Write a llama of one block with a SentencePiece vocabulary as GGUF, and return the names of its tokens."""
+    import gguf
+    import numpy as np
+
+    words = list(dict.fromkeys(a + b for a, b in merges_of([*(f"▁{w}" for w in WORDS), *WORDS, "▁▁", "\n\n", "▁▁▁▁"])))
+    tokens = ["<unk>", "<s>", "</s>", *BYTES, *words, "▁", "\n", *LETTERS, "<|user|>"]
+    kind, letters = gguf.TokenType, len(LETTERS) + 2
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(width)
+    writer.add_head_count(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // 2)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(
+        [0.0] * 259 + [-float(i) for i in range(len(words))] + [-1000.0 - i for i in range(letters)] + [0.0]
+    )
+    kinds = [kind.UNKNOWN] + [kind.CONTROL] * 2 + [kind.BYTE] * 256 + [kind.NORMAL] * (len(words) + letters)
+    writer.add_token_types([*kinds, kind.USER_DEFINED])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_space_prefix(blank_in_front)
+    matrices = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (len(tokens), width), "output_norm": (width,)}
+    shapes |= {f"blk.0.{name}": (width, width) for name in matrices}
+    shapes |= {f"blk.0.{name}": (width,) for name in ("attn_norm", "ffn_norm")}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tokens
+
+
+def of_llama_cpp(*, blank_in_front: bool) -> list[list[int]]:
+    """The tokens that llama.cpp makes of texts, by its server."""
+    import urllib.request
+
+    xllamacpp: Any = importlib.import_module("xllamacpp")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.gguf")
+        write_sentencepiece(path, blank_in_front=blank_in_front)
+        options: Any = xllamacpp.CommonParams()
+        options.model.path, options.n_ctx, options.cpuparams.n_threads = str(path), 64, 1
+        server: Any = xllamacpp.Server(options)
+        found = []
+        for text in SENTENCEPIECE_TEXTS:
+            body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
+            request = urllib.request.Request(
+                f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request) as answer:
+                found.append(json.load(answer)["tokens"])
     return found
 
 
@@ -313,9 +390,9 @@ def references() -> dict[str, dict[str, list[list[int] | None]]]:
 
 def main() -> None:
     """Write the file."""
-    import transformers
-
-    found = {"transformers": transformers.__version__, "families": references()}
+    transformers: Any = importlib.import_module("transformers")
+    found: dict[str, Any] = {"transformers": transformers.__version__, "families": references()}
+    found["llama.cpp"] = [of_llama_cpp(blank_in_front=blank) for blank in (False, True)]
     text = json.dumps(found, separators=(",", ":")).replace('"plain"', '\n"plain"').replace('"names"', '\n"names"')
     RESULT.write_text(text + "\n", encoding="utf-8")
     print(f"{RESULT.name}: {RESULT.stat().st_size} bytes")

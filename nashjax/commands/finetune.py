@@ -46,9 +46,17 @@ _OPTIONS = {
 def finetune(
     model: Annotated[
         str | None,
-        typer.Option(metavar="tiny|FOLDER", help="A tiny model with random weights, or a Tunix model folder."),
+        typer.Option(
+            metavar="tiny|FOLDER",
+            help="A tiny model with random weights, or a Tunix model folder. Its chat template is code of its author.",
+        ),
     ] = None,
-    gguf: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights in a GGUF file, instead.")] = None,
+    gguf: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Weights in a GGUF file, instead, whose chat template is code of its author."
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -116,6 +124,9 @@ def finetune(
 
     Without options: a demonstration, a tiny model that learns rock, paper, scissors. All of its answers can be listed,
     so it ends by comparing what was learnt with the exact equilibrium.
+
+    The chat template of a model is code of the model's author. It runs in a process of its own, with limits on its
+    time, its memory and the text that it makes.
     """
     with errors_in_one_line(debug), library_errors(**_OPTIONS):
         from nashjax import lm

@@ -38,7 +38,11 @@ def generate(
     max_file_size: MaxFileSize = DEFAULT_LIMIT,
     debug: Debug = False,
 ) -> None:
-    """Answer prompts with the model that a run has learnt; one line of JSON for each answer."""
+    """Answer prompts with the model that a run has learnt; one line of JSON for each answer.
+
+    The chat template of the model is code of the model's author. It runs in a process of its own, with limits on its
+    time, its memory and the text that it makes.
+    """
     with errors_in_one_line(debug), library_errors():
         import jax
 

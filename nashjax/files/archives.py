@@ -15,6 +15,7 @@ from nashjax.files.source import Source
 
 _HEADER_BYTES = 65_536
 """Limit of the bytes in front of the entries of an array."""
+_ADVICE = "Take weights of the same model."
 
 
 def read_arrays(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -41,7 +42,7 @@ def _check_names(source: Source, archive: zipfile.ZipFile, shapes: Mapping[str, 
     found = [name.removesuffix(".npy") for name in members]
     for name in shapes:
         if f"{name}.npy" not in members:
-            raise bad_input(source, f"array {shortened(name)}", "in the file", f"arrays {listed(found, 3)}")
+            raise bad_input(source, f"array {shortened(name)}", "in the file", f"arrays {listed(found, 3)}", _ADVICE)
     for index, name in enumerate(members):
         if found[index] not in shapes or found[index] == name:
             raise bad_input(source, f"array {shortened(name)}", "one of the model's", "an array that it does not have")
@@ -59,7 +60,7 @@ def _read_array(source: Source, archive: zipfile.ZipFile, name: str, shape: tupl
             raise bad_input(source, subject, "an array of real numbers of at most 8 bytes", got)
         if header.shape != shape:
             got = str(list(header.shape))
-            raise bad_input(source, subject, f"of shape {list(shape)}", got, "Take weights of this model.")
+            raise bad_input(source, subject, f"of shape {list(shape)}", got, _ADVICE)
 
     size, most = archive.getinfo(f"{name}.npy").file_size, 8 * math.prod(shape) + _HEADER_BYTES
     if size > most:

@@ -13,15 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nashjax.arguments import invalid, wrong_type
 from nashjax.files.errors import quoted, visible
 
 OUTPUT_LIMIT = 1 << 20
 """Most bytes that a template may make of one conversation, and that it may itself have."""
 _MEMORY_LIMIT = 512 << 20
-_SECONDS_LIMIT = 5.0
+_SECONDS_LIMIT = 2.0
 """Most seconds of processor time for one conversation."""
-_BATCH = 32 << 20
-"""About so many characters come back from one process: those of hostile templates would not fit in memory."""
+_BATCH = 8 << 20
+"""About so many characters go to one process and come back from it, which keeps both within its memory limit."""
 
 Message = Mapping[str, Any]
 
@@ -47,7 +48,7 @@ class ChatTemplate:
     """Chat template of a model, a Jinja program as `transformers` runs it.
 
     A template is code of the model's author. It runs in Jinja's immutable sandbox, in a process of its own with at most
-    512 MiB of memory and 5 s of processor time for a conversation, and may make at most 1 MiB of text of it. The memory
+    512 MiB of memory and 2 s of processor time for a conversation, and may make at most 1 MiB of text of it. The memory
     limit holds where the system enforces `RLIMIT_AS`, which Linux does and macOS does not.
 
     Attributes:
@@ -61,19 +62,19 @@ class ChatTemplate:
     """
 
     source: str
-    special: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    special: Mapping[str, str] | None = None
     prefix: str = ""
 
     def __post_init__(self):
         if not isinstance(self.source, str):
-            raise TypeError(f"source must be a text, got {type(self.source).__name__}.")
+            raise wrong_type("source", "a text", self.source)
         if len(self.source) > OUTPUT_LIMIT:
-            raise ValueError(f"source must have at most {OUTPUT_LIMIT} characters, got {len(self.source)}.")
+            raise invalid("source", f"must have at most {OUTPUT_LIMIT} characters", str(len(self.source)))
         if importlib.util.find_spec("jinja2") is None:
             raise ImportError('chat templates need jinja2: python -m pip install "nashjax[lm]"')
         first, second = self.render([[{"role": "user", "content": text}] for text in ("one", "two")])
         if first.text == second.text:
-            raise ValueError(f"chat template must show what the user says, got {quoted(first.text)} for any prompt.")
+            raise invalid("chat template", "must show what the user says", f"{quoted(first.text)} for any prompt")
 
     def render(self, conversations: Sequence[Sequence[Message]]) -> Iterator[Rendered]:
         """Render conversations, each with the beginning of the model's answer behind it.
@@ -90,7 +91,7 @@ class ChatTemplate:
             pending += [list(messages), [_marked(message, opening, closing) for message in messages]]
         for (plain, marked), messages in zip(_pairs(self._run(pending)), conversations, strict=True):
             if "text" not in plain:
-                raise ValueError(f"chat template must render every conversation, got {visible(plain['error'])}.")
+                raise invalid("chat template", "must render every conversation", visible(plain["error"]).rstrip("."))
             text, spans = plain["text"], None
             if "text" in marked:
                 spans = _spans(text, marked["text"], opening, closing)
@@ -102,7 +103,7 @@ class ChatTemplate:
 
     def _marks(self, conversations: Sequence[Sequence[Message]]) -> tuple[str, str]:
         """Two characters that are neither in the template nor in a conversation."""
-        taken = {*self.source, *(character for value in self.special.values() for character in value)}
+        taken = set(self.source + "".join((self.special or {}).values()))
         for messages in conversations:
             for message in messages:
                 taken.update(str(message))
@@ -111,21 +112,32 @@ class ChatTemplate:
 
     def _run(self, pending: Sequence[Any]) -> Iterator[dict[str, str]]:
         """Render in processes, as many as it takes; yield a text or an error each."""
-        variables = {**self.special, "tools": None, "documents": None, "add_generation_prompt": True}
+        variables = {**(self.special or {}), "tools": None, "documents": None, "add_generation_prompt": True}
         while pending:
+            part = _first(pending)
             request = {
                 "path": sys.path,
                 "source": self.source,
                 "variables": variables,
-                "conversations": pending,
+                "conversations": part,
                 "memory": _MEMORY_LIMIT,
                 "seconds": _SECONDS_LIMIT,
                 "length": OUTPUT_LIMIT,
                 "total": _BATCH,
             }
-            done = _ask(request, 60 + _SECONDS_LIMIT * len(pending))
+            done = _ask(request, 60 + _SECONDS_LIMIT * len(part))
             yield from done
             pending = pending[len(done) :]
+
+
+def _first(pending: Sequence[Sequence[Message]]) -> Sequence[Sequence[Message]]:
+    """Return the first conversations, as many as go to one process."""
+    size = 0
+    for index, messages in enumerate(pending):
+        size += sum(len(str(message)) for message in messages)
+        if index and size > _BATCH:
+            return pending[:index]
+    return pending
 
 
 def _ask(request: dict[str, Any], timeout: float) -> list[dict[str, str]]:
@@ -134,14 +146,14 @@ def _ask(request: dict[str, Any], timeout: float) -> list[dict[str, str]]:
     try:
         done = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        raise ValueError(f"chat template must render within {timeout:g} s, got no answer.") from None
+        raise invalid("chat template", f"must render within {timeout:g} s", "no answer") from None
     if done.returncode == -signal.SIGPROF:
-        raise ValueError(f"chat template must render within {_SECONDS_LIMIT:g} s of processor time, got no answer.")
+        raise invalid("chat template", f"must render within {_SECONDS_LIMIT:g} s of processor time", "no answer")
     try:
         return json.loads(done.stdout)
     except ValueError:
         last = (done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise ValueError(f"chat template must render in Jinja's sandbox, got {quoted(last, 200)}.") from None
+        raise invalid("chat template", "must render in Jinja's sandbox", quoted(last, 200)) from None
 
 
 def _pairs(items: Iterator[dict[str, str]]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from nashjax.arguments import invalid
 from nashjax.files.errors import quoted
 
 
@@ -67,7 +68,7 @@ class ByteTokenizer:
             return 256
         if len(name.encode("utf-8")) == 1:
             return name.encode("utf-8")[0]
-        raise ValueError(f"token: is {name!r}; allowed are '<end>' and single bytes")
+        raise invalid("token", "'<end>' or a single byte", quoted(name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ class AlphabetTokenizer:
 
     def __post_init__(self):
         if not self.alphabet or len(set(self.alphabet)) < len(self.alphabet):
-            raise ValueError(f"alphabet: is {self.alphabet!r}; allowed are characters, each once")
+            raise invalid("alphabet", "characters, each once", quoted(self.alphabet))
 
     @property
     def vocabulary_size(self) -> int:
@@ -94,7 +95,7 @@ class AlphabetTokenizer:
         del special
         for place, character in enumerate(text):
             if character not in self.alphabet:
-                raise ValueError(f"text: {text!r} has {character!r} at {place}; allowed are {self.alphabet!r}")
+                raise invalid(f"text[{place}]", f"one of {quoted(self.alphabet)}", quoted(character))
         return [self.alphabet.index(character) for character in text]
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -107,7 +108,7 @@ class AlphabetTokenizer:
             return len(self.alphabet)
         if len(name) == 1 and name in self.alphabet:
             return self.alphabet.index(name)
-        raise ValueError(f"token: is {name!r}; allowed are '<end>' and the characters of {self.alphabet!r}")
+        raise invalid("token", f"'<end>' or one of {quoted(self.alphabet)}", quoted(name))
 
 
 class LibraryTokenizer:
@@ -136,7 +137,13 @@ class LibraryTokenizer:
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Return the tokens of a text that stands alone; see `Tokenizer.encode`."""
-        return self.encode_spans(text, () if special else ((0, len(text)),))
+        if special:
+            return self.encode_spans(text, ())
+        self._tokenizer.encode_special_tokens = True
+        found = self._tokenizer.encode(text, add_special_tokens=False).ids
+        # Some models have the names of special tokens among their words.
+        leaked = any(token in self._added and self._added[token].special and token != self._unknown for token in found)
+        return self.encode_spans(text, ((0, len(text)),)) if leaked else found
 
     def encode_spans(self, text: str, spans: Sequence[tuple[int, int]], *, apart: bool = False) -> list[int]:
         """Tokenize a whole text, parts of which users have written.
@@ -165,17 +172,10 @@ class LibraryTokenizer:
 
     def encode_after(self, text: str) -> list[int]:
         """Return the tokens of a user's text that follows other text, such as an answer: no blank is put in front."""
-        alone = self.encode(text)
-        for before in ("\n", "a", "."):
-            ids = self.encode(before)
-            if self.encode(before + "b")[: len(ids)] != ids or self.encode(before + "b")[len(ids) :] == self.encode(
-                "b"
-            ):
-                continue  # merged with the text, or nothing is put in front of texts
-            together = self.encode(before + text)
-            if together[: len(ids)] == ids:
-                return together[len(ids) :]
-        return alone
+        if self._behind("\n", "b") in (None, self.encode("b")):  # nothing is put in front of texts
+            return self.encode(text)
+        behind = (self._behind(before, text) for before in ("\n", "a", "."))
+        return next((tokens for tokens in behind if tokens is not None), self.encode(text))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, less special ones."""
@@ -185,7 +185,7 @@ class LibraryTokenizer:
         """Return the token of this name."""
         found = self._id(name)
         if found is None:
-            raise ValueError(f"token must be one of the vocabulary's, got {quoted(name)}.")
+            raise invalid("token", "in the vocabulary", quoted(name))
         return found
 
     def name(self, token: int) -> str:
@@ -194,6 +194,7 @@ class LibraryTokenizer:
 
     def refuse_names(self, text: str) -> None:
         """Raise ValueError if a text has the name of a special token, or could be part of one."""
+        tokens = set(self._whole(self._tokenizer, text).ids)
         for token, each in self._added.items():
             name = each.content
             partial = any(text.endswith(name[:i]) or text.startswith(name[i:]) for i in range(1, len(name)))
@@ -202,13 +203,18 @@ class LibraryTokenizer:
                     f"text must not have {quoted(name)} or part of it at an end, because the chat template changes "
                     f"the text, got {quoted(text)}."
                 )
-            if each.special and token != self._unknown and token in self._whole(self._tokenizer, text).ids:
+            if each.special and token != self._unknown and token in tokens:
                 raise ValueError(f"text must not be tokenized as {quoted(name)}, got {quoted(text)}.")
 
     def _whole(self, tokenizer: Any, text: str) -> Any:
         """The encoding of a text, names of special tokens taken for these."""
         tokenizer.encode_special_tokens = False
         return tokenizer.encode(text, add_special_tokens=False)
+
+    def _behind(self, before: str, text: str) -> list[int] | None:
+        """The tokens of a text behind another one, None if tokens of both are merged."""
+        ids, together = self.encode(before), self.encode(before + text)
+        return together[len(ids) :] if together[: len(ids)] == ids else None
 
     def _leading(self, whole: Any) -> tuple[int, int]:
         """How many special tokens a text begins with, and where the last of them ends."""
@@ -283,7 +289,7 @@ def _renamed_fields(fields: dict[str, Any], other: dict[str, str]) -> dict[str, 
         model["unk_token"] = other.get(model["unk_token"], model["unk_token"])
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", ())]
     if pairs:
-        model["merges"] = [pair for pair in pairs if not {*pair, "".join(pair)} & set(other)]
+        model["merges"] = [pair for pair in pairs if other.keys().isdisjoint((*pair, "".join(pair)))]
     return fields
 
 

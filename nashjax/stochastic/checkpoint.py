@@ -17,8 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax.files.errors import BadInput
+from nashjax.arguments import message
+from nashjax.files.errors import BadInput, visible
 from nashjax.files.settings import first_difference, told
+from nashjax.files.source import reason
 
 SMALL = 8
 """Arrays of up to so many entries are told in full, larger ones by a hash."""
@@ -48,12 +50,13 @@ class Checkpoints:
         self._args = ocp.args
         self._settings = settings
         if Path(folder).exists() and not Path(folder).is_dir():
-            raise CheckpointError(f"checkpoint: {folder} is a file; allowed are folders")
+            raise CheckpointError(message("folder of checkpoints", "a folder", f"the file {visible(str(folder))}"))
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         try:
             self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
         except OSError as error:
-            raise CheckpointError(f"checkpoint: {folder} cannot be made ({error.strerror or error})") from error
+            got = f"the error {error.strerror or error} for {visible(str(folder))}"
+            raise CheckpointError(message("folder of checkpoints", "a folder that can be made", got)) from error
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """The last checkpoint, None if there is none.
@@ -74,10 +77,9 @@ class Checkpoints:
         different = first_difference(found, json.loads(json.dumps(self._settings)))
         if different is not None:
             name, there, here = different
-            raise CheckpointError(
-                f"checkpoint: the run in {self._manager.directory} had {name} {told(there)}, this one has "
-                f"{told(here)}; allowed are the folder of the same run and an empty one"
-            )
+            subject = f"{name} of the run in {visible(str(self._manager.directory))}"
+            advice = "Use the folder of the same run or an empty one."
+            raise CheckpointError(message(subject, f"{told(here)} as in this run", told(there), advice))
         state = self._read(number, state=self._args.StandardRestore(jax.tree.map(_as_array, like)))
         return number, jax.tree.map(_as_was, like, state)
 
@@ -85,10 +87,9 @@ class Checkpoints:
         try:
             return self._manager.restore(number, args=self._args.Composite(**item))[next(iter(item))]
         except Exception as error:  # by what is missing or damaged, orbax raises classes of all kinds
-            raise CheckpointError(
-                f"checkpoint: {self._manager.directory / str(number)} cannot be read ({type(error).__name__}); once "
-                "that folder is removed the run goes on from the checkpoint before it, if there is one"
-            ) from error
+            subject = f"checkpoint {visible(str(self._manager.directory / str(number)))}"
+            advice = "Remove that folder to continue from the checkpoint before it, if there is one."
+            raise CheckpointError(message(subject, "undamaged", f"the error {reason(error)}", advice)) from error
 
     def save(self, number: int, state: Any) -> None:
         """Save a pytree of arrays; returns once it is on disk."""

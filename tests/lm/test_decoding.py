@@ -220,12 +220,19 @@ def test_bad_policies_are_refused(options, message):
         (["ab", 3], r"prompts\[1\] must be a text, got 3"),
         ([], "prompts must be a list of at least one string, got "),
         ("ab", "prompts must be a list of strings, got 'ab'"),
-        (["xy"], "text: 'xy' has 'x' at 0"),
+        (["xy"], r"^prompts\[0\]: text\[0\] must be one of 'abc', got 'x'"),
     ],
 )
 def test_bad_prompts_are_refused(prompts, message):
     with pytest.raises((TypeError, ValueError), match=message):
         small_policy().encode(prompts, LENGTH)
+
+
+def test_a_prompt_or_template_of_another_type_is_refused():
+    with pytest.raises(TypeError, match=r"^prompts\[1\] must be a text, got 3\.$"):
+        small_policy().encode(["ab", 3], LENGTH)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"^template must be a text with '{prompt}' or a ChatTemplate, got 3\.$"):
+        dataclasses.replace(small_policy(), template=3)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +276,7 @@ def test_bytes_and_letters_come_back():
     tokenizer = lm.ByteTokenizer()
     text = "naïve 😀\n"
     assert tokenizer.decode([*tokenizer.encode(text), tokenizer.token_id("<end>")]) == text
-    with pytest.raises(ValueError, match="token: is 'ab'"):
+    with pytest.raises(ValueError, match=r"^token must be '<end>' or a single byte, got 'ab'"):
         tokenizer.token_id("ab")
     letters = lm.AlphabetTokenizer("xyz")
     assert letters.decode([*letters.encode("zyx"), letters.token_id("<end>")]) == "zyx"

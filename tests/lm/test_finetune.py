@@ -111,8 +111,13 @@ def test_a_run_is_kept_and_not_begun_again(finished, demo, run):
     assert again.returncode == 0, again.stderr
     assert "step" not in again.stdout, "there was nothing left to do"
     assert again.stdout.splitlines()[-8:] == done.stdout.splitlines()[-8:]
-    assert_refused(run("finetune", "--steps", STEPS, "--output", "RUN", "--resume", "--beta", 0.1), "had beta 0.05")
-    assert_refused(run("finetune", "--steps", 4, "--output", "RUN", "--resume"), "had num_steps 3, this one has 4")
+    assert_refused(
+        run("finetune", "--steps", STEPS, "--output", "RUN", "--resume", "--beta", 0.1),
+        "as in this run, got 0.05. Use the folder",
+    )
+    assert_refused(
+        run("finetune", "--steps", 4, "--output", "RUN", "--resume"), "must be 4 as in this run, got 3. Use the folder"
+    )
     settings = (demo / "run.json").read_bytes()
     other = run("finetune", "--steps", STEPS, "--output", "RUN", "--resume", "--lora-rank", 4)
     assert_refused(other, "--lora-rank must be 0, as in the run to resume, got 4.")
@@ -152,10 +157,10 @@ def test_the_installed_program_answers_the_same(demo, run):
 
 def test_weights_of_another_model_are_refused(demo, run):
     lm.save_weights(demo / "weights.npz", lm.tiny_policy().params)
-    assert_refused(run("generate", "RUN"), "weights.npz has ")
-    assert_refused(run("generate", "RUN"), "allowed are weights of the same model")
+    assert_refused(run("generate", "RUN"), "weights.npz: array ['head'].value must be in the file")
+    assert_refused(run("generate", "RUN"), "Take weights of the same model.")
     (demo / "weights.npz").write_bytes(b"no archive")
-    assert_refused(run("generate", "RUN"), "weights: RUN/weights.npz cannot be read (")
+    assert_refused(run("generate", "RUN"), "RUN/weights.npz must be an undamaged .npz file, got ")
 
 
 # Judges.
@@ -219,7 +224,7 @@ def test_a_judge_that_fails_ends_the_run_which_goes_on_where_it_was(judging, run
 
 
 JUDGES = {
-    "answers": ("judging:wrong", "and answered 2.0; allowed are numbers from 0 to 1"),
+    "answers": ("judging:wrong", "must be a number from 0 to 1, got 2.0."),
     "no function of it": (
         "judging:absent",
         "--judge must be a function that can be imported, got 'judging:absent' (AttributeError: module '",
@@ -275,7 +280,7 @@ def test_prompts_of_ones_own(judging, run):
     other = run("finetune", *options, "--judge", "judging:shaky", "--resume")
     assert_refused(other, "--judge must be 'demo', as in the run to resume, got 'judging:shaky'.")
     assert_refused(run("generate", "RUN"), "--prompt must be given, or --prompts, got nothing.")
-    assert_refused(run("generate", "RUN", "--prompt", "x" * 300), "prompts[0]: has 300 tokens; allowed are 1 to 252")
+    assert_refused(run("generate", "RUN", "--prompt", "x" * 300), "prompts[0] must have 1 to 252 tokens")
 
 
 PROMPTS: dict[str, tuple[bytes | None, str]] = {
@@ -353,7 +358,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "weights": (
         ("--gguf", "no.gguf", "--prompts", "p.jsonl", "--judge", "demo", "--output", "RUN"),
-        "no.gguf is no file",
+        "no.gguf must be a file that exists",
     ),
     "nobody to judge": (
         ("--gguf", "no.gguf", "--prompts", "p.jsonl", "--output", "RUN"),
@@ -365,7 +370,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "prompt too long": (
         ("--model", "tiny", "--prompts", "p.jsonl", "--answer-length", 250, "--judge", "demo", "--output", "RUN"),
-        "prompts[0]: has 9 tokens",
+        "prompts[0] must have 1 to 6 tokens",
     ),
     "both": (
         ("--gguf", "m", "--model", "tiny", "--prompts", "p.jsonl", "--judge", "demo", "--output", "RUN"),
@@ -406,7 +411,7 @@ GENERATE: dict[str, tuple[tuple[object, ...], str]] = {
     "no run": (("elsewhere",), "FOLDER must be an output folder of nashjax finetune, got 'elsewhere'."),
     "no file": (("RUN", "--prompts", "p.jsonl"), "p.jsonl must be a file that exists"),
     "letter": (("RUN", "--prompt", "r9"), "text: 'r9' has '9' at 1; allowed are 'rps.0123'"),
-    "too long": (("RUN", "--answer-length", 4), "length of answers: is 4; allowed are less than the context, 4"),
+    "too long": (("RUN", "--answer-length", 4), "length of answers must be less than the context, 4 tokens, got 4"),
     "temperature": (("RUN", "--temperature", -1), "--temperature must be a finite number >= 0, got '-1'."),
     "top p": (("RUN", "--top-p", 1.5), "--top-p must be a finite number > 0 and <= 1, got '1.5'."),
 }

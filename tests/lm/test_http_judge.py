@@ -625,23 +625,32 @@ def test_templates_of_ones_own(server, connect):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{open}{a}{close}", r"template: has no \{prompt\}, \{b\}; allowed are"),
-        ("{open}{prompt}{close}{open}{a}{close}{b}{open}{close}", r"has \{b\} outside of \{open\} and \{close\}"),
-        ("{open}{prompt}{a}{b}{open}{close}", r"has \{open\} inside of"),
-        ("{open}{prompt}{a}{b}{close}{open}", r"has an \{open\} without a \{close\}"),
-        ("{question}", r"has the field \{question\}; allowed are \{prompt\}"),
-        ("{}", r"has the field \{\}"),
-        ("{a!r:>3}", r"has the field \{a!r:>3\}"),
-        ('{"a_preferred": 1', "template: .*; allowed are fields and, for other braces"),
-        (3, "template: is '3'; allowed are texts and functions"),
-        (lambda prompt, a, b, open, close: f"{open}{prompt}{a}{close}", "template: left out b; allowed are functions"),
-        (lambda prompt, a, b, open, close: f"{prompt}{a}{b}", "template: left out open, close; allowed"),
-        (lambda prompt, a, b: "", "template: raised TypeError"),
-        (lambda prompt, a, b, open, close: 3, "template: raised TypeError, .* or returned no messages"),
+        ("{open}{a}{close}", r"^template must have \{prompt\}, .*, got no \{prompt\}, \{b\}\.$"),
+        (
+            "{open}{prompt}{close}{open}{a}{close}{b}{open}{close}",
+            r"each between \{open\} and \{close\}, got \{b\} outside of them\.$",
+        ),
+        ("{open}{prompt}{a}{b}{open}{close}", r"got \{open\} inside of them\.$"),
+        ("{open}{prompt}{a}{b}{close}{open}", r"got \{open\} without \{close\}\.$"),
+        ("{question}", r"got the field \{question\}\.$"),
+        ("{}", r"got the field \{\}\.$"),
+        ("{a!r:>3}", r"got the field \{a!r:>3\}\.$"),
+        (
+            '{"a_preferred": 1',
+            r'^template must be a text with fields in braces, got .*\. Write other braces as "{{" and "}}"\.$',
+        ),
+        (3, r"^template must be a text or a function of \(prompt, a, b, open, close\), got 3\.$"),
+        (
+            lambda prompt, a, b, open, close: f"{open}{prompt}{a}{close}",
+            r"uses all five texts, got messages without b\.$",
+        ),
+        (lambda prompt, a, b, open, close: f"{prompt}{a}{b}", r"got messages without open, close\.$"),
+        (lambda prompt, a, b: "", r"^template must make messages of \(prompt, .*\), got TypeError, "),
+        (lambda prompt, a, b, open, close: 3, r"^template must make messages of .*, got TypeError, "),
     ],
 )
 def test_a_template_that_cannot_work_is_refused(connect, template, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(TypeError if template == 3 else ValueError, match=message):
         connect(template=template)
 
 

@@ -234,9 +234,9 @@ def test_a_matrix_says_what_it_does_not_know():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (([[0.5, 0.7], [0.4, 0.5]], ["p"], ["a", "b"]), r"preferences\[0, 1\]: is 0.7, and 0.4 at the"),
-        (([[[0.5, 1.2], [-0.2, 0.5]]], ["p"], ["a", "b"]), r"preferences\[0, 0, 1\]: is 1.2; allowed is a prob"),
-        (([[0.5, np.nan], [0.5, 0.5]], ["p"], ["a", "b"]), r"preferences\[0, 1\]: is nan"),
+        (([[0.5, 0.7], [0.4, 0.5]], ["p"], ["a", "b"]), r"preferences\[0, 1\] must be .*, got 0.7, and 0.4 at the"),
+        (([[[0.5, 1.2], [-0.2, 0.5]]], ["p"], ["a", "b"]), r"preferences\[0, 0, 1\] must be a prob.*, got 1.2"),
+        (([[0.5, np.nan], [0.5, 0.5]], ["p"], ["a", "b"]), r"preferences\[0, 1\] must be .* got nan"),
         (([0.5], ["p"], ["a"]), r"preferences must have shape \[n, n\] or .* got \[1\]"),
         (([[[0.5]]], ["p", "q"], ["a"]), "preferences must have 2 matrices, one for each prompt, got 1"),
         (([[0.5]], ["p"], ["a", "b"]), "answers must have 1 texts, one for each row, got 2"),

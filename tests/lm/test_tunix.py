@@ -28,7 +28,7 @@ import tokenizers
 from flax import nnx
 
 from nashjax.files import BadInput
-from nashjax.lm import Llama, LlamaConfig, LlamaDecoder, Tokens
+from nashjax.lm import ChatTemplate, Llama, LlamaConfig, LlamaDecoder, Tokens
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.tokenizers import AlphabetTokenizer
 from nashjax.lm.tunix import TunixDecoder, load_tunix, tunix_policy
@@ -344,6 +344,7 @@ def test_a_folder_names_its_stop_tokens_and_template(tmp_path):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [12, 0]}))
     policy = load_tunix(folder, lora_rank=0, context_length=99)
     assert (policy.stop, policy.context_length) == (("<end>", "a"), 99)
+    assert policy.template == ChatTemplate(chat, {"bos_token": "<start>", "eos_token": "<end>"})
     assert policy.encode(["ab"], 1).tokens[0, -6:].tolist() == [13, 14, 0, 1, 14, 12]  # 14: no word of the tokenizer
 
 

@@ -136,7 +136,7 @@ class MatrixJudge:
             raise invalid("preferences", "must have shape [n, n] or [num_prompts, n, n]", str(list(P.shape)))
         fault = first_fault(P)
         if fault is not None:
-            raise ValueError(f"preferences{list(fault.index)}: is {fault.found}; allowed is {fault.allowed}")
+            raise invalid(f"preferences{list(fault.index)}", fault.allowed, fault.found)
         if P.ndim == 3 and len(P) != len(prompts):
             raise invalid("preferences", f"must have {len(prompts)} matrices, one for each prompt", str(len(P)))
         self.preferences = np.broadcast_to(P, (len(prompts), *P.shape[-2:]))

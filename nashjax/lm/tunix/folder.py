@@ -321,8 +321,9 @@ def _template(folder: Path, tokenizer: Any) -> str | ChatTemplate:
         raise bad_input(path, "chat_template", "a string", shown(template), "Give a template.")
     settings = {**read_json(folder / "special_tokens_map.json"), **settings}
     special = {name: _content(settings.get(name)) for name in _SPECIAL}
+    special = {name: token for name, token in special.items() if isinstance(token, str)}
     try:
-        return read_template(template, {name: token for name, token in special.items() if isinstance(token, str)})
+        return read_template(template, special)
     except (TypeError, ValueError) as error:
         got = f"the error {quoted(str(error), 200)}"
         raise bad_input(path, "chat_template", "a template that can be used", got, "Give a template.") from error
