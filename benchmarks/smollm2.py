@@ -179,7 +179,8 @@ def compare_runtimes(policy: LanguagePolicy, path: Path) -> list[dict[str, Any]]
     rows = []
     for question in QUESTIONS:
         ours = first_tokens(policy, question)
-        theirs = likeliest(policy.tokenizer.encode(policy.template.replace("{prompt}", question), special=True))
+        prompt = policy.encode([question], 1)
+        theirs = likeliest(np.asarray(prompt.tokens)[np.asarray(prompt.mask)].tolist())
         found = [theirs.get(token, -np.inf) for token in ours]
         far = [abs(x - y) for x, y in zip(ours.values(), found, strict=True)]
         pairs = itertools.combinations(zip(ours.values(), found, strict=True), 2)

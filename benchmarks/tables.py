@@ -383,6 +383,22 @@ def sweep_kills(rows: list[Row]) -> str:
     return markdown(rows, columns)
 
 
+def file_fuzz(rows: list[Row]) -> str:
+    """How commands end on damaged files."""
+    columns = {
+        "files": "{form}",
+        "cases": "{cases:,}",
+        "answered (exit 0)": "{answered}",
+        "refused in one line (exit 2)": "{refused}",
+        "tracebacks": "{traceback}",
+        "hangs": "{hang}",
+        "over 1 GB": "{memory}",
+        "longest": "{seconds} s",
+        "most memory": "{peak_mb} MB",
+    }
+    return markdown(rows, columns)
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
@@ -412,6 +428,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "large": ("large", large),
     "scaling": ("scaling", scaling),
     "sweep-kills": ("sweep_kills", sweep_kills),
+    "file-fuzz": ("file_fuzz", file_fuzz),
 }
 """For each table of the page its file, and what makes it of the file's rows."""
 

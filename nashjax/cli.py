@@ -13,8 +13,8 @@ from nashjax.commands.generate import generate
 from nashjax.commands.rank import rank
 from nashjax.commands.solve import demo, solve
 from nashjax.commands.sweep import sweep
-from nashjax.commands.terminal import fail
-from nashjax.files.errors import visible
+from nashjax.commands.terminal import OUTPUT_FAILED, fail, flush_output, open_standard_streams
+from nashjax.files.errors import unwritable, visible
 
 _UsageError: Any = typer.BadParameter.__base__
 
@@ -28,13 +28,16 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the program; the entry of the console script."""
-    for stream in (sys.stdout, sys.stderr):
-        # An output that cannot show a letter of a name shows its code instead.
-        stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    open_standard_streams()
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except _UsageError as error:
         fail(visible(error.format_message()))
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        fail(str(unwritable("standard output", error)), OUTPUT_FAILED)  # the help cannot be printed
+    flush_output()
     sys.exit(code)
 
 

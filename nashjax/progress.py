@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def styles(stream: Any) -> dict[str, Any]:
+    """Options of a rich console: colors and other styles on a terminal only, and not where NO_COLOR is set."""
+    is_terminal = stream is not None and stream.isatty()
+    styled = is_terminal and not os.environ.get("NO_COLOR")
+    return {"force_terminal": is_terminal, "color_system": "auto" if styled else None}
 
 
 @contextlib.contextmanager
@@ -31,6 +40,7 @@ def progress_line(
 
     # Markup is off: a text may hold brackets.
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=not asked), transient=not asked) as bar:
+    stream = sys.stdout if asked else sys.stderr
+    with Progress(*columns, console=Console(stderr=not asked, **styles(stream)), transient=not asked) as bar:
         task = bar.add_task(name, total=total, completed=done)
         yield lambda done, text: bar.update(task, completed=done, description=text)

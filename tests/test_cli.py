@@ -200,47 +200,127 @@ def test_real_data_reports_what_is_weak_in_it(data: Path):
 # --- bad input ---
 
 BAD_INPUT = {
-    "negative count": (PAIRS + "a,b,-3,0,0\n", [], "g.csv, line 5, column wins_a: found -3; allowed are counts >= 0"),
-    "winner word": (BATTLES + "x,y,both sides\n", [], "line 6, column winner: found 'both sides'; allowed are"),
-    "matrix sum": (MATRIX.replace("paper,1", "paper,0.9"), [], "line 2 (rock), column paper: found 0.0, and 0.9 at"),
-    "empty": ("", [], "g.csv: found an empty file"),
-    "beta negative": (BATTLES, ["--beta", "0.1,-1"], "--beta: found '-1'; allowed are finite numbers >= 0"),
-    "beta nan": (BATTLES, ["--beta", "nan"], "--beta: found 'nan'; allowed are finite numbers >= 0"),
-    "beta inf": (BATTLES, ["--beta", "inf"], "--beta: found 'inf'"),
-    "beta text": (BATTLES, ["--beta", "x"], "--beta: found 'x'"),
-    "beta too large": (MATRIX, ["--beta", "1e39"], "--beta: is 1e+39; allowed are 0 or, in float32, 1.18e-38 to"),
-    "tol": (BATTLES, ["--tol", "nan"], "'--tol': found 'nan'; allowed are finite numbers > 0"),
-    "tol zero": (BATTLES, ["--tol", "0"], "'--tol': found '0'"),
-    "tol text": (BATTLES, ["--tol", "abc"], "'--tol': found 'abc'"),
-    "prior": (BATTLES, ["--prior", "-1"], "'--prior': found '-1'; allowed are finite numbers >= 0"),
-    "top": (BATTLES, ["--top", "1.5"], "'--top': found '1.5'; allowed are integers >= 0"),
-    "max queries": (BATTLES, ["--max-queries", "0"], "found '0'; allowed are integers >= 1 and <= 2147483647"),
+    "negative count": (PAIRS + "a,b,-3,0,0\n", [], "g.csv, line 5: wins_a must be a count >= 0 and <= 1e+15, got -3."),
+    "winner word": (
+        BATTLES + "x,y,both sides\n",
+        [],
+        "g.csv, line 6: winner must be one of 'tie', 'draw', 'both', 'bothbad', 'tie (bothbad)', 'model_",
+    ),
+    "matrix sum": (
+        MATRIX.replace("paper,1", "paper,0.9"),
+        [],
+        "g.csv, line 2 (rock), column paper must be P[i, j] + P[j, i] = 1 within 1e-6, got 0.0, and 0.9 ",
+    ),
+    "empty": ("", [], "g.csv must contain a header and rows below it, got an empty file."),
+    "beta negative": (BATTLES, ["--beta", "0.1,-1"], "--beta must be a finite number >= 0, got '-1'."),
+    "beta nan": (BATTLES, ["--beta", "nan"], "--beta must be a finite number >= 0, got 'nan'."),
+    "beta inf": (BATTLES, ["--beta", "inf"], "--beta must be a finite number >= 0, got 'inf'."),
+    "beta text": (BATTLES, ["--beta", "x"], "--beta must be a finite number >= 0, got 'x'."),
+    "beta too large": (MATRIX, ["--beta", "1e39"], "--beta must be 0 or, in float32, 1.18e-38 to 3.4e+38, got 1e+39."),
+    "tol": (BATTLES, ["--tol", "nan"], "--tol must be a finite number > 0, got 'nan'."),
+    "tol zero": (BATTLES, ["--tol", "0"], "--tol must be a finite number > 0, got '0'."),
+    "tol text": (BATTLES, ["--tol", "abc"], "--tol must be a finite number > 0, got 'abc'."),
+    "prior": (BATTLES, ["--prior", "-1"], "--prior must be a finite number >= 0, got '-1'."),
+    "top": (BATTLES, ["--top", "1.5"], "--top must be an integer >= 0, got '1.5'."),
+    "max queries": (
+        BATTLES,
+        ["--max-queries", "0"],
+        "--max-queries must be an integer >= 1 and <= 2147483647, got '0'.",
+    ),
     "unknown option": (BATTLES, ["--bet", "1"], "No such option"),
-    "not square": ("i,a,b\na,0.5,0.5\n", [], "g.csv: found 2 columns and 1 rows; allowed are as many rows as columns"),
-    "outside [0, 1]": (MATRIX.replace("paper,1", "paper,1.5"), [], "line 3 (paper), column rock: found 1.5; allowed"),
-    "nan": (MATRIX.replace("paper,1", "paper,nan"), [], "line 3 (paper), column rock: found nan; allowed"),
-    "inf": (MATRIX.replace("paper,1", "paper,inf"), [], "line 3 (paper), column rock: found inf; allowed"),
-    "one item": ("i,a\na,0.5\n", [], "found 1 item(s); allowed are at least 2"),
-    "duplicated name": ("i,a,a\na,0.5,0.5\na,0.5,0.5\n", [], "line 1, column 3: found 'a' a second time"),
-    "nul byte": (BATTLES + "x\0,y,tie\n", [], "line 6: found a NUL byte in a name; allowed are names of items"),
-    "self-battle": (BATTLES + "x,x,tie\n", [], "line 6: found 'x' against itself; allowed are two different items"),
-    "truncated": (BATTLES + "x,y\n", [], "line 6: found 2 fields; allowed are 3, as in the header"),
-    "no rows": ("model_a,model_b,winner\n", [], "and no rows; allowed is at least one row"),
-    "unclosed quote": (BATTLES + '"x,y,tie\n', [], "quotes closed"),
-    "underscores": (PAIRS.replace("paper,0,12", "paper,1_0,12"), [], "column wins_a: found '1_0'; allowed are counts"),
-    "separator": (BATTLES.replace(",", ";"), [], "found the one column 'model_a;model_b;winner'; allowed are commas"),
-    "reference all zero": (BATTLES, ["--reference", "0,0,0"], "found only zeros; allowed are probabilities that sum"),
-    "reference sum": (BATTLES, ["--reference", "0.5,0.4,0"], "found a sum of 0.9; allowed are probabilities that sum"),
-    "reference shape": (BATTLES, ["--reference", "0.5,0.5"], "found shape [2]; allowed is a probability for each of 3"),
-    "reference underflows": (BATTLES, ["--reference", "0.5,0.5,1e-50"], "--reference[2]: is 1e-50; allowed are 0 or"),
-    "reference": (BATTLES, ["--reference", "0.5,0.6,-0.1"], "entry [2] (z): found -0.1; allowed are probabilities"),
-    "beta too small": (MATRIX, ["--beta", "1e-200"], "--beta: is 1e-200; allowed are 0 or, in float32, 1.18e-38 to"),
-    "output suffix": (MATRIX, ["--output", "o.txt"], "o.txt: found suffix '.txt'; allowed are .json, .csv, .npz"),
-    "output is input": (MATRIX, ["--output", "g.csv"], "g.csv: found a file that is read"),
+    "not square": (
+        "i,a,b\na,0.5,0.5\n",
+        [],
+        "g.csv must be a square matrix, with as many rows as columns, got 2 columns and 1 rows.",
+    ),
+    "outside [0, 1]": (
+        MATRIX.replace("paper,1", "paper,1.5"),
+        [],
+        "g.csv, line 3 (paper), column rock must be a probability in [0, 1], got 1.5.",
+    ),
+    "nan": (
+        MATRIX.replace("paper,1", "paper,nan"),
+        [],
+        "g.csv, line 3 (paper), column rock must be a finite probability, got nan.",
+    ),
+    "inf": (
+        MATRIX.replace("paper,1", "paper,inf"),
+        [],
+        "g.csv, line 3 (paper), column rock must be a finite probability, got inf.",
+    ),
+    "one item": ("i,a\na,0.5\n", [], "g.csv, line 1, column 2: number of items must be at least 2, got 1."),
+    "duplicated name": (
+        "i,a,a\na,0.5,0.5\na,0.5,0.5\n",
+        [],
+        "g.csv, line 1, column 3 must be a distinct name, got 'a' a second time.",
+    ),
+    "nul byte": (
+        BATTLES + "x\0,y,tie\n",
+        [],
+        "g.csv, line 6: name must be the name of an item, got a text with a NUL byte.",
+    ),
+    "self-battle": (BATTLES + "x,x,tie\n", [], "g.csv, line 6: items must be different, got 'x' twice."),
+    "truncated": (BATTLES + "x,y\n", [], "g.csv, line 6 must be a record of 3 fields, as in the header, got 2 fields."),
+    "no rows": (
+        "model_a,model_b,winner\n",
+        [],
+        "g.csv must contain a header and rows below it, got the header 'model_a', 'model_b', 'winner' al",
+    ),
+    "unclosed quote": (
+        BATTLES + '"x,y,tie\n',
+        [],
+        "g.csv, line 6 must be a CSV record with its quotes closed, got unexpected end of data.",
+    ),
+    "underscores": (
+        PAIRS.replace("paper,0,12", "paper,1_0,12"),
+        [],
+        "g.csv, line 2: wins_a must be a count >= 0 and <= 1e+15, got '1_0'.",
+    ),
+    "separator": (
+        BATTLES.replace(",", ";"),
+        [],
+        "g.csv, line 1: columns must be separated by commas, got the one column 'model_a;model_b;winner'",
+    ),
+    "reference all zero": (
+        BATTLES,
+        ["--reference", "0,0,0"],
+        "reference 0,0,0 must be probabilities that sum to 1 within 1e-06, got only zeros.",
+    ),
+    "reference sum": (
+        BATTLES,
+        ["--reference", "0.5,0.4,0"],
+        "reference 0.5,0.4,0 must be probabilities that sum to 1 within 1e-06, got a sum of 0.9.",
+    ),
+    "reference shape": (
+        BATTLES,
+        ["--reference", "0.5,0.5"],
+        "reference 0.5,0.5: shape must be [3], a probability for each item, got [2].",
+    ),
+    "reference underflows": (
+        BATTLES,
+        ["--reference", "0.5,0.5,1e-50"],
+        "--reference[2] must be 0 or, in float32, at least 1.18e-38, got 1e-50.",
+    ),
+    "reference": (
+        BATTLES,
+        ["--reference", "0.5,0.6,-0.1"],
+        "reference 0.5,0.6,-0.1, entry [2] (z) must be a probability >= 0, got -0.1.",
+    ),
+    "beta too small": (
+        MATRIX,
+        ["--beta", "1e-200"],
+        "--beta must be 0 or, in float32, 1.18e-38 to 3.4e+38, got 1e-200.",
+    ),
+    "output suffix": (MATRIX, ["--output", "o.txt"], "o.txt: suffix must be one of .json, .csv, .npz, got '.txt'."),
+    "output is input": (
+        MATRIX,
+        ["--output", "g.csv"],
+        "g.csv must be another file than the input, got the input itself.",
+    ),
     "format": (
         MATRIX,
         ["--format", "excel"],
-        "error: --format: found 'excel'; allowed are array, matrix, pairs, battles",
+        "--format must be one of array, matrix, pairs, battles, got 'excel'.",
     ),
 }
 
@@ -269,16 +349,19 @@ def test_bad_files_that_are_no_text(tmp_path: Path):
     (tmp_path / "latin.csv").write_bytes("model_a,model_b,winner\nJos\xe9,y,model_a\n".encode("latin-1"))
     (tmp_path / "folder.csv").mkdir()
     for arguments, message in (
-        (["flat.npy"], "flat.npy: found shape [2, 3]; allowed are square matrices"),
-        (["cut.npy"], "cut.npy: is damaged or cut short"),
-        (["latin.csv"], "latin.csv, line 2: found byte 0xe9 at position 4 of the line; allowed is text in UTF-8"),
-        (["folder.csv"], "folder.csv: found a directory; allowed is a file"),
-        (["missing.csv"], "missing.csv: there is no such file"),
+        (["flat.npy"], "flat.npy must be a square matrix [..., n, n] with n >= 2, got shape [2, 3]."),
+        (["cut.npy"], "cut.npy must be 144 bytes long after its header of shape [2, 3, 3], got 136."),
+        (["latin.csv"], "latin.csv, line 2 must be text in UTF-8, got byte 0xe9 at position 4 of the line."),
+        (["folder.csv"], "folder.csv must be a file, got a directory."),
+        (["missing.csv"], "missing.csv must be a file that exists, got a path where nothing is."),
         (
             ["good.npy", "--reference", "r.npy"],
-            "found batch shape [3] for games of batch shape [2]; allowed are shapes",
+            "batch shape must be one that broadcasts with that of the games, [2], got [3].",
         ),
-        (["good.npy", "--reference", "r.npy", "--output", "r.npy"], "r.npy: found suffix '.npy'"),
+        (
+            ["good.npy", "--reference", "r.npy", "--output", "r.npy"],
+            "r.npy: suffix must be one of .json, .csv, .npz, got '.npy'.",
+        ),
     ):
         before = sorted(path.name for path in tmp_path.iterdir())
         done = run("solve", *arguments, folder=tmp_path)
@@ -293,7 +376,7 @@ def test_the_reference_is_not_overwritten(tmp_path: Path):
     reference = write(tmp_path, "item,probability\nx,0.5\ny,0.25\nz,0.25\n", "r.csv")
     done = run_installed("solve", "g.csv", "--reference", "r.csv", "--output", "r.csv", folder=tmp_path)
     assert done.returncode == 2
-    assert "r.csv: found a file that is read" in done.stderr
+    assert "r.csv must be another file than the input, got the input itself." in done.stderr
     assert reference.read_text().startswith("item,probability")
 
 
@@ -303,7 +386,7 @@ def test_a_matrix_too_large_for_this_machine(tmp_path: Path):
         np.lib.format.write_array_header_1_0(stream, header)
     done = run("solve", tmp_path / "g.npy")
     assert done.returncode == 2
-    assert "needs about 1,200,000.0 GB of memory; available are" in done.stderr
+    assert "got a game of 5000000 items, which needs about 1,200,000.0 GB." in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -336,8 +419,8 @@ def test_demo():
 
 def test_demo_with_bad_options():
     for options, message in [
-        (["--kind", "chess"], "--kind: found 'chess'"),
-        (["--beta", "1,2"], "'--beta': found '1,2'; allowed are finite numbers >= 0"),
+        (["--kind", "chess"], "--kind must be one of "),
+        (["--beta", "1,2"], "error: --beta must be a finite number >= 0, got '1,2'."),
     ]:
         done = run("demo", *options)
         assert done.returncode == 2

@@ -145,42 +145,66 @@ PAIRS = "item_a,item_b,wins_a,wins_b,ties\n"
 BATTLES = "model_a,model_b,winner\n"
 
 BAD_TABLES = {
-    "empty": ("", "an empty file"),
-    "only empty lines": ("\n\n", "an empty file"),
-    "header only": (PAIRS, "g.csv: found a header ('item_a', 'item_b', 'wins_a', 'wins_b', 'ties') and no rows"),
-    "unknown header": ("who,what\n1,2\n", "line 1: found columns 'who', 'what'; allowed are battles (model_a,model_b"),
-    "negative count": (PAIRS + "a,b,-3,1,0\n", "line 2, column wins_a: found -3; allowed are counts >= 0"),
-    "no count": (PAIRS + "a,b,1,1,0\na,b,1,many,0\n", "line 3, column wins_b: found 'many'; allowed are counts"),
-    "empty count": (PAIRS + "a,b,1,1,\n", "line 2, column ties: found ''; allowed are counts"),
-    "count nan": (PAIRS + "a,b,nan,1,0\n", "line 2, column wins_a: found nan"),
-    "count inf": (PAIRS + "a,b,inf,1,0\n", "line 2, column wins_a: found inf"),
-    "pair with itself": (PAIRS + "a, a,1,1,0\n", "line 2: found 'a' against itself; allowed are two different items"),
-    "empty name": (PAIRS + " ,a,1,1,0\n", "line 2: found an empty name"),
-    "row cut short": (PAIRS + "a,b,1,1,0\na,c,1", "line 3: found 3 fields; allowed are 5, as in the header"),
-    "row too long": (BATTLES + "a,b,tie,tie\n", "line 2: found 4 fields; allowed are 3"),
-    "quote not closed": (BATTLES + 'a,b,"tie\n', "line 2: found unexpected end of data; allowed are CSV records"),
-    "column twice": ("model_a,model_a,model_b,winner\na,b,c,tie\n", "line 1: found column 'model_a' twice"),
-    "winner word": (BATTLES + "a,b,tie\nb,a,Left\n", "line 3, column winner: found 'Left'; allowed are 'tie', 'draw'"),
-    "self battle": (BATTLES + "a,b,tie\nb,b,tie\n", "line 3: found 'b' against itself"),
+    "empty": ("", "must contain a header and rows below it, got an empty file."),
+    "only empty lines": ("\n\n", "must contain a header and rows below it, got an empty file."),
+    "header only": (
+        PAIRS,
+        "must contain a header and rows below it, got the header 'item_a', 'item_b', 'wins_a', 'wins_b',",
+    ),
+    "unknown header": (
+        "who,what\n1,2\n",
+        "line 1: header must be that of battles (model_a,model_b,winner), pairs (item_a,item_b,wins_a,wi",
+    ),
+    "negative count": (PAIRS + "a,b,-3,1,0\n", "line 2: wins_a must be a count >= 0 and <= 1e+15, got -3."),
+    "no count": (PAIRS + "a,b,1,1,0\na,b,1,many,0\n", "line 3: wins_b must be a count >= 0 and <= 1e+15, got 'many'."),
+    "empty count": (PAIRS + "a,b,1,1,\n", "line 2: ties must be a count >= 0 and <= 1e+15, got ''."),
+    "count nan": (PAIRS + "a,b,nan,1,0\n", "line 2: wins_a must be a count >= 0 and <= 1e+15, got nan."),
+    "count inf": (PAIRS + "a,b,inf,1,0\n", "line 2: wins_a must be a count >= 0 and <= 1e+15, got inf."),
+    "pair with itself": (PAIRS + "a, a,1,1,0\n", "line 2: items must be different, got 'a' twice."),
+    "empty name": (PAIRS + " ,a,1,1,0\n", "line 2: name must be the name of an item, got an empty text."),
+    "row cut short": (
+        PAIRS + "a,b,1,1,0\na,c,1",
+        "line 3 must be a record of 5 fields, as in the header, got 3 fields.",
+    ),
+    "row too long": (BATTLES + "a,b,tie,tie\n", "line 2 must be a record of 3 fields, as in the header, got 4 fields."),
+    "quote not closed": (
+        BATTLES + 'a,b,"tie\n',
+        "line 2 must be a CSV record with its quotes closed, got unexpected end of data.",
+    ),
+    "column twice": (
+        "model_a,model_a,model_b,winner\na,b,c,tie\n",
+        "line 1: columns must be distinct, got 'model_a' twice.",
+    ),
+    "winner word": (
+        BATTLES + "a,b,tie\nb,a,Left\n",
+        "line 3: winner must be one of 'tie', 'draw', 'both', 'bothbad', 'tie (bothbad)', 'model_a', 'mo",
+    ),
+    "self battle": (BATTLES + "a,b,tie\nb,b,tie\n", "line 3: items must be different, got 'b' twice."),
     "matrix not square": (
         ",a,b\na,.5,1\n",
-        "found 2 columns and 1 rows; allowed are as many rows as columns: a square",
+        "must be a square matrix, with as many rows as columns, got 2 columns and 1 rows.",
     ),
-    "matrix with a row more": (",a,b\na,.5,1\nb,0,.5\nc,0,0\n", "line 4: found more than 2 rows; allowed are 2"),
-    "matrix row cut short": (",a,b\na,.5,1\nb,0\n", "line 3: found 2 fields; allowed are 3"),
-    "matrix in another order": (",a,b,c\nb,0,0,0\n", "line 2: found row 'b'; allowed is 'a', as in the header"),
-    "matrix name twice": (",a,a\na,.5,1\n", "line 1, column 3: found 'a' a second time; allowed are distinct names"),
-    "matrix empty name": (",a,\na,.5,1\n", "line 1, column 3: found an empty name"),
-    "matrix of one": (",a\na,.5\n", "line 1, column 2: found 1 item(s); allowed are at least 2"),
-    "matrix text": (",a,b\na,.5,x\nb,0,.5\n", "line 2, column b: found 'x'; allowed are numbers in [0, 1]"),
-    "matrix nan": (",a,b\na,.5,1\nb,nan,.5\n", "line 3 (b), column a: found nan; allowed is a finite probability"),
-    "matrix inf": (",a,b\na,.5,-inf\nb,0,.5\n", "line 2 (a), column b: found -inf; allowed is a finite probability"),
-    "matrix outside": (",a,b\na,.5,1.5\nb,-.5,.5\n", "line 2 (a), column b: found 1.5; allowed is a probability in [0"),
+    "matrix with a row more": (
+        ",a,b\na,.5,1\nb,0,.5\nc,0,0\n",
+        "must be a square matrix, with as many rows as columns, got 2 columns and more rows.",
+    ),
+    "matrix row cut short": (
+        ",a,b\na,.5,1\nb,0\n",
+        "line 3 must be a record of 3 fields, as in the header, got 2 fields.",
+    ),
+    "matrix in another order": (",a,b,c\nb,0,0,0\n", "line 2: name must be 'a', in the order of the header, got 'b'."),
+    "matrix name twice": (",a,a\na,.5,1\n", "line 1, column 3 must be a distinct name, got 'a' a second time."),
+    "matrix empty name": (",a,\na,.5,1\n", "line 1, column 3 must be the name of an item, got an empty text."),
+    "matrix of one": (",a\na,.5\n", "line 1, column 2: number of items must be at least 2, got 1."),
+    "matrix text": (",a,b\na,.5,x\nb,0,.5\n", "line 2: b must be a number in [0, 1], got 'x'."),
+    "matrix nan": (",a,b\na,.5,1\nb,nan,.5\n", "line 3 (b), column a must be a finite probability, got nan."),
+    "matrix inf": (",a,b\na,.5,-inf\nb,0,.5\n", "line 2 (a), column b must be a finite probability, got -inf."),
+    "matrix outside": (",a,b\na,.5,1.5\nb,-.5,.5\n", "line 2 (a), column b must be a probability in [0, 1], got 1.5."),
     "matrix sum": (
         ",a,b,c\na,.5,.6,.6\nb,.4,.5,0\nc,.3,1,.5\n",
-        "line 2 (a), column c: found 0.6, and 0.3 at the mirr",
+        "line 2 (a), column c must be P[i, j] + P[j, i] = 1 within 1e-6, got 0.6, and 0.3 at the mirrore",
     ),
-    "matrix diagonal": (",a,b\na,0.4,.5\nb,.5,.5\n", "line 2 (a), column a: found 0.4; allowed is 1/2 on the diagonal"),
+    "matrix diagonal": (",a,b\na,0.4,.5\nb,.5,.5\n", "line 2 (a), column a must be 1/2 on the diagonal, got 0.4."),
 }
 
 
@@ -195,19 +219,17 @@ def test_bad_table(tmp_path: Path, case: str):
 def test_wrong_encoding_names_line_and_byte(tmp_path: Path):
     path = tmp_path / "g.csv"
     path.write_bytes((BATTLES + "a,b,tie\na,Größe,tie\n").encode("latin-1"))
-    assert "line 3: found byte 0xf6 at position 5 of the line; allowed is text in UTF-8" in _error(
-        lambda: read_games(path)
-    )
+    assert "line 3 must be text in UTF-8, got byte 0xf6 at position 5 of the line." in _error(lambda: read_games(path))
     path.write_bytes(BATTLES.encode("utf-16"))
-    assert "line 1: found byte 0xff" in _error(lambda: read_games(path))
+    assert "line 1 must be text in UTF-8, got byte 0xff" in _error(lambda: read_games(path))
 
 
 def test_missing_columns_of_a_named_format(tmp_path: Path):
     path = _write(tmp_path, "model_a,model_b,result\na,b,tie\n")
     message = _error(lambda: read_games(path, format="battles"))
-    assert "found columns 'model_a', 'model_b', 'result'; allowed is a header with 'winner' too" in message
+    assert "header must have the columns 'winner', got 'model_a', 'model_b', 'result'." in message
     message = _error(lambda: read_games(path, columns=Columns(winner="outcome")))
-    assert "allowed are battles (model_a,model_b,outcome)" in message
+    assert "header must be that of battles (model_a,model_b,outcome)" in message
 
 
 def test_names_cannot_steer_the_terminal(tmp_path: Path):
@@ -218,20 +240,26 @@ def test_names_cannot_steer_the_terminal(tmp_path: Path):
 
 
 BAD_ARRAYS = {
-    "not square": (np.zeros((2, 3)), "found shape [2, 3]; allowed are square matrices [..., n, n] with n >= 2"),
-    "vector": (np.zeros(4), "found shape [4]"),
-    "scalar": (np.zeros(()), "found shape []"),
-    "one item": (np.full((1, 1), 0.5), "found shape [1, 1]"),
-    "no games": (np.zeros((0, 3, 3)), "found shape [0, 3, 3]"),
-    "text": (np.array([["a", "b"], ["c", "d"]]), "found dtype <U1; allowed are real numbers"),
-    "complex": (np.zeros((2, 2), complex), "found dtype complex128; allowed are real numbers"),
-    "objects": (np.array([[None, 1], [2, 3]]), "found dtype object; allowed are arrays of numbers"),
-    "records": (np.zeros((2, 2), [("a", float)]), "found dtype"),
-    "nan": (np.array([[[0.5, 0], [1, 0.5]], [[0.5, np.nan], [1, 0.5]]]), "entry [1, 0, 1]: found nan; allowed is a f"),
-    "outside": (np.array([[0.5, 1.25], [-0.25, 0.5]]), "entry [0, 1]: found 1.25; allowed is a probability in [0, 1]"),
-    "sum": (np.array([[0.5, 0.75], [0.5, 0.5]]), "found 0.75, and 0.5 at the mirrored entry, sum 1.25; allowed is P"),
-    "bool": (np.eye(2) == 0, "entry [0, 0]: found 0.0; allowed is 1/2 on the diagonal"),
-    "integers": (np.array([[0, 1], [0, 0]]), "entry [0, 0]: found 0.0; allowed is 1/2 on the diagonal"),
+    "not square": (np.zeros((2, 3)), "must be a square matrix [..., n, n] with n >= 2, got shape [2, 3]."),
+    "vector": (np.zeros(4), "must be a square matrix [..., n, n] with n >= 2, got shape [4]."),
+    "scalar": (np.zeros(()), "must be a square matrix [..., n, n] with n >= 2, got shape []."),
+    "one item": (np.full((1, 1), 0.5), "must be a square matrix [..., n, n] with n >= 2, got shape [1, 1]."),
+    "no games": (np.zeros((0, 3, 3)), "must be a square matrix [..., n, n] with n >= 2, got shape [0, 3, 3]."),
+    "text": (np.array([["a", "b"], ["c", "d"]]), "dtype must be a real number type, got <U1."),
+    "complex": (np.zeros((2, 2), complex), "dtype must be a real number type, got complex128."),
+    "objects": (np.array([[None, 1], [2, 3]]), "dtype must be a number type, got object."),
+    "records": (np.zeros((2, 2), [("a", float)]), "dtype must be a real number type, got [('a', '<f8')]."),
+    "nan": (
+        np.array([[[0.5, 0], [1, 0.5]], [[0.5, np.nan], [1, 0.5]]]),
+        "entry [1, 0, 1] must be a finite probability, got nan.",
+    ),
+    "outside": (np.array([[0.5, 1.25], [-0.25, 0.5]]), "entry [0, 1] must be a probability in [0, 1], got 1.25."),
+    "sum": (
+        np.array([[0.5, 0.75], [0.5, 0.5]]),
+        "entry [0, 1] must be P[i, j] + P[j, i] = 1 within 1e-6, got 0.75, and 0.5 at the mirrored entry",
+    ),
+    "bool": (np.eye(2) == 0, "entry [0, 0] must be 1/2 on the diagonal, got 0.0."),
+    "integers": (np.array([[0, 1], [0, 0]]), "entry [0, 0] must be 1/2 on the diagonal, got 0.0."),
 }
 
 
@@ -245,27 +273,50 @@ def test_bad_array(tmp_path: Path, case: str):
 def test_damaged_arrays(tmp_path: Path):
     np.save(tmp_path / "g.npy", ROCK_PAPER_SCISSORS)
     whole = (tmp_path / "g.npy").read_bytes()
-    for size, message in [(0, "no readable header"), (60, "no readable header"), (150, "is damaged or cut short")]:
+    for size, message in [
+        (0, "got an unreadable header."),
+        (60, "got an unreadable header."),
+        (150, "must be 72 bytes long after its header"),
+    ]:
         (tmp_path / "g.npy").write_bytes(whole[:size])
         assert message in _error(lambda: read_games(tmp_path / "g.npy"))
     np.savez(tmp_path / "g.npz", preferences=ROCK_PAPER_SCISSORS)
     whole = (tmp_path / "g.npz").read_bytes()
     (tmp_path / "g.npz").write_bytes(whole[: len(whole) // 2])
-    assert "is damaged or cut short: File is not a zip file" in _error(lambda: read_games(tmp_path / "g.npz"))
+    assert "must be an undamaged numpy file, got BadZipFile: File is not a zip file." in _error(
+        lambda: read_games(tmp_path / "g.npz")
+    )
     middle = whole.index(np.float64(0.5).tobytes())
     (tmp_path / "g.npz").write_bytes(whole[:middle] + b"x" + whole[middle + 1 :])
-    assert "is damaged or cut short: Bad CRC-32" in _error(lambda: read_games(tmp_path / "g.npz"))
+    assert "must be an undamaged numpy file, got BadZipFile: Bad CRC-32" in _error(
+        lambda: read_games(tmp_path / "g.npz")
+    )
 
 
 BAD_NPZ = {
-    "several arrays": ({"a": np.ones(2), "b": np.ones(2)}, "found arrays 'a', 'b'; allowed is one named 'preferences'"),
-    "names missing": ({"preferences": ROCK_PAPER_SCISSORS, "items": np.array(["a", "b"])}, "shape [2]; allowed is [3]"),
-    "names twice": ({"preferences": ROCK_PAPER_SCISSORS, "items": np.array(list("aba"))}, "items[2]: found 'a' a sec"),
-    "names empty": ({"preferences": ROCK_PAPER_SCISSORS, "items": np.array(["a", "", "b"])}, "items[1]: found an emp"),
-    "names of floats": ({"preferences": ROCK_PAPER_SCISSORS, "items": np.ones(3)}, "found dtype float64; allowed are"),
+    "several arrays": (
+        {"a": np.ones(2), "b": np.ones(2)},
+        "must be an archive with an array 'preferences', got arrays 'a', 'b'.",
+    ),
+    "names missing": (
+        {"preferences": ROCK_PAPER_SCISSORS, "items": np.array(["a", "b"])},
+        "array items: shape must be [3], a name for each item, got [2].",
+    ),
+    "names twice": (
+        {"preferences": ROCK_PAPER_SCISSORS, "items": np.array(list("aba"))},
+        "items[2] must be a distinct name, got 'a' a second time.",
+    ),
+    "names empty": (
+        {"preferences": ROCK_PAPER_SCISSORS, "items": np.array(["a", "", "b"])},
+        "items[1] must be the name of an item, got an empty text.",
+    ),
+    "names of floats": (
+        {"preferences": ROCK_PAPER_SCISSORS, "items": np.ones(3)},
+        "array items must be integers or text of at most 10000 characters, got dtype float64.",
+    ),
     "names that are no text": (
         {"p": ROCK_PAPER_SCISSORS, "items": np.array(["a", "b", "\ud800"])},
-        "names that are text",
+        "name must be text in Unicode, got '\\ud800'.",
     ),
 }
 
@@ -280,15 +331,19 @@ def test_bad_npz(tmp_path: Path, case: str):
 def test_npz_without_arrays(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "g.npz", "w") as archive:
         archive.writestr("readme.txt", "nothing")
-    assert "found no array" in _error(lambda: read_games(tmp_path / "g.npz"))
+    assert "must be an archive with an array 'preferences', got no array." in _error(
+        lambda: read_games(tmp_path / "g.npz")
+    )
 
 
 def test_files_that_are_not_there(tmp_path: Path):
-    assert "no.csv: there is no such file" in _error(lambda: read_games(tmp_path / "no.csv"))
-    assert "no.npy: there is no such file" in _error(lambda: read_games(tmp_path / "no.npy"))
-    assert "found a directory; allowed is a file" in _error(lambda: read_games(tmp_path))
-    assert "found suffix '.xls'; allowed are .npy, .npz, .csv" in _error(lambda: read_games(tmp_path / "g.xls"))
-    assert "format: found 'json'; allowed are array, matrix" in _error(lambda: read_games("g", format="json"))
+    assert "no.csv must be a file that exists" in _error(lambda: read_games(tmp_path / "no.csv"))
+    assert "no.npy must be a file that exists" in _error(lambda: read_games(tmp_path / "no.npy"))
+    assert "must be a file, got a directory." in _error(lambda: read_games(tmp_path))
+    assert "suffix must be one of .npy, .npz, .csv, got '.xls'." in _error(lambda: read_games(tmp_path / "g.xls"))
+    assert "format must be one of array, matrix, pairs, battles, got 'json'." in _error(
+        lambda: read_games("g", format="json")
+    )
 
 
 def test_prior_needs_counts_and_a_number(tmp_path: Path):
@@ -297,7 +352,7 @@ def test_prior_needs_counts_and_a_number(tmp_path: Path):
     matrix = _write(tmp_path, ",a,b\na,.5,1\nb,0,.5\n")
     assert "has no counts" in _error(lambda: read_games(matrix, prior=1))
     for prior in (-1.0, float("nan"), float("inf")):
-        assert f"prior: found {prior}; allowed are finite numbers >= 0" in _error(
+        assert f"prior must be a finite number >= 0, got {prior}." in _error(
             lambda prior=prior: read_games(matrix, prior=prior)
         )
 
@@ -307,14 +362,16 @@ def test_too_large_is_said_before_anything_is_allocated(tmp_path: Path, monkeypa
         header = {"descr": "<f4", "fortran_order": False, "shape": (5, 2_000_000, 2_000_000)}
         np.lib.format.write_array_header_1_0(stream, header)
     message = _error(lambda: read_games(tmp_path / "g.npy"))
-    assert "found 5 games of 2000000 items, which needs about 960,000.0 GB of memory; available are " in message
+    assert "got 5 games of 2000000 items, which needs about 960,000.0 GB." in message
     monkeypatch.setattr(memory, "available_memory", lambda: 3 * 48 * 9)
     battles = _write(tmp_path, BATTLES + "a,b,tie\n" * 50 + "b,c,tie\n")
     assert len(read_games(battles).items) == 3
     monkeypatch.setattr(memory, "available_memory", lambda: 48 * 9 - 1)
-    assert "g.csv: found a game of 3 items, which needs about 0.000432 MB" in _error(lambda: read_games(battles))
+    assert "g.csv must be small enough for the 0.000431 MB of free memory, got a game of 3 items" in _error(
+        lambda: read_games(battles)
+    )
     matrix = _write(tmp_path, ",a,b,c\na,.5,0,0\nb,1,.5,0\nc,1,1,.5\n")
-    assert "found a game of 3 items" in _error(lambda: read_games(matrix))
+    assert "got a game of 3 items" in _error(lambda: read_games(matrix))
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux")
@@ -353,28 +410,60 @@ def test_reference_in_every_form(tmp_path: Path):
 
 
 BAD_REFERENCES = {
-    "negative": ("r", "-0.5,1,0.5", "entry [0] (a): found -0.5; allowed are probabilities >= 0"),
-    "nan": ("r", "0.5,nan,0.5", "entry [1] (b): found nan"),
-    "all zero": ("r", "0,0,0", "found only zeros; allowed are probabilities that sum to 1 within 1e-06"),
-    "sum": ("r", "0.5,0.5,0.5", "found a sum of 1.5; allowed are probabilities that sum to 1"),
-    "too few": ("r", "0.5,0.5", "found shape [2]; allowed is a probability for each of 3 items"),
-    "not a file": ("r", "uniform", "found 'uniform'; allowed are .csv (item,probability), .json"),
-    "csv missing": ("r.csv", "item,probability\na,1\n", "r.csv: found no probability for 'b', 'c'; allowed is one for"),
-    "csv unknown": ("r.csv", "item,probability\nz,1\n", "line 2, column item: found 'z'; allowed are the items of the"),
-    "csv twice": ("r.csv", "item,probability\na,1\na,1\n", "line 3, column item: found 'a' a second time"),
-    "csv text": ("r.csv", "item,probability\na,x\n", "line 2, column probability: found 'x'; allowed are probabilit"),
-    "csv header": ("r.csv", "a,b\n1,2\n", "line 1: found columns 'a', 'b'; allowed is a header with 'item', 'probabi"),
-    "csv negative": ("r.csv", "item,probability\na,1\nb,-1\nc,1\n", "entry [1] (b): found -1.0"),
-    "json unknown": ("r.json", '{"z": 1}', "item 'z'; allowed are the items of the game: 'a', 'b', 'c'"),
-    "json twice": ("r.json", '{"a": 1, "a": 0}', "found item 'a' a second time"),
-    "json missing": ("r.json", '{"a": 1}', "found no probability for 'b', 'c'"),
-    "json text": ("r.json", '{"a": "1"}', "item a: found '1'; allowed are probabilities >= 0"),
-    "json list": ("r.json", "[1, 0, 0]", "found a list; allowed is an object {item: probability}"),
-    "json cut short": ("r.json", '{"a": 1,\n', "r.json, line 2, column 1: found"),
-    "json deep": ("r.json", "[" * 100_000, "found objects within objects"),
-    "json nan": ("r.json", '{"a": NaN, "b": 0, "c": 1}', "entry [0] (a): found nan"),
-    "json huge": ("r.json", '{"a": 1' + "0" * 400 + ', "b": 0, "c": 1}', "entry [0] (a): found inf"),
-    "missing file": ("", "no.json", "there is no such file"),
+    "negative": ("r", "-0.5,1,0.5", "reference -0.5,1,0.5, entry [0] (a) must be a probability >= 0, got -0.5."),
+    "nan": ("r", "0.5,nan,0.5", "reference 0.5,nan,0.5, entry [1] (b) must be a probability >= 0, got nan."),
+    "all zero": ("r", "0,0,0", "reference 0,0,0 must be probabilities that sum to 1 within 1e-06, got only zeros."),
+    "sum": (
+        "r",
+        "0.5,0.5,0.5",
+        "reference 0.5,0.5,0.5 must be probabilities that sum to 1 within 1e-06, got a sum of 1.5.",
+    ),
+    "too few": ("r", "0.5,0.5", "reference 0.5,0.5: shape must be [3], a probability for each item, got [2]."),
+    "not a file": (
+        "r",
+        "uniform",
+        "reference must be a .csv file (item,probability), a .json file ({item: probability}), a .npy fi",
+    ),
+    "csv missing": (
+        "r.csv",
+        "item,probability\na,1\n",
+        "must contain a probability for each item, got none for 'b', 'c'. A probability of 0 excludes an",
+    ),
+    "csv unknown": (
+        "r.csv",
+        "item,probability\nz,1\n",
+        "line 2: item must be an item of the game: 'a', 'b', 'c', got 'z'.",
+    ),
+    "csv twice": ("r.csv", "item,probability\na,1\na,1\n", "line 3: item must be distinct, got 'a' a second time."),
+    "csv text": ("r.csv", "item,probability\na,x\n", "line 2: probability must be a probability >= 0, got 'x'."),
+    "csv header": ("r.csv", "a,b\n1,2\n", "line 1: header must have the columns 'item', 'probability', got 'a', 'b'."),
+    "csv negative": (
+        "r.csv",
+        "item,probability\na,1\nb,-1\nc,1\n",
+        "entry [1] (b) must be a probability >= 0, got -1.0.",
+    ),
+    "json unknown": ("r.json", '{"z": 1}', "item must be an item of the game: 'a', 'b', 'c', got 'z'."),
+    "json twice": ("r.json", '{"a": 1, "a": 0}', "item must be distinct, got 'a' a second time."),
+    "json missing": (
+        "r.json",
+        '{"a": 1}',
+        "must contain a probability for each item, got none for 'b', 'c'. A probability of 0 excludes an",
+    ),
+    "json text": ("r.json", '{"a": "1"}', "item a must be a probability >= 0, got '1'."),
+    "json list": ("r.json", "[1, 0, 0]", "must be an object {item: probability}, got a list."),
+    "json cut short": (
+        "r.json",
+        '{"a": 1,\n',
+        "line 2, column 1 must be valid JSON, got the fault 'Expecting property name enclosed in double ",
+    ),
+    "json deep": ("r.json", "[" * 100_000, "must be an undamaged JSON file, got nesting that is too deep."),
+    "json nan": ("r.json", '{"a": NaN, "b": 0, "c": 1}', "entry [0] (a) must be a probability >= 0, got nan."),
+    "json huge": (
+        "r.json",
+        '{"a": 1' + "0" * 400 + ', "b": 0, "c": 1}',
+        "entry [0] (a) must be a probability >= 0, got inf.",
+    ),
+    "missing file": ("", "no.json", "no.json must be a file that exists, got a path where nothing is."),
 }
 
 
@@ -388,11 +477,13 @@ def test_bad_reference(tmp_path: Path, case: str):
 def test_reference_arrays_that_do_not_fit(tmp_path: Path):
     np.save(tmp_path / "r.npy", np.full((2, 3), 1 / 3))
     message = _error(lambda: read_reference(tmp_path / "r.npy", ITEMS, (4,)))
-    assert "found batch shape [2] for games of batch shape [4]; allowed are shapes that numpy broadcasts" in message
+    assert "batch shape must be one that broadcasts with that of the games, [4], got [2]." in message
     np.save(tmp_path / "r.npy", np.array([[0.5, 0.5, 0], [0.5, 0.25, 0]]))
-    assert "entry [1]: found a sum of 0.75" in _error(lambda: read_reference(tmp_path / "r.npy", ITEMS))
+    assert "entry [1] must be probabilities that sum to 1 within 1e-06, got a sum of 0.75." in _error(
+        lambda: read_reference(tmp_path / "r.npy", ITEMS)
+    )
     np.save(tmp_path / "r.npy", np.array(["a", "b", "c"]))
-    assert "found dtype <U1" in _error(lambda: read_reference(tmp_path / "r.npy", ITEMS))
+    assert "dtype must be a real number type, got <U1." in _error(lambda: read_reference(tmp_path / "r.npy", ITEMS))
 
 
 # --- answers ---
@@ -503,7 +594,7 @@ def test_an_answer_to_one_game_is_a_reference(tmp_path: Path):
     for name in ("o.csv", "o.json"):
         np.testing.assert_allclose(read_reference(str(tmp_path / name), answer.items), answer.policy)
     write_answer(tmp_path / "o.json", make_answer((2, 3)))
-    with pytest.raises(BadInput, match="found an answer for several games or betas; allowed are answers for one"):
+    with pytest.raises(BadInput, match="must be an answer for one game at one beta, got an answer for several"):
         read_reference(str(tmp_path / "o.json"), make_answer().items)
 
 
@@ -515,7 +606,9 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", refuse)
-    assert "o.json: cannot be written: No space left on device" in _error(lambda: write_answer(path, make_answer()))
+    assert "o.json must be writable, got the error No space left on device." in _error(
+        lambda: write_answer(path, make_answer())
+    )
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["o.json"]
 
@@ -523,14 +616,14 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
 def test_outputs_that_cannot_be_written(tmp_path: Path):
     source = _write(tmp_path, "x")
     check_output(tmp_path / "o.JSON", source)
-    assert "found suffix '.txt'; allowed are .json, .csv, .npz" in _error(
+    assert "suffix must be one of .json, .csv, .npz, got '.txt'." in _error(
         lambda: check_output(tmp_path / "o.txt", source)
     )
-    assert "found no directory" in _error(lambda: check_output(tmp_path / "no" / "o.json", source))
-    assert "found no directory" in _error(lambda: check_output(source / "o.json", source))
-    assert "found a file that is read" in _error(lambda: check_output(source, source))
+    assert "got no directory." in _error(lambda: check_output(tmp_path / "no" / "o.json", source))
+    assert "got a file." in _error(lambda: check_output(source / "o.json", source))
+    assert "must be another file than the input" in _error(lambda: check_output(source, source))
     (tmp_path / "d.json").mkdir()
-    assert "found a directory" in _error(lambda: check_output(tmp_path / "d.json", source))
+    assert "must be a file to write, got a directory." in _error(lambda: check_output(tmp_path / "d.json", source))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")

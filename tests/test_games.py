@@ -137,7 +137,7 @@ def test_from_payoffs_records_its_units():
     )
     np.testing.assert_allclose(game.to_payoff_units(preference=jnp.full(3, 0.75)), np.abs(A).max((1, 2)) / 2)
     np.testing.assert_allclose(game.to_payoff_units(difference=jnp.full(3, 0.25)), np.abs(A).max((1, 2)) / 2)
-    with pytest.raises(TypeError, match="got a positional argument. Use difference= for an exploitability"):
+    with pytest.raises(TypeError, match=r"got a positional argument\. Use difference= for an exploitability"):
         game.to_payoff_units(jnp.zeros(3))
     bounded = nj.MatrixGame.from_payoffs(A, bound=1e4)
     np.testing.assert_allclose(bounded.preferences, 0.5 + A / 2e4)

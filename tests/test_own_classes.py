@@ -89,7 +89,7 @@ def test_what_is_missing_is_named():
         def payoffs(self, weights):
             return weights
 
-    with pytest.raises(TypeError, match="got an instance of Bare, which has no num_actions and no batch_shape"):
+    with pytest.raises(TypeError, match=r"got an instance of Bare, which has no num_actions and no batch_shape\."):
         nj.solve(Bare(), 0.1)  # pyright: ignore[reportArgumentType]
 
     class Method:
@@ -97,10 +97,10 @@ def test_what_is_missing_is_named():
 
         def step(self, problem, state): ...
 
-    with pytest.raises(TypeError, match="algorithm must be an algorithm that declares queries_per_step, .*, got an "):
+    with pytest.raises(TypeError, match=r"algorithm must be an algorithm that declares queries_per_step, .*, got an "):
         nj.solve(jnp.full((2, 2), 0.5), 0.1, algorithm=Method())  # pyright: ignore[reportArgumentType]
     Method.queries_per_step = 1  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(TypeError, match="algorithm must be a pytree, got an instance of Method."):
+    with pytest.raises(TypeError, match=r"algorithm must be a pytree, got an instance of Method\."):
         nj.solve(jnp.full((2, 2), 0.5), 0.1, algorithm=Method())  # pyright: ignore[reportArgumentType]
 
 

@@ -379,9 +379,9 @@ def test_trajectory_records_every_step():
     np.testing.assert_array_equal(solved.steps, np.argmax(reached, axis=-1))
     none = nj.trajectory(game, 0.1, algorithm=nj.NashMP(), num_steps=0)
     assert none.log_policy.shape == (2, 3, 1, 5)
-    with pytest.raises(TypeError, match="algorithm must be an instance of an algorithm, .*, got None"):
+    with pytest.raises(TypeError, match=r"algorithm must be an instance of an algorithm, .*, got None"):
         nj.trajectory(game, 0.1, algorithm=None, num_steps=1)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="num_steps must be an integer from 0 to .*, got -1"):
+    with pytest.raises(ValueError, match=r"num_steps must be an integer from 0 to .*, got -1"):
         nj.trajectory(game, 0.1, algorithm=nj.NashMP(), num_steps=-1)
 
 

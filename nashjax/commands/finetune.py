@@ -12,22 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nashjax.commands.options import Seed
+from nashjax.commands.options import Debug, MaxFileSize, Seed
 from nashjax.commands.report import counted
+from nashjax.commands.run_settings import LARGEST_RANK, LONGEST_ANSWER, RUN_FILE, read_settings
 from nashjax.commands.terminal import errors_in_one_line, library_errors, number_option, put
 from nashjax.files import BadInput
-from nashjax.files.errors import bad_input, quoted, unreadable, visible
+from nashjax.files.errors import bad_input, quoted, visible
+from nashjax.files.source import DEFAULT_LIMIT, Source
 from nashjax.files.write import write_whole
 
 if TYPE_CHECKING:
     from nashjax import lm
 
-RUN_FILE, WEIGHTS_FILE = "run.json", "weights.npz"
+WEIGHTS_FILE = "weights.npz"
 _ADDRESSES = ("http://", "https://")
-_SETTINGS = {"model", "gguf", "lora_rank", "dtype", "answer_length", "demo", "judge", "judge_model"}
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 10, 32
 
 Count = number_option(1, whole=True)
+AnswerLength = number_option(1, whole=True, high=LONGEST_ANSWER)
 _OPTIONS = {
     "beta": "--beta",
     "path": "--gguf",
@@ -44,15 +46,23 @@ _OPTIONS = {
 def finetune(
     model: Annotated[
         str | None,
-        typer.Option(metavar="tiny|FOLDER", help="A tiny model with random weights, or a Tunix model folder."),
+        typer.Option(
+            metavar="tiny|FOLDER",
+            help="A tiny model with random weights, or a Tunix model folder. Its chat template is code of its author.",
+        ),
     ] = None,
-    gguf: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights in a GGUF file, instead.")] = None,
+    gguf: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Weights in a GGUF file, instead, whose chat template is code of its author."
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.jsonl",
-            help='A line for each prompt, {"prompt": "..."}; one in ten, from 1 to 32, is kept for win rates and not '
-            "learnt from. Not needed with tiny.",
+            help='A line for each prompt, {"prompt": "..."}; - is standard input. One in ten, from 1 to 32, is kept '
+            "for win rates and not learnt from. Not needed with tiny.",
         ),
     ] = None,
     judge: Annotated[
@@ -73,7 +83,7 @@ def finetune(
     ] = 0.05,
     steps: Annotated[int, typer.Option(parser=Count, metavar="INTEGER", help="How many steps to make.")] = 400,
     answer_length: Annotated[
-        int | None, typer.Option(parser=Count, metavar="INTEGER", help="Most tokens of an answer; default 32.")
+        int | None, typer.Option(parser=AnswerLength, metavar="INTEGER", help="Most tokens of an answer; default 32.")
     ] = None,
     prompts_per_step: Annotated[
         int | None, typer.Option(parser=Count, metavar="INTEGER", help="Prompts in a step; default 8, or all.")
@@ -93,7 +103,7 @@ def finetune(
     lora_rank: Annotated[
         int | None,
         typer.Option(
-            parser=number_option(0, whole=True),
+            parser=number_option(0, whole=True, high=LARGEST_RANK),
             metavar="INTEGER",
             help="Of the adapters; 0 trains all weights. Default 8, and 0 for the tiny model.",
         ),
@@ -107,24 +117,29 @@ def finetune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the output folder; all else as when it began.")
     ] = False,
+    max_file_size: MaxFileSize = DEFAULT_LIMIT,
+    debug: Debug = False,
 ) -> None:
     """Fine-tune a language model, so that its answers are preferred over any other policy's.
 
     Without options: a demonstration, a tiny model that learns rock, paper, scissors. All of its answers can be listed,
     so it ends by comparing what was learnt with the exact equilibrium.
+
+    The chat template of a model is code of the model's author. It runs in a process of its own, with limits on its
+    time, its memory and the text that it makes.
     """
-    with errors_in_one_line(), library_errors(**_OPTIONS):
+    with errors_in_one_line(debug), library_errors(**_OPTIONS):
         from nashjax import lm
 
         demo = prompts is None
         if not demo and judge is None:
-            raise BadInput("--judge: is missing; with --prompts somebody has to compare the answers")
+            raise bad_input("--judge", "", "given with --prompts, to compare the answers", "nothing")
         if not demo and output is None:
-            raise BadInput("--output: is missing; with --prompts what is learnt would be lost")
+            raise bad_input("--output", "", "given with --prompts, to keep the weights", "nothing")
         judge = judge or "demo"
         tiny = gguf is None and model in (None, "tiny")
         if tiny and dtype != "float32":
-            raise bad_input("--dtype", quoted(dtype), "is float32 for the tiny model")
+            raise bad_input("--dtype", "", "float32 for the tiny model", quoted(dtype))
         settings = {
             "model": model if model in (None, "tiny") or not Path(model).is_dir() else str(Path(model).absolute()),
             "gguf": None if gguf is None else str(gguf.absolute()),
@@ -136,15 +151,16 @@ def finetune(
             "judge_model": judge_model,
         }
         if demo and (gguf is not None or model not in (None, "tiny")):
-            raise BadInput("--prompts: is missing; without it there is the demonstration, which has a model of its own")
+            advice = "Without prompts there is only the demonstration, which has its own model."
+            raise bad_input("--prompts", "", "given with a model", "nothing", advice)
         if gguf is not None and model is not None:
-            raise BadInput("--gguf: cannot be used with --model; give one of them")
+            raise bad_input("--gguf", "", "given without --model", "both")
         if demo and answer_length not in (None, 3):
-            raise bad_input("--answer-length", str(answer_length), "is 3 in the demonstration")
+            raise bad_input("--answer-length", "", "3 in the demonstration", str(answer_length))
         _check_output(output, resume, settings)
         listed = lm.ListedGame(lora_rank=settings["lora_rank"]) if demo else None
         policy = first_policy(settings) if listed is None else listed.policy
-        texts = read_prompts(prompts) if prompts is not None else []
+        texts = read_prompts(Source(prompts, max_file_size)) if prompts is not None else []
         held_out = texts[::_HELD_OUT_SHARE][:_MOST_HELD_OUT] if len(texts) > 1 else []
         training = [text for text in texts if text not in held_out] if listed is None else listed.prompts
         chosen = lm.make_method(
@@ -165,7 +181,7 @@ def finetune(
                 _run(policy, listed, training, held_out, compare, chosen, beta, steps, settings, seed, output)
             except lm.JudgeError as error:
                 further = "" if output is None else "; the same command with --resume goes on"
-                raise BadInput(f"the judge failed{further}: {visible(str(error))}") from None
+                raise BadInput(f"the judge failed{further}: {visible(str(error))}") from error
 
 
 def _run(
@@ -242,32 +258,32 @@ def _show_equilibrium(listed: lm.ListedGame, game: Any, params: Any, beta: float
     put("\n".join(lines) + "\n")
 
 
-def read_prompts(path: Path) -> list[str]:
+def read_prompts(source: Source) -> list[str]:
     """Prompts of a JSON Lines file, objects with `prompt` or texts.
 
     Raises:
       BadInput: a line is neither; it is named.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other ends of lines may be inside of a text
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except UnicodeDecodeError:
-        raise bad_input(path, "bytes that are no UTF-8", "is UTF-8") from None
+        lines = source.read("JSON Lines").decode("utf-8-sig").split("\n")  # other ends of lines may be inside of a text
+    except UnicodeDecodeError as error:
+        got = f"byte 0x{error.object[error.start]:02x} at position {error.start + 1}"
+        raise bad_input(source, "", "text in UTF-8", got) from error
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        where, cause, text = f"{source}, line {number}", None, None
         try:
             value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            raise bad_input(f"{path}, line {number}", quoted(line), 'are lines such as {"prompt": "..."}') from None
-        text = value.get("prompt") if isinstance(value, dict) else value
+            text = value.get("prompt") if isinstance(value, dict) else value
+        except (ValueError, RecursionError) as error:
+            cause = error
         if not isinstance(text, str) or not text or not _is_unicode(text):
-            raise bad_input(f"{path}, line {number}", quoted(line), 'are lines such as {"prompt": "..."}')
+            raise bad_input(where, "", 'a line such as {"prompt": "..."}', quoted(line)) from cause
         found.append(text)
     if not found:
-        raise bad_input(path, "no prompt", "is a file with at least one")
+        raise bad_input(source, "number of prompts", "at least 1", "0")
     return list(dict.fromkeys(found))
 
 
@@ -282,12 +298,12 @@ def make_judge(text: str, model: str | None, output: Path | None) -> Iterator[lm
     from nashjax import lm
 
     if model is not None and not text.startswith(_ADDRESSES):
-        raise bad_input("--judge-model", quoted(model), "is the model of an address, given with --judge URL")
+        raise bad_input("--judge-model", "", "given with an address, --judge URL", quoted(model))
     if text == "demo":
         yield lm.DemoJudge()
     elif text.startswith(_ADDRESSES):
         if model is None:
-            raise BadInput("--judge-model: is missing; the address is asked for a model by its name")
+            raise bad_input("--judge-model", "", "given with an address", "nothing")
         with lm.HttpJudge(text, model, cache=None if output is None else output / "judge.sqlite3") as judge:
             yield judge
             calls = f"{judge.calls} requests, two for a comparison of different answers"
@@ -303,15 +319,15 @@ def _function(text: str) -> Callable[..., Any]:
     """`module:function`, also of the folder that the command is run in."""
     module, _, name = text.partition(":")
     if not (module and name):
-        raise bad_input("--judge", quoted(text), "are addresses, MODULE:FUNCTION and demo")
+        raise bad_input("--judge", "", "an address, MODULE:FUNCTION or demo", quoted(text))
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever a user's module does wrong
         said = visible(f"{type(error).__name__}: {error}")
-        raise bad_input("--judge", quoted(text), f"are functions that can be imported ({said})") from None
+        raise bad_input("--judge", "", "a function that can be imported", f"{quoted(text)} ({said})") from error
     if not callable(found):
-        raise bad_input("--judge", quoted(text), "are functions")
+        raise bad_input("--judge", "", "a function", f"{quoted(text)}, a {type(found).__name__}")
     return found
 
 
@@ -325,7 +341,7 @@ def first_policy(settings: dict[str, Any]) -> lm.LanguagePolicy:
     if settings["model"] in (None, "tiny"):
         return lm.tiny_policy(lora_rank=settings["lora_rank"])
     if not Path(settings["model"]).is_dir():
-        raise bad_input("--model", quoted(settings["model"]), "are tiny and folders of a model")
+        raise bad_input("--model", "", "tiny or a folder of a model", quoted(settings["model"]))
     from nashjax.lm.tunix import load_tunix
 
     return load_tunix(settings["model"], **options)
@@ -334,30 +350,18 @@ def first_policy(settings: dict[str, Any]) -> lm.LanguagePolicy:
 def _check_output(output: Path | None, resume: bool, settings: dict[str, Any]) -> None:
     if output is None:
         if resume:
-            raise BadInput("--resume: needs --output, the folder of the run")
+            raise bad_input("--output", "", "given with --resume, the folder of the run", "nothing")
         return
     if output.exists() and not output.is_dir():
-        raise bad_input("--output", f"the file {quoted(str(output))}", "are folders")
+        raise bad_input("--output", "", "a folder", f"the file {quoted(str(output))}")
     begun = (output / RUN_FILE).exists()
     if begun and not resume:
-        raise BadInput(f"--output: {visible(str(output))} holds a run; the same command with --resume goes on with it")
+        advice = "The same command with --resume continues that run."
+        raise bad_input("--output", "", "a folder without a run", quoted(str(output)), advice)
     if resume and not begun:
-        raise BadInput(f"--resume: {visible(str(output))} holds no run")
+        raise bad_input("--resume", "", "given with the folder of a run", quoted(str(output)))
     if begun:
         for name, value in read_settings(output, "--output").items():
-            if settings.get(name) != value:
+            if settings[name] != value:
                 option = f"--{name.replace('_', '-')}"
-                raise bad_input(
-                    "--resume", f"a run with {option} {value!r}", f"is the same here, not {settings[name]!r}"
-                )
-
-
-def read_settings(folder: Path, named: str) -> dict[str, Any]:
-    """What the run in a folder was asked; raises BadInput, which begins with `named`, where there is none."""
-    try:
-        settings = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        if set(settings) != _SETTINGS:
-            raise ValueError
-    except (OSError, ValueError, TypeError):
-        raise bad_input(named, f"no run in {quoted(str(folder))}", "are outputs of nashjax finetune") from None
-    return settings
+                raise bad_input(option, "", f"{value!r}, as in the run to resume", repr(settings[name]))

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nashjax.commands import report
-from nashjax.commands.options import ItemA, ItemB, OneBeta, Prior, Seed, TieWords, Top, Winner
+from nashjax.commands.options import (
+    Debug,
+    ItemA,
+    ItemB,
+    MaxFileSize,
+    OneBeta,
+    Prior,
+    Seed,
+    TieWords,
+    Top,
+    Winner,
+)
 from nashjax.commands.terminal import (
     NOT_CONVERGED,
     errors_in_one_line,
@@ -22,6 +33,7 @@ from nashjax.commands.terminal import (
 )
 from nashjax.files import BadInput, check_output
 from nashjax.files.errors import bad_input, quoted, shortened, unwritable, visible
+from nashjax.files.source import DEFAULT_LIMIT, Source
 from nashjax.progress import progress_line
 
 if TYPE_CHECKING:
@@ -79,7 +91,7 @@ def rank(
         typer.Option(metavar="FILE.png|svg|pdf", help="Draw the intervals of the payoffs.", show_default=False),
     ] = None,
     form: Annotated[
-        str | None, typer.Option("--format", metavar="|".join(FORMS), help="Form of FILE; default: recognised.")
+        str | None, typer.Option("--format", metavar="|".join(FORMS), help="Form of FILE; default: recognized.")
     ] = None,
     item_a: ItemA = None,
     item_b: ItemB = None,
@@ -93,6 +105,8 @@ def rank(
             help="How many comparisons each entry of a matrix stands for.",
         ),
     ] = None,
+    max_file_size: MaxFileSize = DEFAULT_LIMIT,
+    debug: Debug = False,
 ) -> None:
     """Rank items from head-to-head records, fairly also where they beat each other in circles.
 
@@ -103,32 +117,36 @@ def rank(
       pairs    .csv or .parquet with rows item_a,item_b,wins_a,wins_b,ties
       matrix   .csv, or .npy/.npz (array), of preferences, if
                --comparisons-per-pair says how many comparisons an entry is
+    or a pipe, or - for standard input, with one of these; each may be
+    packed by gzip.
 
     An item's mass is its share in the mixture that no other mixture is preferred over; its payoff is how often it is
     preferred over that mixture; intervals are by bootstrap. The ranking goes to standard output, warnings and progress
-    to standard error. Exit code 0: solved; 1: not solved to the tolerance; 2: an input cannot be used.
+    to standard error. Exit code 0: solved; 1: not solved to the tolerance, or standard output cannot be written; 2: an
+    input cannot be used.
     """
-    with errors_in_one_line(), library_errors():
+    with errors_in_one_line(debug), library_errors():
         if output is not None:
             check_output(output, file, suffixes=(".json", ".csv", ".html"))
         if plot is not None:
             check_output(plot, file, suffixes=PLOTS)
             importlib.import_module("nashjax.plotting")  # says what is missing before anything is computed
         labels = [name for name in (cluster, by) if name is not None]
-        battles = _read(file, form, (item_a, item_b, winner), weight, tie_word or [], labels, where or [],
+        source = Source(file, max_file_size)
+        battles = _read(source, form, (item_a, item_b, winner), weight, tie_word or [], labels, where or [],
                         strict, comparisons_per_pair)  # fmt: skip
         parts = {"": battles} if by is None else battles.groups(by)
         if plot is not None and len(parts) > _MOST_PANELS:
-            raise bad_input("--plot", f"{len(parts)} groups", f"are at most {_MOST_PANELS}")
+            raise bad_input("--plot", "", f"used with at most {_MOST_PANELS} groups", str(len(parts)))
         options = {"beta": beta, "bootstrap": bootstrap, "seed": seed, "cluster": cluster, "bayesian": bayesian,
                    "level": level, "prior": prior, "ties": ties, "path": _PATH if path else ()}  # fmt: skip
         rankings = _rank_all(parts, bootstrap, options)
-        _print(file, rankings, top)
+        _print(source, rankings, top)
         found = rankings[""] if by is None else rankings
         if output is not None:
             from nashjax.ranking.write import write_ranking
 
-            write_ranking(output, found, by=by, title=f"Ranking of {file.name}")
+            write_ranking(output, found, by=by, title=f"Ranking of {Path(str(source)).name}")
             put(f"Written to {visible(str(output))}.\n")
         if plot is not None:
             _draw(plot, rankings)
@@ -137,7 +155,7 @@ def rank(
 
 
 def _read(
-    file: Path,
+    source: Source,
     form: str | None,
     columns: tuple[str | None, str | None, str | None],
     weight: str | None,
@@ -150,18 +168,18 @@ def _read(
     from nashjax.ranking import Battles
 
     if form not in (None, *FORMS):
-        raise bad_input("--format", quoted(str(form)), f"are {', '.join(FORMS)}")
-    if form in ("matrix", "array") or comparisons_per_pair is not None or file.suffix.lower() in (".npy", ".npz"):
-        return _read_matrix(file, form, comparisons_per_pair, labels or where or ([weight] if weight else []))
+        raise bad_input("--format", "", f"one of {', '.join(FORMS)}", quoted(str(form)))
+    if form in ("matrix", "array") or comparisons_per_pair is not None or source.suffix in (".npy", ".npz"):
+        return _read_matrix(source, form, comparisons_per_pair, labels or where or ([weight] if weight else []))
     conditions = {}
     for condition in where:
         column, equals, text = condition.partition("=")
         if not (column and equals):
-            raise bad_input("--where", quoted(condition), "are COLUMN=TEXT")
+            raise bad_input("--where", "", "COLUMN=TEXT", quoted(condition))
         conditions[column] = text
     item_a, item_b, winner = columns
     return Battles.read(
-        file,
+        source,
         format=form,
         item_a=item_a,
         item_b=item_b,
@@ -174,22 +192,22 @@ def _read(
     )
 
 
-def _read_matrix(file: Path, form: str | None, comparisons_per_pair: float | None, columns: list[str]) -> Battles:
+def _read_matrix(source: Source, form: str | None, comparisons_per_pair: float | None, columns: list[str]) -> Battles:
     from nashjax.files import read_games
     from nashjax.ranking import Battles
 
-    game = read_games(file, format=form)
+    game = read_games(source, format=form)
     if game.preferences.ndim > 2:
-        raise bad_input(file, f"{game.preferences.shape[0]} games", "is one")
+        raise bad_input(source, "", "one game", f"{game.preferences.shape[0]} games")
     if game.comparisons is not None:
-        raise bad_input("--comparisons-per-pair", f"a file with counts, {quoted(str(file))}", "are matrices")
-    if comparisons_per_pair is None:
-        raise BadInput(
-            f"{visible(str(file))}: holds no counts, so nothing tells how sure it is; --comparisons-per-pair says how "
-            "many comparisons each entry stands for (nashjax solve needs no counts)"
+        raise bad_input(
+            "--comparisons-per-pair", "", "used with a matrix", f"a file with counts, {quoted(str(source))}"
         )
+    if comparisons_per_pair is None:
+        advice = "Say with --comparisons-per-pair how many each entry stands for; nashjax solve needs no counts."
+        raise bad_input(source, "", "a file with counts of comparisons", "a matrix", advice)
     if columns:
-        raise bad_input(file, f"a matrix, without the column {quoted(columns[0])}", "are options that need no columns")
+        raise bad_input(source, "", f"a file with a column {quoted(columns[0])}", "a matrix")
     return Battles.from_counts(game.items, game.preferences * comparisons_per_pair)
 
 
@@ -210,18 +228,18 @@ def _rank_all(parts: Mapping[str, Battles], bootstrap: int, options: dict[str, A
                 with library_errors(beta="--beta", ties="--ties"):
                     found[name] = interruptible(work)
             except BadInput as error:
-                raise BadInput(f"{visible(name) + ': ' if name else ''}{error}") from None
+                raise BadInput(f"{visible(name) + ': ' if name else ''}{error}") from error
     return found
 
 
-def _print(file: Path, rankings: Mapping[str, Ranking], top: int) -> None:
+def _print(source: Source, rankings: Mapping[str, Ranking], top: int) -> None:
     console = report.make_console()
     with console.capture() as shown:
         for name, ranking in rankings.items():
             group = f", {visible(name)}" if name else ""
             items = report.counted(len(ranking.items), "item")
             compared = report.counted(ranking.comparisons.sum() / 2, "comparison")
-            console.print(f"{visible(str(file))}{group}: {items}, {compared}")
+            console.print(f"{visible(str(source))}{group}: {items}, {compared}")
             console.print(f"beta = {ranking.beta:g}, {_resampling(ranking)}\n")
             _print_table(console, ranking, top)
             for sentence in _sentences(ranking):
@@ -329,5 +347,5 @@ def _draw(path: Path, rankings: Mapping[str, Ranking]) -> None:
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise unwritable(path, error) from None
+        raise unwritable(path, error) from error
     plt.close(figure)

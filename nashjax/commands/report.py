@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from pathlib import Path
+import sys
 
 import numpy as np
 from rich import box
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from nashjax.files import Answer, GameFile, counts
 from nashjax.files.errors import visible
+from nashjax.progress import styles
 from nashjax.solution import Status
 
 _TEXT_WIDTH = 80
@@ -24,11 +25,12 @@ _STATUS_WORDS = {"CONVERGED": "solved", "MAX_QUERIES": "not yet", "STALLED": "st
 
 def make_console() -> Console:
     """A console to capture with that is like the standard output, or as wide as it takes where that is no terminal."""
+    is_terminal = sys.stdout.isatty()
     standard = Console()
     return Console(
         file=io.TextIOWrapper(io.BytesIO(), encoding=standard.encoding),
-        force_terminal=standard.is_terminal,
-        width=standard.width if standard.is_terminal else 10_000,
+        **styles(sys.stdout),
+        width=standard.width if is_terminal else 10_000,
         markup=False,
         highlight=False,
         emoji=False,
@@ -136,13 +138,13 @@ def data_warnings(game: GameFile) -> list[str]:
     return counts.data_warnings(game.items, game.comparisons, game.ties or 0.0)
 
 
-def title(path: Path, game: GameFile) -> str:
+def title(source: object, game: GameFile) -> str:
     """Say what a file holds, in a line."""
     batch = game.preferences.shape[:-2]
     items = counted(len(game.items), "item")
     games = f"{counted(math.prod(batch), 'game')} of {items}" if batch else items
     compared = "" if game.comparisons is None else f", {counted(game.comparisons.sum() / 2, 'comparison')}"
-    return f"{visible(str(path))}: {games}{compared}"
+    return f"{visible(str(source))}: {games}{compared}"
 
 
 def counted(number: float, noun: str) -> str:

@@ -14,7 +14,20 @@ import typer
 import nashjax as nj
 from nashjax.arguments import LARGEST_INT, LARGEST_SEED
 from nashjax.commands import report
-from nashjax.commands.options import Double, ItemA, ItemB, OneBeta, Prior, TieWords, Tolerance, Top, Winner, check_kind
+from nashjax.commands.options import (
+    Debug,
+    Double,
+    ItemA,
+    ItemB,
+    MaxFileSize,
+    OneBeta,
+    Prior,
+    TieWords,
+    Tolerance,
+    Top,
+    Winner,
+    check_kind,
+)
 from nashjax.commands.terminal import (
     NOT_CONVERGED,
     errors_in_one_line,
@@ -36,12 +49,13 @@ from nashjax.files import (
 )
 from nashjax.files.errors import bad_input, number, quoted, visible
 from nashjax.files.memory import check_game_memory
+from nashjax.files.source import DEFAULT_LIMIT, Source
 from nashjax.games.random import KINDS
 
 Beta = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NUMBERS", help="Regularisation, >= 0, default 0.01; several with commas between or by repeating."
+        metavar="NUMBERS", help="Regularization, >= 0, default 0.01; several with commas between or by repeating."
     ),
 ]
 
@@ -62,7 +76,7 @@ def solve(
         str | None,
         typer.Option(
             help="Policy that beta pulls towards, default uniform: a .csv (item,probability), .json or .npy file, or "
-            "the numbers with commas between. 0 excludes an item."
+            "the numbers with commas between; - is standard input. 0 excludes an item."
         ),
     ] = None,
     prior: Prior = 0.0,
@@ -72,12 +86,14 @@ def solve(
     ] = None,
     x64: Double = False,
     form: Annotated[
-        str | None, typer.Option("--format", metavar="|".join(FORMATS), help="Form of FILE; default: recognised.")
+        str | None, typer.Option("--format", metavar="|".join(FORMATS), help="Form of FILE; default: recognized.")
     ] = None,
     item_a: ItemA = None,
     item_b: ItemB = None,
     winner: Winner = None,
     tie_word: TieWords = None,
+    max_file_size: MaxFileSize = DEFAULT_LIMIT,
+    debug: Debug = False,
 ) -> None:
     """Find the equilibrium of the game in FILE, with a certificate.
 
@@ -90,24 +106,29 @@ def solve(
       pairs    .csv with rows item_a,item_b,wins_a,wins_b,ties
       battles  .csv with rows model_a,model_b,winner
                (winner: model_a, model_b or a tie word)
+    or a pipe, or - for standard input, with one of these; each may be
+    packed by gzip.
 
     The answer goes to standard output, warnings go to standard error. Exit code 0: solved; 1: not solved to the
-    tolerance; 2: an input cannot be used.
+    tolerance, or standard output cannot be written; 2: an input cannot be used.
     """
-    with errors_in_one_line():
+    with errors_in_one_line(debug):
         betas = _parse_betas(beta, default=0.01)
         if form not in (None, *FORMATS):
-            raise bad_input("--format", quoted(form), f"are {', '.join(FORMATS)}")
+            raise bad_input("--format", "", f"one of {', '.join(FORMATS)}", quoted(form))
         if output is not None:
             check_output(output, file, *([] if reference is None else [Path(reference)]))
-        columns = Columns(item_a, item_b, winner)
-        game = read_games(file, format=form, columns=columns, tie_words=tie_word or (), prior=prior)
-        policy = None if reference is None else read_reference(reference, game.items, game.preferences.shape[:-2])
+        columns, source = Columns(item_a, item_b, winner), Source(file, max_file_size)
+        pulled = None if reference is None else Source(reference, max_file_size)
+        if pulled is not None and source.is_standard_input and pulled.is_standard_input:
+            raise bad_input("--reference", "", "another source than FILE", "standard input for both")
+        game = read_games(source, format=form, columns=columns, tie_words=tie_word or (), prior=prior)
+        policy = None if pulled is None else read_reference(pulled, game.items, game.preferences.shape[:-2])
         solution = _solve(game, betas, policy, tol=tol, max_queries=max_queries, x64=x64)
         answer = _gather(game, betas, solution)
         if output is not None:
             write_answer(output, answer)
-        _print_answer(file, game, answer, top, output)
+        _print_answer(source, game, answer, top, output)
         raise typer.Exit(_exit_code(answer))
 
 
@@ -132,9 +153,10 @@ def demo(
     tol: Tolerance = 1e-6,
     x64: Double = False,
     top: Top = 8,
+    debug: Debug = False,
 ) -> None:
     """Make random games, solve them all in one call, and show the certificates."""
-    with errors_in_one_line():
+    with errors_in_one_line(debug):
         betas = np.array([beta])
         check_kind(kind)
         check_game_memory("demo", num_actions, num_games)
@@ -199,10 +221,10 @@ def _gather(game: GameFile, betas: np.ndarray, solution: nj.Solution) -> Answer:
     )
 
 
-def _print_answer(file: Path, game: GameFile, answer: Answer, top: int, output: Path | None) -> None:
+def _print_answer(source: Source, game: GameFile, answer: Answer, top: int, output: Path | None) -> None:
     console = report.make_console()
     with console.capture() as shown:
-        console.print(report.title(file, game))
+        console.print(report.title(source, game))
         console.print()
         if answer.is_batch:
             report.show_games(console, answer, top)
@@ -226,7 +248,7 @@ def _parse_betas(texts: list[str] | None, default: float) -> np.ndarray:
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and value >= 0):
-            raise bad_input("--beta", quoted(field), "are finite numbers >= 0")
+            raise bad_input("--beta", "", "a finite number >= 0", quoted(field))
         betas.append(value)
     return np.array(betas)
 

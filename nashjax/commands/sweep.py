@@ -10,13 +10,14 @@ import typer
 
 import nashjax as nj
 from nashjax.arguments import LARGEST_SEED
-from nashjax.commands.options import Double, OneBeta, Tolerance, check_kind
+from nashjax.commands.options import Debug, Double, MaxFileSize, OneBeta, Tolerance, check_kind
 from nashjax.commands.report import counted
 from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, library_errors, number_option, put, warn
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, visible
+from nashjax.files.source import DEFAULT_LIMIT
 from nashjax.games.random import KINDS
-from nashjax.sweeps.sources import LARGEST_CHUNK, MOST_RANDOM_GAMES
+from nashjax.sweeps.sources import LARGEST_CHUNK, MOST_RANDOM_GAMES, GameFolder
 
 
 def sweep(
@@ -69,6 +70,8 @@ def sweep(
     process_id: Annotated[
         int | None, typer.Option(parser=number_option(0, whole=True), metavar="INTEGER", help="Which this one is.")
     ] = None,
+    max_file_size: MaxFileSize = DEFAULT_LIMIT,
+    debug: Debug = False,
 ) -> None:
     """Solve a stream of games into OUTPUT_DIR, chunk by chunk.
 
@@ -78,22 +81,22 @@ def sweep(
     Several processes share the work, and OUTPUT_DIR, when each is told of the others (--distributed, or --coordinator,
     --num-processes and --process-id): each solves chunks of its own on its own devices.
 
-    Exit code 0: all games solved; 1: some not to the tolerance; 2: an input cannot be used, or the disk is full.
+    Exit code 0: all games solved; 1: some not to the tolerance, or standard output cannot be written; 2: an input
+    cannot be used, or the disk is full.
     """
-    with errors_in_one_line():
+    with errors_in_one_line(debug):
         drawing = {"--kind": kind, "--num-actions": num_actions, "--num-games": num_games, "--seed": seed}
         jax.config.update("jax_enable_x64", x64)
         if folder is not None:
             unused = [name for name, value in drawing.items() if value is not None]
             if unused:
-                raise bad_input("--input", f"it and {', '.join(unused)}", "is one kind of source")
-            source = folder
+                raise bad_input("--input", "", "the only source of games", f"{', '.join(unused)} too")
+            source = GameFolder(folder, max_file_size)
         else:
             if num_actions is None or num_games is None:
                 missing = [name for name in ("--num-actions", "--num-games") if drawing[name] is None]
-                raise BadInput(
-                    f"{' and '.join(missing)}: is missing to draw games; allowed is also --input DIR, games to read"
-                )
+                advice = "Use --input DIR to read games instead."
+                raise bad_input(" and ".join(missing), "", "given to draw games", "nothing", advice)
             kind = "gaussian" if kind is None else kind
             check_kind(kind)
             source = nj.sweeps.RandomGames(kind, num_actions, num_games, seed or 0)
@@ -102,7 +105,8 @@ def sweep(
         missing = [name for name, value in by_hand.items() if value is None]
         if distributed or len(missing) < len(by_hand):
             if missing and not distributed:
-                raise BadInput(f"{missing[0]}: is missing; allowed are all of {', '.join(by_hand)}, or --distributed")
+                advice = "Use --distributed where the processes find each other."
+                raise bad_input(missing[0], "", f"given with the others of {', '.join(by_hand)}", "nothing", advice)
             _join("--distributed" if distributed else "--coordinator", coordinator, num_processes, process_id)
 
         with library_errors(beta="--beta", tol="--tol"):
@@ -117,4 +121,4 @@ def _join(option: str, coordinator: str | None, num_processes: int | None, proce
     try:
         nj.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
-        raise BadInput(f"{option}: cannot join the other processes: {visible(str(error))}") from None
+        raise BadInput(f"{option}: cannot join the other processes: {visible(str(error))}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nashjax.files.errors import BadInput, visible
+from nashjax.files.errors import bad_input
 
 # Reading, checking and solving hold the matrices about this often at a time, in double precision; measured 5 times.
 _BYTES_PER_ENTRY = 6 * 8
@@ -32,10 +32,8 @@ def check_memory(where: object, found: str, needed: int) -> None:
     """Raise BadInput unless there are `needed` bytes for what was found."""
     available = available_memory()
     if available is not None and needed > available:
-        raise BadInput(
-            f"{visible(str(where))}: found {found}, which needs about {size(needed)} of memory; "
-            f"available are {size(available)}"
-        )
+        requirement = f"small enough for the {size(available)} of free memory"
+        raise bad_input(where, "", requirement, f"{found}, which needs about {size(needed)}")
 
 
 def available_memory() -> int | None:

@@ -14,6 +14,7 @@ from nashjax.files.arrays import read_game_array
 from nashjax.files.counts import preferences_of_counts
 from nashjax.files.errors import BadInput, bad_input, quoted, visible
 from nashjax.files.memory import check_game_memory
+from nashjax.files.source import Source
 from nashjax.files.tables import (
     Columns,
     Counts,
@@ -22,7 +23,7 @@ from nashjax.files.tables import (
     read_battles,
     read_matrix,
     read_pairs,
-    recognise,
+    recognize,
 )
 from nashjax.games.faults import Fault, first_fault
 from nashjax.games.matrix import half_plus
@@ -49,7 +50,7 @@ class GameFile:
 
 
 def read_games(
-    path: str | Path,
+    source: str | Path | Source,
     *,
     format: str | None = None,
     columns: Columns | None = None,
@@ -64,64 +65,64 @@ def read_games(
     1/2 where two items were never compared. Items that were counted are sorted by name.
 
     Args:
-      path: the file.
-      format: one of `FORMATS`; default recognised from the suffix and the header.
+      source: the path of a file or a pipe, `-` for standard input, or a `Source`.
+      format: one of `FORMATS`; default recognized from the suffix, or from the content of a pipe, and from the header.
       columns: names of columns that differ from those above.
       tie_words: words for a tie besides `tables.TIE_WORDS`.
       prior: imagined comparisons of each pair, half of them won by each side: shrinks rarely compared pairs to 1/2.
 
     Raises:
       BadInput: a `ValueError` whose one line names the place, what was found there, and what is allowed.
-      ValueError: `tie_words` is one text.
+      TypeError: `tie_words` is one text.
     """
-    path, columns = Path(path), columns or Columns()
+    source, columns = Source.of(source), columns or Columns()
     check_texts("tie_words", tie_words)
     if format not in (None, *FORMATS):
-        raise bad_input("format", quoted(format), f"are {', '.join(FORMATS)}")
+        raise bad_input("format", "", f"one of {', '.join(FORMATS)}", quoted(format))
     if not (math.isfinite(prior) and prior >= 0):
-        raise bad_input("prior", str(prior), "are finite numbers >= 0")
-    suffix = path.suffix.lower()
-    if format is None and suffix not in SUFFIXES and not path.is_dir():
-        raise bad_input(
-            path, f"suffix {quoted(suffix)}", f"are {', '.join(SUFFIXES)}, or any with the format {'|'.join(FORMATS)}"
-        )
-    if format == "array" or (format is None and suffix in (".npy", ".npz")):
-        _check_no_prior(path, prior)
-        return _game_of_array(path)
-    with open_table(path) as table:
+        raise bad_input("prior", "", "a finite number >= 0", str(prior))
+    suffix = source.suffix if format is None else ""
+    if format is None and suffix not in SUFFIXES and not source.path.is_dir():
+        what = "content" if source.is_stream else "suffix"
+        advice = f"Use --format {'|'.join(FORMATS)} for other names of files."
+        raise bad_input(source, what, f"one of {', '.join(SUFFIXES)}", quoted(suffix), advice)
+    if format == "array" or suffix in (".npy", ".npz"):
+        _check_no_prior(source, prior)
+        return _game_of_array(source)
+    with open_table(source) as table:
         table.first_record()
-        match format or recognise(table, columns):
+        match format or recognize(table, columns):
             case "matrix":
-                _check_no_prior(path, prior)
+                _check_no_prior(source, prior)
                 names, matrix, lines = read_matrix(table)
                 fault = first_fault(matrix)
                 if fault is not None:
                     row, column = fault.index
-                    raise _bad_entry(f"{path}, line {lines[row]} ({names[row]}), column {names[column]}", fault)
-                return _game(path, names, _complementary(matrix))
+                    raise _bad_entry(f"{source}, line {lines[row]} ({names[row]}), column {names[column]}", fault)
+                return _game(source, names, _complementary(matrix))
             case "pairs":
                 counts = read_pairs(table, columns)
             case _:
                 counts = read_battles(table, columns, tie_words)
-    return _game_of_counts(path, counts, prior)
+    return _game_of_counts(source, counts, prior)
 
 
-def _game_of_array(path: Path) -> GameFile:
-    names, preferences = read_game_array(path)
+def _game_of_array(source: Source) -> GameFile:
+    names, preferences = read_game_array(source)
     fault = first_fault(preferences)
     if fault is not None:
         index = list(fault.index)
         items = "" if names is None else f" ({names[index[-2]]}, {names[index[-1]]})"
-        raise _bad_entry(f"{path}, entry {index}{items}", fault)
+        raise _bad_entry(f"{source}, entry {index}{items}", fault)
     if names is None:
         names = [str(i) for i in range(preferences.shape[-1])]
-    check_names(names, lambda position: f"{path}, items[{position}]")
-    return _game(path, names, _complementary(preferences))
+    check_names(names, lambda position: f"{source}, items[{position}]")
+    return _game(source, names, _complementary(preferences))
 
 
-def _game_of_counts(path: Path, counts: Counts, prior: float) -> GameFile:
+def _game_of_counts(source: Source, counts: Counts, prior: float) -> GameFile:
     items = sorted({name for pair in counts for name in pair})
-    check_game_memory(path, len(items))
+    check_game_memory(source, len(items))
     number = {name: i for i, name in enumerate(items)}
     at = tuple(np.array([[number[a], number[b]] for a, b in counts]).T)
     wins_a, wins_b, ties = np.array(list(counts.values())).T
@@ -131,11 +132,11 @@ def _game_of_counts(path: Path, counts: Counts, prior: float) -> GameFile:
     np.add.at(comparisons, at, wins_a + wins_b + ties)
     lead -= lead.T.copy()
     comparisons += comparisons.T.copy()
-    return _game(path, items, preferences_of_counts(lead, comparisons, prior), comparisons, float(ties.sum()))
+    return _game(source, items, preferences_of_counts(lead, comparisons, prior), comparisons, float(ties.sum()))
 
 
 def _game(
-    path: Path,
+    source: Source,
     names: list[str],
     preferences: np.ndarray,
     comparisons: np.ndarray | None = None,
@@ -144,8 +145,8 @@ def _game(
     for name in names:
         try:
             name.encode("utf-8")
-        except UnicodeEncodeError:  # half of a pair of surrogates, as numpy's text arrays may hold
-            raise bad_input(path, f"the name {quoted(name)}", "are names that are text") from None
+        except UnicodeEncodeError as error:  # half of a pair of surrogates, as numpy's text arrays may hold
+            raise bad_input(source, "name", "text in Unicode", quoted(name)) from error
     return GameFile(tuple(names), preferences, comparisons, ties)
 
 
@@ -154,12 +155,10 @@ def _complementary(preferences: np.ndarray) -> np.ndarray:
     return half_plus((preferences - np.swapaxes(preferences, -1, -2)) / 2)
 
 
-def _check_no_prior(path: Path, prior: float) -> None:
+def _check_no_prior(source: Source, prior: float) -> None:
     if prior:
-        raise bad_input(
-            "prior", f"{prior:g}, but {path} has no counts to add it to", "is a prior with pairs or battles"
-        )
+        raise bad_input("prior", "", f"0, since {source} has no counts to add it to", f"{prior:g}")
 
 
 def _bad_entry(where: str, fault: Fault) -> BadInput:
-    return bad_input(where, visible(fault.found), f"is {fault.allowed}")
+    return bad_input(where, "", fault.allowed, visible(fault.found))

@@ -30,4 +30,9 @@ def first_difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, A
 
 def told(value: Any) -> str:
     """A value of `first_difference` in a message."""
-    return "nothing there" if value is ... else shortened(json.dumps(value), 80)
+    if value is ...:
+        return "nothing"
+    try:
+        return shortened(json.dumps(value), 80)
+    except RecursionError:
+        return "deeply nested lists"

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import itertools
 import operator
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nashjax.files.errors import BadInput, bad_input, listed, number, quoted, unreadable, visible
+from nashjax.files.errors import BadInput, bad_input, listed, number, quoted, shortened, visible
 from nashjax.files.memory import check_game_memory
+from nashjax.files.source import Source
 
 TIE_WORDS = ("tie", "draw", "both", "bothbad", "tie (bothbad)")
 LARGEST_COUNT = 1e15
 """Counts up to here are exact in double precision."""
+COUNT = f"a count >= 0 and <= {LARGEST_COUNT:g}"
+NAME = "the name of an item"
+CONTENT = "must contain a header and rows below it"
+PROBABILITY = "a number in [0, 1]"
+SQUARE = "a square matrix, with as many rows as columns"
+WINNER_ADVICE = "Use --tie-word for other words, or --winner for another column."
+_LONGEST_LINE = 2**24
 
 Counts = dict[tuple[str, str], list[float]]
 """Of each ordered pair of items that was compared: the wins of the first, of the second, and the ties."""
@@ -49,28 +57,28 @@ class Table:
     """An open CSV file: its header, and the records after it.
 
     Attributes:
-      path: where it is, for messages.
+      source: the file, for messages.
       header: the names in its first record, without space around them.
       header_line: where that is, for messages.
       records: iterates over the records after the header; empty lines are empty lists.
     """
 
-    def __init__(self, path: Path, reader: Any):
-        self.path = path
+    def __init__(self, source: Source, reader: Any):
+        self.source = source
         self._reader = reader
         self._first: list[str] | None = None
         self.header = next(([name.strip() for name in record] for record in reader if record), [])
-        self.header_line = f"{path}, line {reader.line_num}"
+        self.header_line = f"{source}, line {reader.line_num}"
         self.records: Iterable[list[str]] = reader
         if not self.header:
-            raise bad_input(path, "an empty file", "is a header with rows below it")
+            raise bad_input(source, "", CONTENT, "an empty file")
 
     def first_record(self) -> list[str]:
         """The first record after the header, which `records` still holds; raises BadInput if there is none."""
         if self._first is None:
             self._first = next((record for record in self._reader if record), None)
             if self._first is None:
-                raise bad_input(self.path, f"a header ({listed(self.header)}) and no rows", "is at least one row")
+                raise bad_input(self.source, "", CONTENT, f"the header {listed(self.header)} alone")
             self.records = itertools.chain([self._first], self._reader)
         return self._first
 
@@ -79,52 +87,70 @@ class Table:
         """The line on which the record read last ends."""
         return self._reader.line_num
 
-    def line(self, column: str | None = None) -> str:
+    def line(self) -> str:
         """Where the record read last is, for messages."""
-        place = f"{self.path}, line {self.line_number}"
-        return place if column is None else f"{place}, column {column}"
+        return f"{self.source}, line {self.line_number}"
 
     def positions(self, columns: Iterable[str]) -> list[int]:
         """The positions of the named columns; raises BadInput where one is missing or there twice."""
         columns = list(columns)
         missing = [name for name in columns if name not in self.header]
         if missing:
-            raise bad_input(
-                self.header_line, f"columns {listed(self.header)}", f"is a header with {listed(missing)} too"
-            )
+            raise missing_columns(self.header_line, missing, self.header)
         for name in columns:
             if self.header.count(name) > 1 or columns.count(name) > 1:
-                raise bad_input(self.header_line, f"column {quoted(name)} twice", "are distinct columns")
+                raise bad_input(self.header_line, "columns", "distinct", f"{quoted(name)} twice")
         return [self.header.index(name) for name in columns]
 
     def check_width(self, record: list[str]) -> None:
         """Raise BadInput unless the record has a field for each name in the header."""
         if len(record) != len(self.header):
-            raise bad_input(self.line(), f"{len(record)} fields", f"are {len(self.header)}, as in the header")
+            raise bad_input(self.line(), "", width_requirement(len(self.header)), f"{len(record)} fields")
+
+
+def missing_columns(where: str, missing: list[str], header: list[str]) -> BadInput:
+    """The error for a table that lacks columns."""
+    return bad_input(where, "header", f"must have the columns {listed(missing)}", listed(header))
+
+
+def width_requirement(width: int) -> str:
+    """What a record must be in a table of so many columns."""
+    return f"a record of {width} fields, as in the header"
 
 
 @contextlib.contextmanager
-def open_table(path: Path) -> Iterator[Table]:
+def open_table(source: Source) -> Iterator[Table]:
     """Open a CSV file in UTF-8; what is wrong with its text or its quotes raises BadInput while it is read."""
-    reader = None
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            yield Table(path, reader)
-    except UnicodeDecodeError:
-        raise encoding_fault(path) from None
-    except csv.Error as error:
-        line = reader.line_num if reader else 1
-        raise bad_input(f"{path}, line {line}", visible(str(error)), "are CSV records, quotes closed") from None
-    except OSError as error:
-        raise unreadable(path, error) from None
+    with source.open("CSV") as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        reader = csv.reader(_lines(source, text), strict=True)
+        try:
+            yield Table(source, reader)
+        except UnicodeDecodeError as error:
+            raise encoding_fault(source) from error
+        except csv.Error as error:
+            where = f"{source}, line {reader.line_num}"
+            raise bad_input(where, "", "a CSV record with its quotes closed", visible(str(error))) from error
+        finally:
+            text.detach()
 
 
-def recognise(table: Table, columns: Columns) -> str:
+def _lines(source: Source, text: io.TextIOWrapper) -> Iterator[str]:
+    """The lines of a text; raises BadInput for one that is too long to be a line of a table."""
+    number = 1
+    while line := text.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE and line[-1] not in "\r\n":
+            raise bad_input(f"{source}, line {number}", "", f"at most {_LONGEST_LINE} characters long", "a longer line")
+        yield line
+        number += 1
+
+
+def recognize(table: Table, columns: Columns) -> str:
     """Tell `battles`, `pairs` and `matrix` apart by the header; raises BadInput for any other."""
     header = set(table.header)
     if len(header) == 1 and any(separator in table.header[0] for separator in ";\t|"):
-        raise bad_input(table.header_line, f"the one column {quoted(table.header[0])}", "are commas between columns")
+        got = f"the one column {quoted(table.header[0])}"
+        raise bad_input(table.header_line, "columns", "separated by commas", got)
     if columns.winner is None and header.issuperset(columns.of_pairs()):
         return "pairs"
     if header.issuperset(columns.of_battles()):
@@ -132,11 +158,14 @@ def recognise(table: Table, columns: Columns) -> str:
     first_name = table.first_record()[0].strip()
     if not any(columns) and first_name in table.header[1:]:
         return "matrix"
+    battles, pairs = ",".join(columns.of_battles()), ",".join(columns.of_pairs())
     raise bad_input(
         table.header_line,
-        f"columns {listed(table.header)}",
-        f"are battles ({','.join(columns.of_battles())}), pairs ({','.join(columns.of_pairs())}[,ties]) "
-        "or a matrix (item names in the header and in the first column)",
+        "header",
+        f"that of battles ({battles}), pairs ({pairs}[,ties]) or a matrix (names of items in the header and, in the "
+        "same order, in the first column)",
+        listed(table.header),
+        "Use --item-a, --item-b and --winner for other names of columns.",
     )
 
 
@@ -148,26 +177,26 @@ def read_matrix(table: Table) -> tuple[list[str], np.ndarray, list[int]]:
     """
     names = table.header[1:]
     check_names(names, lambda position: f"{table.header_line}, column {position + 2}")
-    check_game_memory(table.path, len(names))
+    check_game_memory(table.source, len(names))
     matrix, lines = np.empty((len(names), len(names))), []
     for record in table.records:
         if not record:
             continue
         row = len(lines)
         if row == len(names):
-            raise bad_input(table.line(), f"more than {row} rows", f"are {row}, one for each column: a square matrix")
+            raise bad_input(table.source, "", SQUARE, f"{row} columns and more rows")
         table.check_width(record)
         if record[0].strip() != names[row]:
-            raise bad_input(table.line(), f"row {quoted(record[0])}", f"is {quoted(names[row])}, as in the header")
+            raise bad_input(
+                table.line(), "name", f"{quoted(names[row])}, in the order of the header", quoted(record[0])
+            )
         try:
             matrix[row] = [number(field) for field in record[1:]]
-        except ValueError:
-            raise _no_number(table, names, record[1:]) from None
+        except ValueError as error:
+            raise _no_number(table, names, record[1:]) from error
         lines.append(table.line_number)
     if len(lines) < len(names):
-        raise bad_input(
-            table.path, f"{len(names)} columns and {len(lines)} rows", "are as many rows as columns: a square matrix"
-        )
+        raise bad_input(table.source, "", SQUARE, f"{len(names)} columns and {len(lines)} rows")
     return names, matrix, lines
 
 
@@ -206,7 +235,9 @@ def read_battles(table: Table, columns: Columns, tie_words: Iterable[str]) -> Co
             continue
         _pair(table, battle[0], battle[1])
         if battle[2].strip().casefold() not in outcomes:
-            raise bad_input(table.line(names[2]), quoted(battle[2]), f"are {listed(list(outcomes), 20)}")
+            raise bad_input(
+                table.line(), shortened(names[2]), winner_requirement(outcomes), quoted(battle[2]), WINNER_ADVICE
+            )
         seen[battle] = 1
     counts: Counts = {}
     for (a, b, winner), times in seen.items():
@@ -218,14 +249,13 @@ def read_battles(table: Table, columns: Columns, tie_words: Iterable[str]) -> Co
 def check_names(names: list[str], where: Any) -> None:
     """Raise BadInput at `where(position)` unless the names are at least two, distinct, and not empty."""
     if len(names) < 2:
-        raise bad_input(where(0), f"{len(names)} item(s)", "are at least 2")
+        raise bad_input(where(0), "number of items", "at least 2", str(len(names)))
     first: dict[str, int] = {}
     for position, name in enumerate(names):
         if not name or "\0" in name:
-            found = "a NUL byte in a name" if name else "an empty name"
-            raise bad_input(where(position), found, "are names of items")
+            raise bad_input(where(position), "", NAME, _no_name(name))
         if name in first:
-            raise bad_input(where(position), f"{quoted(name)} a second time", "are distinct names")
+            raise bad_input(where(position), "", "a distinct name", f"{quoted(name)} a second time")
         first[name] = position
 
 
@@ -237,14 +267,22 @@ def outcome_words(names: tuple[str, str, str], tie_words: Iterable[str]) -> dict
     return {**dict.fromkeys(ties, 2), **sides}
 
 
+def winner_requirement(outcomes: Iterable[str]) -> str:
+    """What the winner of a battle must be."""
+    return f"one of {listed(list(outcomes), 20)}"
+
+
+def _no_name(text: str) -> str:
+    return "a text with a NUL byte" if text else "an empty text"
+
+
 def _pair(table: Table, a: str, b: str) -> tuple[str, str]:
     a, b = a.strip(), b.strip()
-    if not a or not b:
-        raise bad_input(table.line(), "an empty name", "are names of items")
-    if "\0" in a + b:
-        raise bad_input(table.line(), "a NUL byte in a name", "are names of items")
+    for name in (a, b):
+        if not name or "\0" in name:
+            raise bad_input(table.line(), "name", NAME, _no_name(name))
     if a == b:
-        raise bad_input(table.line(), f"{quoted(a)} against itself", "are two different items")
+        raise bad_input(table.line(), "items", "different", f"{quoted(a)} twice")
     return a, b
 
 
@@ -254,8 +292,8 @@ def _count(table: Table, at: int, field: str) -> float:
     except ValueError:
         count = -1.0
     if not 0 <= count <= LARGEST_COUNT:  # false for NaN
-        found = field.strip() if _is_number(field) else quoted(field)
-        raise bad_input(table.line(table.header[at]), found, f"are counts >= 0 and <= {LARGEST_COUNT:g}")
+        got = field.strip() if _is_number(field) else quoted(field)
+        raise bad_input(table.line(), shortened(table.header[at]), COUNT, got)
     return count
 
 
@@ -269,16 +307,16 @@ def _is_number(field: str) -> bool:
 
 def _no_number(table: Table, names: list[str], fields: list[str]) -> BadInput:
     name, field = next((n, f) for n, f in zip(names, fields, strict=True) if not _is_number(f))
-    return bad_input(table.line(name), quoted(field), "are numbers in [0, 1]")
+    return bad_input(table.line(), shortened(name), PROBABILITY, quoted(field))
 
 
-def encoding_fault(path: Path) -> BadInput:
+def encoding_fault(source: Source) -> BadInput:
     """The error for a file that is not text in UTF-8, with the place of its first bad byte."""
-    with open(path, "rb") as stream:
+    with source.open("CSV") as stream:
         for number, line in enumerate(stream, 1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                found = f"byte 0x{line[error.start]:02x} at position {error.start + 1} of the line"
-                return bad_input(f"{path}, line {number}", found, "is text in UTF-8")
-    return bad_input(path, "text that ends within a character", "is text in UTF-8")
+                got = f"byte 0x{line[error.start]:02x} at position {error.start + 1} of the line"
+                return bad_input(f"{source}, line {number}", "", "text in UTF-8", got)
+    return bad_input(source, "", "text in UTF-8", "a character that is cut off")

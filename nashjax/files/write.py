@@ -65,17 +65,18 @@ def check_output(path: Path, *sources: Path, suffixes: Collection[str] = (".json
     """Raise BadInput if nothing could be written to `path`; `sources`, which are read, are not overwritten."""
     suffix = path.suffix.lower()
     if suffix not in suffixes:
-        raise bad_input(path, f"suffix {quoted(suffix)}", f"are {', '.join(suffixes)}")
+        raise bad_input(path, "suffix", f"one of {', '.join(suffixes)}", quoted(suffix))
     if path.is_dir():
-        raise bad_input(path, "a directory", "is a file to write")
+        raise bad_input(path, "", "a file to write", "a directory")
     for source in sources:
         if path.exists() and source.exists() and path.samefile(source):
-            raise bad_input(path, "a file that is read", "is another one to write")
+            raise bad_input(path, "", "another file than the input", "the input itself")
     folder = path.parent
     if not folder.is_dir():
-        raise bad_input(path, f"no directory {quoted(str(folder))}", "is a file in a directory that exists")
+        got = "no directory" if not folder.exists() else "a file"
+        raise bad_input(path, "", f"in a directory, but {quoted(str(folder))} is none", got)
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise bad_input(path, f"directory {quoted(str(folder))} not writable", "is one that can be written to")
+        raise bad_input(path, "", "in a writable directory", quoted(str(folder)))
 
 
 def write_answer(path: Path, answer: Answer) -> None:
@@ -93,7 +94,7 @@ def write_whole(path: Path, content: bytes) -> None:
         with whole_file(path) as stream:
             stream.write(content)
     except OSError as error:
-        raise unwritable(path, error) from None
+        raise unwritable(path, error) from error
 
 
 @contextlib.contextmanager

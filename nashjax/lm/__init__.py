@@ -12,6 +12,7 @@ try:
 except ImportError as error:
     raise ImportError(f'nashjax.lm needs {error.name}: python -m pip install "nashjax[lm]"') from error
 
+from nashjax.lm.chat import ChatTemplate
 from nashjax.lm.decoding import Decoder, Tokens
 from nashjax.lm.evaluate import Tournament, evaluate
 from nashjax.lm.gguf import load_gguf
@@ -35,6 +36,7 @@ __all__ = [
     "AlphabetTokenizer",
     "ByteTokenizer",
     "CallableJudge",
+    "ChatTemplate",
     "Decoder",
     "DemoJudge",
     "HttpJudge",

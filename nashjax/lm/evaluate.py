@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from nashjax.arguments import check_integer, check_key
+from nashjax.arguments import check_integer, check_key, invalid, message, wrong_type
 from nashjax.lm.judges import Judge
 from nashjax.lm.judges.base import ask_rows
 from nashjax.lm.policy import LanguagePolicy
@@ -70,14 +70,14 @@ def evaluate(
       FloatingPointError: a policy's weights are no numbers.
     """
     if len(entrants) < 2:
-        raise ValueError(f"entrants: are {len(entrants)}; allowed are at least two")
+        raise invalid("entrants", "at least two policies", str(len(entrants)))
     answer_length = check_integer("answer_length", answer_length, 1)
     samples_per_prompt = check_integer("samples_per_prompt", samples_per_prompt, 1)
     check_key("key", key)
     answers = []
     for index, (name, entrant) in enumerate(entrants.items()):
         if not (isinstance(entrant, tuple) and len(entrant) == 2 and isinstance(entrant[0], LanguagePolicy)):
-            raise ValueError(f"entrants[{name!r}]: is a {type(entrant).__name__}; allowed are pairs (policy, params)")
+            raise wrong_type(f"entrants[{name!r}]", "a pair (policy, params)", entrant)
         policy, params = entrant
         tokens = policy.encode(prompts, answer_length)
         drawn, log_prob = policy.sample(
@@ -90,7 +90,8 @@ def evaluate(
             top_p=top_p,
         )
         if not np.isfinite(log_prob).all():
-            raise FloatingPointError(f"entrants[{name!r}]: the log-probabilities of its answers are not finite")
+            subject = f"log-probabilities of the answers of entrants[{name!r}]"
+            raise FloatingPointError(message(subject, "finite", "other numbers", "Its weights may be NaN."))
         answers.append(policy.decode(drawn))
     n = len(entrants)
     preferences, low, high = (np.full((n, n), 0.5) for _ in range(3))

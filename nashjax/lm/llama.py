@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nashjax.arguments import check_choice, check_integer, check_positive
+from nashjax.arguments import check_choice, check_integer, check_positive, invalid
 from nashjax.lm.decoding import Tokens
 from nashjax.pytree import register_dataclass
 from nashjax.stochastic.policies import Params
@@ -64,15 +64,13 @@ class LlamaConfig:
         for name in ("rope_base", "norm_epsilon", "lora_scale"):
             check_positive(name, getattr(self, name))
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_kv_heads: is {self.num_kv_heads}; allowed are divisors of num_heads, {self.num_heads}"
-            )
+            raise invalid("num_kv_heads", f"a divisor of num_heads, {self.num_heads}", str(self.num_kv_heads))
         if self.head_size is None:
             if self.width % self.num_heads:
-                raise ValueError(f"num_heads: is {self.num_heads}; allowed are divisors of width, {self.width}")
+                raise invalid("num_heads", f"a divisor of width, {self.width}", str(self.num_heads))
             object.__setattr__(self, "head_size", self.width // self.num_heads)
         if self.head % 2 or self.head < 2:
-            raise ValueError(f"head_size: is {self.head}; allowed are even integers >= 2")
+            raise invalid("head_size", "an even integer >= 2", str(self.head))
         check_choice("dtype", self.dtype, DTYPES)
 
     @property

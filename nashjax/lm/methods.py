@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from nashjax.arguments import check_choice, check_integer
+from nashjax.arguments import check_choice, check_integer, invalid
 from nashjax.stochastic.methods import (
     AveragedNashMP,
     NashMDPolicyGradient,
@@ -71,7 +71,7 @@ def make_method(
     allowed = _options(name)
     unknown = set(options) - allowed
     if unknown:
-        raise ValueError(f"options: has {min(unknown)!r}; allowed for {name} are {', '.join(sorted(allowed))}")
+        raise invalid("options", f"among those of {name}, {', '.join(sorted(allowed))}", repr(min(unknown)))
     check_integer("prompts_per_step", prompts_per_step, 1)
     check_integer("samples_per_prompt", samples_per_prompt, 2)
     return METHODS[name](

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax.arguments import check_integer, check_number, check_positive
+from nashjax.arguments import check_integer, check_number, check_positive, invalid, shown, wrong_type
+from nashjax.files.errors import quoted
+from nashjax.lm.chat import ChatTemplate, Rendered, renderings
 from nashjax.lm.decoding import Decoder, Tokens, generate, log_probs
-from nashjax.lm.tokenizers import Tokenizer
+from nashjax.lm.tokenizers import LibraryTokenizer, Tokenizer, encode_text
 from nashjax.stochastic.policies import Params
 
 PROMPT_STEP = 16
@@ -33,9 +35,11 @@ class LanguagePolicy:
       context_length: most tokens of a prompt with its answer.
       stop: names of the tokens that end an answer; none, and all answers have full length.
       forbidden: names of tokens that are never drawn, such as those of the alphabet that only prompts have.
-      template: around a prompt, `{prompt}` where it stands, such as that of a chat.
+      template: the text around a prompt, with `{prompt}` where it stands, or the `ChatTemplate` of the model. The whole
+        text is tokenized at once. In the prompt, names of special tokens are plain text.
 
     Raises:
+      TypeError: the template is neither a text nor a `ChatTemplate`.
       ValueError: the tokenizer has no token of such a name, one of the names is twice, or the template has no
         `{prompt}` or several.
     """
@@ -46,23 +50,27 @@ class LanguagePolicy:
     context_length: int
     stop: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
-    template: str = "{prompt}"
+    template: str | ChatTemplate = "{prompt}"
 
     def __post_init__(self):
         check_integer("context_length", self.context_length, 2)
         for name, tokens in (("stop", self.stop), ("forbidden", self.forbidden)):
-            if isinstance(tokens, str) or len(set(tokens)) < len(tokens):
-                raise ValueError(f"{name}: is {tokens!r}; allowed are tuples of names, each once")
+            if isinstance(tokens, str):
+                raise wrong_type(name, "a tuple of names of tokens", tokens, "Put the name in a tuple.")
+            if len(set(tokens)) < len(tokens):
+                raise invalid(name, "a tuple of different names", shown(tokens))
             for token in tokens:
                 try:
                     self.tokenizer.token_id(token)
                 except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from None
+                    raise ValueError(f"{name}: {error}") from error
         both = set(self.stop) & set(self.forbidden)
         if both:
-            raise ValueError(f"forbidden: has {sorted(both)[0]!r}; allowed are tokens other than those of stop")
-        if self.template.count("{prompt}") != 1:
-            raise ValueError(f"template: is {self.template!r}; allowed are texts with '{{prompt}}', once")
+            raise invalid("forbidden", "a tuple of tokens that are not in stop", quoted(min(both)))
+        if not isinstance(self.template, (str, ChatTemplate)):
+            raise wrong_type("template", "a text with '{prompt}' or a ChatTemplate", self.template)
+        if isinstance(self.template, str) and self.template.count("{prompt}") != 1:
+            raise invalid("template", "a text with '{prompt}' in it once", quoted(repr(self.template)))
 
     @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -87,24 +95,28 @@ class LanguagePolicy:
           name: what an error calls the prompts.
 
         Raises:
-          ValueError: a prompt is no text or has no token, or there is no room for it.
+          TypeError: a prompt is not a text.
+          ValueError: a prompt has no token, or there is no room for it, or the template or the tokenizer refuses it.
         """
-        if isinstance(prompts, str) or not hasattr(prompts, "__len__") or not len(prompts):
-            raise ValueError(f"{name}: are {prompts!r}; allowed are lists of at least one text")
+        if isinstance(prompts, str) or not hasattr(prompts, "__len__"):
+            raise wrong_type(name, "a list of strings", prompts)
+        if not len(prompts):
+            raise invalid(name, "a list of at least one string", shown(prompts))
         if length >= self.context_length:
-            raise ValueError(
-                f"length of answers: is {length}; allowed are less than the context, {self.context_length}"
-            )
-        rows = []
-        before, after = (self.tokenizer.encode(part, special=True) for part in self.template.split("{prompt}", 1))
+            raise invalid("length of answers", f"less than the context, {self.context_length} tokens", str(length))
         for index, prompt in enumerate(prompts):
             if not isinstance(prompt, str):
-                raise ValueError(f"{name}[{index}]: is a {type(prompt).__name__}; allowed are texts")
-            tokens = [*before, *self.tokenizer.encode(prompt), *after]
+                raise wrong_type(f"{name}[{index}]", "a text", prompt)
+        rows = []
+        rendered = renderings(self.template, prompts)
+        for index in range(len(prompts)):
+            tokens = self._tokens(rendered, f"{name}[{index}]")
             if not 1 <= len(tokens) <= self.context_length - length:
-                raise ValueError(
-                    f"{name}[{index}]: has {len(tokens)} tokens; allowed are 1 to {self.context_length - length}, the "
-                    f"context of {self.context_length} less {length} for an answer"
+                raise invalid(
+                    f"{name}[{index}]",
+                    f"must have 1 to {self.context_length - length} tokens, the context of {self.context_length} less "
+                    f"{length} for an answer",
+                    str(len(tokens)),
                 )
             rows.append(tokens)
         longest = max(map(len, rows))
@@ -117,6 +129,15 @@ class LanguagePolicy:
             mask[row, width - len(found) :] = True
         return Tokens(jnp.asarray(tokens), jnp.asarray(mask))
 
+    def _tokens(self, rendered: Iterator[Rendered], name: str) -> list[int]:
+        """Tokenize the next prompt; a ValueError calls it by `name`."""
+        try:
+            one = next(rendered)
+            apart = isinstance(self.template, str)
+            return encode_text(self.tokenizer, one.text, one.spans, one.contents, apart=apart)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
     def encode_answers(self, answers: Sequence[Sequence[str]], length: int) -> Tokens:
         """Answers as tokens, padded on the right, `[prompts, num, length]`; one shorter than `length` is ended.
 
@@ -125,18 +146,23 @@ class LanguagePolicy:
         """
         num = len(answers[0]) if len(answers) else 0
         for prompt, found in enumerate(answers):
-            if isinstance(found, str) or len(found) != num or not num:
-                raise ValueError(f"answers[{prompt}]: is {found!r}; allowed are lists of texts, equally long")
+            if isinstance(found, str):
+                raise wrong_type(f"answers[{prompt}]", "a list of strings", found)
+            if len(found) != num or not num:
+                requirement = f"a list of {num or 'at least one'} strings, as many as for the other prompts"
+                raise invalid(f"answers[{prompt}]", requirement, shown(found))
         rows = np.zeros((len(answers), num, length), np.int32)
         mask = np.zeros(rows.shape, bool)
+        tokenizer = self.tokenizer
+        encode_after = tokenizer.encode_after if isinstance(tokenizer, LibraryTokenizer) else tokenizer.encode
         for index in np.ndindex(rows.shape[:2]):
             prompt, number = index
-            tokens = self.tokenizer.encode(str(answers[prompt][number]))
+            tokens = encode_after(str(answers[prompt][number]))
             if len(tokens) < length and self.stop_ids:
                 tokens = [*tokens, self.stop_ids[0]]
             elif len(tokens) != length:
-                allowed = f"up to {length}" if self.stop_ids else f"exactly {length}"
-                raise ValueError(f"answers{list(index)}: has {len(tokens)} tokens; allowed are {allowed}")
+                requirement = f"must have {'at most' if self.stop_ids else 'exactly'} {length} tokens"
+                raise invalid(f"answers{list(index)}", requirement, str(len(tokens)))
             rows[index][: len(tokens)] = tokens
             mask[index][: len(tokens)] = True
         return Tokens(jnp.asarray(rows), jnp.asarray(mask))

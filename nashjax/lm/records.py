@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nashjax.arguments import invalid
+from nashjax.files.errors import bad_input, quoted
+from nashjax.files.source import Source
 from nashjax.files.write import whole_file
 from nashjax.stochastic.records import interval
 
@@ -78,29 +81,45 @@ class Record(NamedTuple):
         Raises:
           ValueError: it is none.
         """
-        fields: dict[str, Any] = json.loads(line)
         try:
+            fields: dict[str, Any] = json.loads(line)
             for name in ("reference_win_rate", "target_win_rate"):
                 fields[name] = None if fields[name] is None else Rate(**fields[name])
             fields["samples"] = tuple((prompt, answer) for prompt, answer in fields["samples"])
-            return cls(**fields)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"no record: {error}") from None
+            record = cls(**fields)
+        except (AttributeError, KeyError, TypeError, RecursionError) as error:
+            raise invalid("line", "a record of a run", f"{type(error).__name__}: {error}") from error
+        record._check_types()
+        return record
+
+    def _check_types(self) -> None:
+        """Raise ValueError for a field that JSON holds in another type."""
+        rates = [rate for rate in (self.reference_win_rate, self.target_win_rate) if rate is not None]
+        numbers = [*self[2:8], *(number for rate in rates for number in rate)]
+        texts = [text for sample in self.samples for text in sample]
+        good = type(self.step) is type(self.judge_calls) is int and all(type(x) in (int, float) for x in numbers)
+        if not good or not all(isinstance(text, str) for text in texts):
+            raise invalid("line", "a record of a run", "a field of another type")
 
 
 class RecordFile:
-    """Records as lines of JSON; one that a kill cut off, or that is of later than a checkpoint, is dropped."""
+    """Records as lines of JSON; one that a kill cut off, or that is of later than a checkpoint, is dropped.
+
+    Raises:
+      BadInput: a whole line is not a record; it is named.
+    """
 
     def __init__(self, path: Path | None, step: int):
         self._path = path
         self.records: list[Record] = []
         if path is None or not path.exists():
             return
-        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+        for number, line in enumerate(Source(path).read("JSON Lines").split(b"\n")[:-1], 1):
             try:
-                record = Record.from_json(line)
-            except ValueError:
-                break
+                record = Record.from_json(line.decode("utf-8"))
+            except ValueError as error:
+                got = quoted(line.decode("utf-8", "replace"))
+                raise bad_input(f"{path}, line {number}", "", "a record of this run", got) from error
             if record.step <= step:
                 self.records.append(record)
         lines = "".join(record.as_json() + "\n" for record in self.records)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from nashjax.arguments import invalid, wrong_type
+
 T = TypeVar("T")
 
 AXES = ("data", "fsdp")
@@ -19,14 +21,14 @@ SMALLEST = 2**14
 def check_mesh(mesh: Mesh, rows: int, accumulate: int) -> None:
     """Raise ValueError unless a mesh has the axes of `AXES` and its devices divide the prompts of a micro-batch."""
     if not isinstance(mesh, Mesh):
-        raise ValueError(f"mesh: is a {type(mesh).__name__}; allowed are meshes of jax, such as jax.make_mesh makes")
+        raise wrong_type("mesh", "a mesh of jax, such as jax.make_mesh makes", mesh)
     if not set(mesh.axis_names) <= set(AXES):
-        raise ValueError(f"mesh: has axes {mesh.axis_names}; allowed are {AXES}")
+        raise invalid("mesh", f"must have axes among {AXES}", str(mesh.axis_names))
     if rows % (mesh.size * accumulate):
-        raise ValueError(
-            f"mesh: has {mesh.size} devices for the {rows} prompts of a step in {accumulate} parts; allowed are "
-            "numbers that divide the prompts of a part"
+        requirement = (
+            f"must have a number of devices that divides the {rows / accumulate:g} prompts of a part of a step"
         )
+        raise invalid("mesh", requirement, str(mesh.size))
 
 
 def place_weights(weights: T, mesh: Mesh | None) -> T:

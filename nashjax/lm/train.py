@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from nashjax.arguments import LARGEST_INT, check_integer, check_key, check_positive
+from nashjax.arguments import LARGEST_INT, check_integer, check_key, check_positive, invalid, message, shown, wrong_type
 from nashjax.lm import step as steps
 from nashjax.lm.decoding import Tokens
 from nashjax.lm.game import LanguageGame
@@ -79,7 +79,7 @@ class _Run:
         policy = self.policy
         return {
             "model": describe_model((policy.decoder, policy.params)),
-            "tokens": [policy.tokenizer.vocabulary_size, *policy.stop, *policy.forbidden, policy.template],
+            "tokens": [policy.tokenizer.vocabulary_size, *policy.stop, *policy.forbidden, str(policy.template)],
             "method": describe(self.method),
             "prompts": describe(list(self.prompts)),
             "held_out": describe(list(self.held_out)),
@@ -242,10 +242,9 @@ def _make_step(run: _Run, state: LearnerState, done: int, totals: Totals) -> tup
     )
     looks = [float(x) for x in looks]
     if not np.isfinite(looks).all():
-        raise FloatingPointError(
-            f"step {done + 1}: {dict(zip(steps.Looks._fields, looks, strict=True))} is not finite; a smaller "
-            "learning rate may help"
-        )
+        values = str(dict(zip(steps.Looks._fields, looks, strict=True)))
+        advice = "Try a smaller learning rate."
+        raise FloatingPointError(message(f"step {done + 1}", "must give finite numbers", values, advice))
     drawn = int(np.asarray(question.actions.mask).sum() + np.asarray(question.opponents.mask).sum())
     return state, outcome.size, totals.add(*looks[:-1], drawn, time.perf_counter() - start)
 
@@ -269,7 +268,7 @@ def _ask(run: _Run, prompts: Sequence[str], ours: list[list[str]], theirs: list[
     if failure is not None:
         raise failure
     if np.isnan(outcome).any():
-        raise JudgeError("the judge has failed on the first process")
+        raise JudgeError("The judge has failed on the first process, whose error says why.")
     return outcome
 
 
@@ -345,9 +344,9 @@ def _checked(
 ) -> _Run:
     """The arguments, or ValueError."""
     if not isinstance(policy, LanguagePolicy):
-        raise ValueError(f"policy: is a {type(policy).__name__}; allowed are LanguagePolicy")
+        raise wrong_type("policy", "a LanguagePolicy", policy)
     if not callable(judge):
-        raise ValueError(f"judge: is a {type(judge).__name__}; allowed are functions of prompts, responses, opponents")
+        raise wrong_type("judge", "a function of prompts, responses and opponents", judge)
     num_steps = check_integer("num_steps", num_steps, 1)
     answer_length = check_integer("answer_length", answer_length, 1)
     num_records = check_integer("num_records", num_records, 1)
@@ -356,13 +355,13 @@ def _checked(
     check_key("key", key)
     if isinstance(method, str):
         method = make_method(method)
-    if not isinstance(method, PolicyMethod) or method.samples_per_context is None or method.exact:
-        raise ValueError(
-            f"method: is {method!r}; allowed are names, and policy methods with samples_per_context and exact=False"
-        )
+    if not isinstance(method, PolicyMethod):
+        raise wrong_type("method", "a name or a policy method", method)
+    if method.samples_per_context is None or method.exact:
+        raise invalid("method", "a policy method with samples_per_context and exact=False", shown(method))
     rows = method.batch_size // method.samples_per_context ** (2 if method.all_pairs else 1)
     if rows % accumulate:
-        raise ValueError(f"accumulate: is {accumulate}; allowed are divisors of the {rows} prompts of a step")
+        raise invalid("accumulate", f"a divisor of the {rows} prompts of a step", str(accumulate))
     if mesh is not None:
         check_mesh(mesh, rows, accumulate)
     if held_out:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nashjax.arguments import check_all, check_choice, check_texts, shown
+from nashjax.arguments import check_all, check_choice, check_texts, invalid, shown
 from nashjax.files.counts import preferences_of_counts
 from nashjax.files.errors import bad_input, listed, quoted
 from nashjax.inputs import as_numbers
 
 if TYPE_CHECKING:
-    from nashjax.ranking.reading import Source
+    from nashjax.ranking.reading import Records
 
 FIRST, SECOND, TIE = 0, 1, 2
 """The outcomes of a comparison."""
@@ -113,7 +113,7 @@ class Battles:
         Space around names does not count, nor does the case of outcomes.
 
         Args:
-          source: a path, or a DataFrame.
+          source: the path of a file or a pipe, `-` for standard input, or a DataFrame.
           format: `battles` or `pairs`; default by the names of the columns.
           item_a: column of the first item, instead of those above.
           item_b: column of the second item.
@@ -127,7 +127,7 @@ class Battles:
         Raises:
           BadInput: a `ValueError` of one line: the file cannot be read, a column is missing, no row can be used, or,
             with `strict`, the first row that cannot be.
-          ValueError: `tie_words` or `labels` is one text.
+          TypeError: `tie_words` or `labels` is one text, or the source is neither a path nor a DataFrame.
         """
         from nashjax.ranking import reading
 
@@ -136,7 +136,7 @@ class Battles:
         request = reading.Request(
             format, item_a, item_b, winner, weight, tuple(tie_words), tuple(labels), dict(where or {}), strict
         )
-        opened: Source = reading.open_source(source, request)
+        opened: Records = reading.open_source(source, request)
         return reading.understand(opened, request)
 
     @classmethod
@@ -153,19 +153,19 @@ class Battles:
         """
         n = len(items)
         if n < 2 or len(set(items)) < n:
-            raise ValueError(f"items: is {shown(list(items))}; allowed are at least 2 distinct names")
+            raise invalid("items", "at least 2 distinct names", shown(list(items)))
         tables = {"wins": wins, "ties": np.zeros((n, n)) if ties is None else ties}
         for name, table in tables.items():
             tables[name] = table = as_numbers(name, table)
             if table.shape != (n, n):
-                raise ValueError(f"{name}: has shape {list(table.shape)}; allowed is [{n}, {n}]")
-            check_all(name, table, np.isfinite(table) & (table >= 0), "finite numbers >= 0")
-        check_all("ties", tables["ties"], tables["ties"] == tables["ties"].T, "symmetric matrices")
+                raise invalid(name, f"must have shape [{n}, {n}]", f"shape {list(table.shape)}")
+            check_all(name, table, np.isfinite(table) & (table >= 0), "a finite number >= 0")
+        check_all("ties", tables["ties"], tables["ties"] == tables["ties"].T, "equal to its mirrored entry")
         off_diagonal = ~np.eye(n, dtype=bool)
         won, tied = np.nonzero((tables["wins"] > 0) & off_diagonal), np.nonzero(np.triu(tables["ties"], 1) > 0)
         first, second = (np.concatenate([a, b]).astype(np.int32) for a, b in zip(won, tied, strict=True))
         if not first.size:
-            raise ValueError("wins: is 0 off the diagonal, as are ties; allowed is at least one comparison")
+            raise invalid("wins", "more than 0 off the diagonal somewhere, or ties", "no comparison")
         return cls(
             tuple(items),
             first,
@@ -189,7 +189,7 @@ class Battles:
         """A column by its name; raises BadInput for one that was not kept."""
         if name not in self.labels:
             kept = listed(list(self.labels)) if self.labels else "none"
-            raise bad_input("column", quoted(name), f"are the labels that were read: {kept}")
+            raise bad_input("column", "", f"one of the labels that were read ({kept})", quoted(name))
         return self.labels[name]
 
     def counts(self, ties: str = "half") -> Counts:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nashjax.arguments import check_integer, check_number, shown
+from nashjax.arguments import check_integer, check_number, invalid, wrong_type
 from nashjax.ranking.battles import BadRows, Battles
 from nashjax.ranking.bradley_terry import bradley_terry
 from nashjax.ranking.compare_next import SMALLEST_BETA, Suggestion, compare_next
@@ -187,14 +187,15 @@ def rank(
       A `Ranking`.
 
     Raises:
-      ValueError: an argument is not valid; the message names it, what was found and what is allowed.
+      TypeError: an argument has a wrong type.
+      ValueError: an argument has a wrong value. Each message names the argument, what it must be and what it is.
     """
     _check(beta, bootstrap, seed, level, prior, path)
     if not isinstance(battles, Battles):
-        raise ValueError(f"battles: is {shown(battles)}; allowed are Battles, such as Battles.read gives")
+        raise wrong_type("battles", "a Battles", battles, "Use Battles.read or Battles.from_counts.")
     counts = battles.counts(ties)
     if not counts.comparisons.any():
-        raise ValueError("ties: is 'drop' for comparisons that are all ties; allowed is 'half' for these")
+        raise invalid("ties", "'half' for comparisons that are all ties", "'drop'")
     resampler = Resampler.of(battles, ties=ties, cluster=cluster, bayesian=bayesian)
     score = bradley_terry(counts)
     draws = resampler.draw(np.random.default_rng(seed), bootstrap, prior)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +12,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nashjax.files.errors import BadInput, bad_input, listed, number, quoted, unreadable, visible
-from nashjax.files.memory import check_game_memory
-from nashjax.files.tables import LARGEST_COUNT, Columns, encoding_fault, open_table, outcome_words
+from nashjax.arguments import wrong_type
+from nashjax.files.errors import BadInput, bad_input, listed, number, quoted, shortened
+from nashjax.files.memory import check_game_memory, check_memory
+from nashjax.files.source import Source
+from nashjax.files.tables import (
+    LARGEST_COUNT,
+    NAME,
+    Columns,
+    encoding_fault,
+    missing_columns,
+    open_table,
+    outcome_words,
+    width_requirement,
+    winner_requirement,
+)
 from nashjax.ranking.battles import BadRows, Battles, Label
 
 try:
@@ -60,7 +73,7 @@ class Column(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Records:
     """A table that was read.
 
     Attributes:
@@ -78,28 +91,28 @@ class Source:
     places: Callable[[Sequence[int]], Iterator[tuple[int | None, str]]] = lambda rows: ((i, f"row {i}") for i in rows)
 
 
-def open_source(source: Any, request: Request) -> Source:
+def open_source(source: Any, request: Request) -> Records:
     """Read the columns that are needed of a path or a DataFrame.
 
     Raises:
       BadInput: it cannot be read, or a column is missing.
     """
     if request.format not in (None, *FORMS):
-        raise bad_input("format", quoted(str(request.format)), f"are {', '.join(FORMS)}")
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        return _of_parquet(path, request) if path.suffix.lower() in (".parquet", ".pq") else _of_csv(path, request)
+        raise bad_input("format", "", f"one of {', '.join(FORMS)}", quoted(str(request.format)))
+    if isinstance(source, (str, Path, Source)):
+        source = Source.of(source)
+        return _of_parquet(source, request) if source.suffix in (".parquet", ".pq") else _of_csv(source, request)
     if not hasattr(source, "columns"):
-        raise bad_input("source", f"a {type(source).__name__}", "are paths and DataFrames")
+        raise wrong_type("source", "a path or a DataFrame", source)
     names = _needed([str(name) for name in source.columns], "the table", request)
     index = list(getattr(source, "index", range(len(source))))
     columns = {name: _of_series(source[name]) for name in names}
-    return Source(
+    return Records(
         "the table", columns, len(source), places=lambda rows: ((i, f"the table, row {index[i]}") for i in rows)
     )
 
 
-def understand(source: Source, request: Request) -> Battles:
+def understand(source: Records, request: Request) -> Battles:
     """Comparisons of the texts in a table; what cannot be used is left out and counted, or is an error.
 
     Raises:
@@ -111,25 +124,23 @@ def understand(source: Source, request: Request) -> Battles:
         matches = columns[name].map(lambda found, text=text: found.strip() == text.strip(), bool)
         if not matches.any():
             there = sorted({found.strip() for found in columns[name].texts} - {""})
-            raise bad_input(f"{source.name}, column {name}", f"no {quoted(text)}", f"are {listed(there)}")
+            raise bad_input(source.name, f"column {shortened(name)}", f"must contain {quoted(text)}", listed(there))
         wanted &= matches
     faults = _Faults(source.num_rows)
     a, b = (columns[name] for name in _item_columns(list(columns), request))
     names, first, second = _understand_names(a, b, faults)
-    faults.add(first == second, lambda i: (f"{_shown(a, i)} against itself", "are two different items"))
+    faults.add(first == second, lambda i: ("items", "different", f"{_shown(a, i)} twice"))
     weight = np.ones(source.num_rows)
     if request.weight:
-        weight = _understand_numbers(columns, request.weight, faults, "weights")
+        weight = _understand_numbers(columns, request.weight, faults, "weight")
     for name in request.labels:
         faults.add(
             columns[name].map(lambda text: not text.strip(), bool),
-            lambda i, name=name: (f"no {visible(name)}", "are rows that have one"),
+            lambda i, name=name: (shortened(name), "a text that is not empty", "an empty text"),
         )
     if _is_pairs(list(columns), request):
-        outcomes = [_understand_numbers(columns, name, faults, "counts") for name in ("wins_a", "wins_b")]
-        outcomes.append(
-            _understand_numbers(columns, "ties", faults, "counts") if "ties" in columns else 0 * outcomes[0]
-        )
+        outcomes = [_understand_numbers(columns, name, faults, "count") for name in ("wins_a", "wins_b")]
+        outcomes.append(_understand_numbers(columns, "ties", faults, "count") if "ties" in columns else 0 * outcomes[0])
         times = np.stack(outcomes, axis=1)
     else:
         outcome = _understand_outcomes(columns, request, faults)
@@ -138,8 +149,10 @@ def understand(source: Source, request: Request) -> Battles:
     good = wanted & ~faults.bad & (weight > 0)
     rows, outcome = np.nonzero((times > 0) & good[:, None])
     if not rows.size:
-        why = f": {bad_rows.count} rows cannot be used, the first: {bad_rows.examples[0]}" if bad_rows.count else ""
-        raise BadInput(f"{visible(source.name)}: has no comparison{why}")
+        got = "none"
+        if bad_rows.count:
+            got = f"{bad_rows.count} rows that cannot be used, the first being {bad_rows.examples[0].rstrip('.')}"
+        raise bad_input(source.name, "number of comparisons", "at least 1", got)
     present, codes = np.unique(np.concatenate([first[rows], second[rows]]), return_inverse=True)
     check_game_memory(source.name, len(present))
     order = sorted(range(len(present)), key=lambda i: names[present[i]])
@@ -166,13 +179,14 @@ def _understand_names(a: Column, b: Column, faults: _Faults) -> tuple[list[str],
         for column in (a, b)
     ]
     for column in (a, b):
-        faults.add(column.map(lambda text: not text.strip(), bool), lambda i: ("an empty name", "are names of items"))
-        faults.add(column.map(lambda text: "\0" in text, bool), lambda i: ("a NUL byte in a name", "are names"))
+        faults.add(column.map(lambda text: not text.strip(), bool), lambda i: ("name", NAME, "an empty text"))
+        faults.add(column.map(lambda text: "\0" in text, bool), lambda i: ("name", NAME, "a text with a NUL byte"))
         faults.add(
             column.map(lambda text: len(text.strip()) > LONGEST_NAME, bool),
             lambda i, column=column: (
-                f"a name of {len(column.texts[column.codes[i]].strip())} characters",
-                f"are at most {LONGEST_NAME}",
+                "name",
+                f"at most {LONGEST_NAME} characters long",
+                str(len(column.texts[column.codes[i]].strip())),
             ),
         )
     return list(place), codes[0], codes[1]
@@ -183,8 +197,7 @@ def _understand_outcomes(columns: dict[str, Column], request: Request, faults: _
     words = outcome_words(names, request.tie_words)
     column = columns[names[2]]
     outcome = column.map(lambda text: words.get(text.strip().casefold(), -1), np.int8)
-    allowed = f"are {listed(list(words), 20)}"
-    faults.add(outcome < 0, lambda i: (f"{names[2]} {_shown(column, i)}", allowed))
+    faults.add(outcome < 0, lambda i: (shortened(names[2]), winner_requirement(words), _shown(column, i)))
     return outcome
 
 
@@ -198,8 +211,8 @@ def _understand_numbers(columns: dict[str, Column], name: str, faults: _Faults, 
 
     column = columns[name]
     values = column.map(value, np.float64)
-    allowed = f"are {kind} >= 0 and <= {LARGEST_COUNT:g}"
-    faults.add(np.isnan(values), lambda i: (f"{visible(name)} {_shown(column, i)}", allowed))
+    requirement = f"a {kind} >= 0 and <= {LARGEST_COUNT:g}"
+    faults.add(np.isnan(values), lambda i: (shortened(name), requirement, _shown(column, i)))
     return values
 
 
@@ -208,15 +221,15 @@ class _Faults:
 
     def __init__(self, num_rows: int):
         self.bad = np.zeros(num_rows, bool)
-        self._reasons: list[tuple[np.ndarray, Callable[[int], tuple[str, str]]]] = []
+        self._reasons: list[tuple[np.ndarray, Callable[[int], tuple[str, str, str]]]] = []
 
-    def add(self, bad: np.ndarray, reason: Callable[[int], tuple[str, str]]) -> None:
-        """Add rows; `reason(row)` says what was found there and what is allowed."""
+    def add(self, bad: np.ndarray, reason: Callable[[int], tuple[str, str, str]]) -> None:
+        """Add rows; `reason(row)` returns the subject, the requirement and what was found, as for `bad_input`."""
         if bad.any():
             self._reasons.append((bad & ~self.bad, reason))
             self.bad |= bad
 
-    def report(self, source: Source, wanted: np.ndarray, *, strict: bool) -> BadRows:
+    def report(self, source: Records, wanted: np.ndarray, *, strict: bool) -> BadRows:
         """Count them, and describe the first; with `strict` that is an error."""
         rows = np.flatnonzero(self.bad & wanted)
         count = len(rows) + source.misshapen
@@ -229,8 +242,7 @@ class _Faults:
         return BadRows(count, tuple(examples))
 
     def _describe(self, row: int, place: str) -> str:
-        found, allowed = next(reason(row) for bad, reason in self._reasons if bad[row])
-        return str(bad_input(place, found, allowed))
+        return str(bad_input(place, *next(reason(row) for bad, reason in self._reasons if bad[row])))
 
 
 def _shown(column: Column, row: int) -> str:
@@ -264,18 +276,18 @@ def _needed(header: list[str], where: str, request: Request) -> list[str]:
     needed += [*([request.weight] if request.weight else []), *request.labels, *request.where]
     missing = [name for name in needed if name not in header]
     if missing:
-        raise bad_input(where, f"columns {listed(header)}", f"is a table with {listed(missing)} too")
+        raise missing_columns(where, missing, header)
     twice = [name for name in needed if header.count(name) > 1]
     if twice:
-        raise bad_input(where, f"column {quoted(twice[0])} twice", "are distinct columns")
+        raise bad_input(where, "columns", "distinct", f"{quoted(twice[0])} twice")
     roles = needed[:3]
     if len(set(roles)) < 3:
-        raise bad_input(where, f"columns {listed(roles)}", "are three distinct ones")
+        raise bad_input(where, "columns of items and outcome", "three different ones", listed(roles))
     return list(dict.fromkeys(needed))
 
 
-def _of_csv(path: Path, request: Request) -> Source:
-    with open_table(path) as table:
+def _of_csv(source: Source, request: Request) -> Records:
+    with open_table(source) as table:
         header, skip = table.header, table.line_number
         names = _needed(header, table.header_line, request)
         table.first_record()
@@ -289,40 +301,38 @@ def _of_csv(path: Path, request: Request) -> Source:
         return "skip"
 
     text = pa.dictionary(pa.int32(), pa.string())
-    try:
-        read = pyarrow.csv.read_csv(
-            path,
-            pyarrow.csv.ReadOptions(column_names=unique, skip_rows=skip),
-            pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip_row),
-            pyarrow.csv.ConvertOptions(
-                include_columns=names,
-                column_types=dict.fromkeys(names, text),
-                strings_can_be_null=False,
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        if "UTF8" in str(error):
-            raise encoding_fault(path) from None
-        raise BadInput(f"{visible(str(path))}: is no CSV file: {visible(str(error)).splitlines()[0]}") from None
-    except OSError as error:
-        raise unreadable(path, error) from None
-    columns = {name: _of_arrow(read[name]) for name in names}
-    return Source(
-        str(path), columns, read.num_rows, misshapen, lambda rows: _csv_places(path, len(header), rows, misshapen)
-    )
+    with source.open("CSV") as stream:
+        try:
+            read = pyarrow.csv.read_csv(
+                stream,
+                pyarrow.csv.ReadOptions(column_names=unique, skip_rows=skip),
+                pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip_row),
+                pyarrow.csv.ConvertOptions(
+                    include_columns=names,
+                    column_types=dict.fromkeys(names, text),
+                    strings_can_be_null=False,
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            if "UTF8" in str(error):
+                raise encoding_fault(source) from error
+            raise
+        columns = {name: _of_arrow(read[name]) for name in names}
+    places = functools.partial(_csv_places, source, len(header), misshapen)
+    return Records(str(source), columns, read.num_rows, misshapen, places)
 
 
-def _csv_places(path: Path, width: int, rows: Sequence[int], misshapen: int) -> Iterator[tuple[int | None, str]]:
+def _csv_places(source: Source, width: int, misshapen: int, rows: Sequence[int]) -> Iterator[tuple[int | None, str]]:
     """The lines of some records and of all misshapen ones, as they come in the file."""
     wanted = set(rows)
     last = max(wanted, default=-1)
-    with open_table(path) as table:
+    with open_table(source) as table:
         position = -1
         for record in table.records:
             if not record:
                 continue
             if len(record) != width:
-                yield None, str(bad_input(table.line(), f"{len(record)} fields", f"are {width}, as in the header"))
+                yield None, str(bad_input(table.line(), "", width_requirement(width), f"{len(record)} fields"))
                 continue
             position += 1
             if position in wanted:
@@ -331,27 +341,23 @@ def _csv_places(path: Path, width: int, rows: Sequence[int], misshapen: int) -> 
                 return
 
 
-def _of_parquet(path: Path, request: Request) -> Source:
-    try:
-        header = pyarrow.parquet.read_schema(path).names
-        names = _needed(header, str(path), request)
-        read = pyarrow.parquet.read_table(path, columns=names)
-    except FileNotFoundError as error:
-        raise unreadable(path, error) from None
-    except OSError as error:  # pyarrow raises it for damaged content, too, then without a number
-        if error.errno is not None:
-            raise unreadable(path, error) from None
-        raise BadInput(f"{visible(str(path))}: is damaged: {visible(str(error)).splitlines()[0]}") from None
-    except pa.ArrowInvalid as error:
-        raise BadInput(f"{visible(str(path))}: is no Parquet file: {visible(str(error)).splitlines()[0]}") from None
-    columns = {}
-    for name in names:
-        try:
-            columns[name] = _of_arrow(read[name])
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # such as a list in each row
-            found = quoted(str(read[name].type))
-            raise bad_input(f"{path}, column {name}", f"the type {found}", "are texts, numbers and truths") from None
-    return Source(str(path), columns, read.num_rows, places=lambda rows: ((i, f"{path}, row {i + 1}") for i in rows))
+def _of_parquet(source: Source, request: Request) -> Records:
+    with source.open("Parquet") as stream:
+        file = pyarrow.parquet.ParquetFile(stream)
+        names = _needed(file.schema_arrow.names, str(source), request)
+        num_rows = file.metadata.num_rows
+        check_memory(source, f"{num_rows} rows", 32 * num_rows * len(names))
+        read = file.read(columns=names)
+        columns = {}
+        for name in names:
+            try:
+                columns[name] = _of_arrow(read[name])
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:  # such as a list in each row
+                got = quoted(str(read[name].type))
+                raise bad_input(source, f"type of column {shortened(name)}", "text, number or truth", got) from error
+    return Records(
+        str(source), columns, read.num_rows, places=lambda rows: ((i, f"{source}, row {i + 1}") for i in rows)
+    )
 
 
 def _of_series(series: Any) -> Column:

@@ -75,13 +75,13 @@ class Resampler:
         counted = kind_weight if ties == "half" else kind_weight * (kind_sign != 1)
         times = np.bincount(kind_of_row, battles.times)
         if cluster is None and times.sum() < 0.5:
-            raise bad_input("battles", f"{times.sum():g} comparisons in all", "is at least one to draw again")
+            raise bad_input("battles", "number of comparisons", "at least 1, to draw again", f"{times.sum():g}")
         units = None
         if cluster is not None:
             label = battles.label(cluster)
             names, unit_of_row = np.unique(label.codes, return_inverse=True)
             if len(names) < 2:
-                raise bad_input(f"cluster {quoted(cluster)}", "one name in all rows", "are at least 2")
+                raise bad_input(f"cluster {quoted(cluster)}", "number of names", "at least 2", "1")
             units = sparse.csr_array((battles.times, (unit_of_row, kind_of_row)), shape=(len(names), len(kinds)))
         return cls(
             num_items=n,

@@ -18,14 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from nashjax.arguments import message
+from nashjax.files.errors import BadInput, visible
 from nashjax.files.settings import first_difference, told
+from nashjax.files.source import reason
 
 SMALL = 8
 """Arrays of up to so many entries are told in full, larger ones by a hash."""
 
 
-class CheckpointError(ValueError):
-    """What a folder holds cannot be gone on from: it is of another run, or damaged."""
+class CheckpointError(BadInput):
+    """A checkpoint or a weights file that cannot be used: it belongs to another run or model, or is damaged."""
 
 
 class Checkpoints:
@@ -48,13 +50,13 @@ class Checkpoints:
         self._args = ocp.args
         self._settings = settings
         if Path(folder).exists() and not Path(folder).is_dir():
-            raise CheckpointError(message("checkpoint", "a folder", f"the file {folder}"))
+            raise CheckpointError(message("folder of checkpoints", "a folder", f"the file {visible(str(folder))}"))
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         try:
             self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
         except OSError as error:
-            found = f"{folder} and the error {error.strerror or error}"
-            raise CheckpointError(message("checkpoint", "a folder that can be made", found)) from error
+            got = f"the error {error.strerror or error} for {visible(str(folder))}"
+            raise CheckpointError(message("folder of checkpoints", "a folder that can be made", got)) from error
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """The last checkpoint, None if there is none.
@@ -75,19 +77,19 @@ class Checkpoints:
         different = first_difference(found, json.loads(json.dumps(self._settings)))
         if different is not None:
             name, there, here = different
-            where = f"checkpoint {self._manager.directory}: {name}"
-            advice = "Use the settings of the run in this folder, or an empty folder."
-            raise CheckpointError(message(where, f"{told(there)} as in that run", told(here), advice))
+            subject = f"{name} of the run in {visible(str(self._manager.directory))}"
+            advice = "Use the folder of the same run or an empty one."
+            raise CheckpointError(message(subject, f"{told(here)} as in this run", told(there), advice))
         state = self._read(number, state=self._args.StandardRestore(jax.tree.map(_as_array, like)))
         return number, jax.tree.map(_as_was, like, state)
 
     def _read(self, number: int, **item: Any) -> Any:
         try:
             return self._manager.restore(number, args=self._args.Composite(**item))[next(iter(item))]
-        except (KeyError, OSError, TypeError, ValueError) as error:  # by what is missing or damaged
-            subject = f"checkpoint {self._manager.directory / str(number)}"
-            advice = "Remove this folder to continue from the checkpoint before it."
-            raise CheckpointError(message(subject, "undamaged", f"the error {type(error).__name__}", advice)) from error
+        except Exception as error:  # by what is missing or damaged, orbax raises classes of all kinds
+            subject = f"checkpoint {visible(str(self._manager.directory / str(number)))}"
+            advice = "Remove that folder to continue from the checkpoint before it, if there is one."
+            raise CheckpointError(message(subject, "undamaged", f"the error {reason(error)}", advice)) from error
 
     def save(self, number: int, state: Any) -> None:
         """Save a pytree of arrays; returns once it is on disk."""

@@ -10,11 +10,13 @@ import re
 import stat
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from nashjax.files.errors import visible
+from nashjax.files.arrays import read_member
+from nashjax.files.source import reason
 from nashjax.solution import Solution, Status
 
 CHECKSUM = ".sha256"
@@ -111,8 +113,7 @@ def read_shard(directory: Path, number: int, dtype: np.dtype) -> Shard:
     try:
         return _decode(number, content, dtype)
     except Exception as error:  # whatever zipfile and numpy raise on hostile bytes
-        reason = visible(str(error))[:100].rstrip(".") or type(error).__name__
-        raise Damaged(f"holds no answers ({reason})") from error
+        raise Damaged(f"holds no answers ({reason(error)})") from error
 
 
 def _decode(number: int, content: bytes, dtype: np.dtype) -> Shard:
@@ -123,10 +124,9 @@ def _decode(number: int, content: bytes, dtype: np.dtype) -> Shard:
             raise ValueError("other arrays than those of a shard")
         if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
             raise ValueError("compressed arrays")  # which could unpack to any size
-        arrays = {}
-        for name, info in members.items():
-            with archive.open(info) as member:
-                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+        arrays: dict[str, Any] = {
+            name: read_member(archive, name, "the shard", lambda header: None) for name in members
+        }
     digest, first_game = arrays.pop("input_sha256"), arrays.pop("first_game")
     games = arrays["status"].shape
     dtypes = {name: _INTEGERS.get(name, dtype) for name in fields}

@@ -29,6 +29,8 @@ from nashjax.arguments import (
 from nashjax.files.arrays import describe_game_archive, read_game_array
 from nashjax.files.errors import bad_input, unreadable
 from nashjax.files.memory import check_game_memory
+from nashjax.files.source import DEFAULT_LIMIT
+from nashjax.files.source import Source as FileSource
 from nashjax.games import MatrixGame
 from nashjax.games.random import KINDS, random_game
 
@@ -97,7 +99,7 @@ def as_source(source: Any) -> Source:
     """
     if isinstance(source, (str, Path)):
         return GameFolder(Path(source))
-    if isinstance(source, RandomGames):
+    if isinstance(source, (RandomGames, GameFolder)):
         return source
     if isinstance(source, (MatrixGame, np.ndarray, jax.Array)):
         return Iterated((source,))
@@ -271,12 +273,16 @@ def _draw_block(key: jax.Array, start: jax.Array, n: int, count: int, kind: str,
 class GameFolder:
     """The `.npz` files of a folder in the order of their names, each read as `nashjax solve` reads it.
 
+    Args:
+      folder: where the files are.
+      limit: most bytes that packed arrays of a file may unpack to.
+
     Raises:
       BadInput: there is no such folder, no such file in it, or one whose headers show that it cannot be used.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT):
+        self._folder, self._limit = folder, limit
         try:
             names = sorted(name for name in os.listdir(folder) if name.lower().endswith(".npz"))
         except NotADirectoryError as error:
@@ -318,7 +324,7 @@ class GameFolder:
         path = self._folder / name
         if self._look_at(name) != self._files[name]:
             raise bad_input(path, "", "the file that was there when the sweep was started", "a file that has changed")
-        preferences = read_game_array(path)[1]
+        preferences = read_game_array(FileSource(path, self._limit))[1]
         return preferences.reshape(-1, *preferences.shape[-2:])
 
     def _look_at(self, name: str) -> tuple[int, int, int, int]:
@@ -326,7 +332,7 @@ class GameFolder:
         path = self._folder / name
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise bad_input(path, "", "a regular file", "a pipe or a device")  # reading a pipe would wait for ever
-        shape, crc = describe_game_archive(path)
+        shape, crc = describe_game_archive(FileSource(path, self._limit))
         return path.stat().st_size, crc, math.prod(shape[:-2]), shape[-1]
 
 
@@ -394,7 +400,8 @@ def _as_games(item: Any, name: str) -> np.ndarray:
 
 
 def _join(parts: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
-    return np.concatenate([part.astype(dtype, copy=False) for part in parts])
+    with np.errstate(over="ignore"):  # what becomes infinite is refused when it is solved
+        return np.concatenate([part.astype(dtype, copy=False) for part in parts])
 
 
 def _where(pieces: list[tuple[Any, int, int]], position: int) -> str:

@@ -18,6 +18,7 @@ from nashjax.arguments import LARGEST_INT
 from nashjax.files.errors import BadInput, bad_input, listed, unreadable, visible
 from nashjax.files.memory import size
 from nashjax.files.settings import first_difference, told
+from nashjax.files.source import parsing
 from nashjax.sweeps import lock
 from nashjax.sweeps.shards import (
     CHECKSUM,
@@ -117,7 +118,8 @@ _REQUIRED: dict[str, tuple[Callable[[Any], bool], str]] = {
 def compare_manifest(directory: Path, settings: dict[str, Any]) -> None:
     """Raise BadInput, naming the first difference, unless the directory is that of a sweep with these settings."""
     manifest = read_manifest(directory)
-    different = first_difference(manifest, json.loads(json.dumps({"format": FORMAT, **settings})))
+    with parsing(directory / MANIFEST, "JSON"):  # where it nests deeply
+        different = first_difference(manifest, json.loads(json.dumps({"format": FORMAT, **settings})))
     if different is not None:
         name, there, here = different
         advice = "Use the settings of the sweep in this directory, or another directory."

@@ -193,64 +193,74 @@ def test_a_drawn_answer_ends_at_its_length_where_there_is_no_stop_token():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num": 0}, "num: is 0; allowed are integers >= 1"),
-        ({"length": 0}, "length: is 0"),
-        ({"temperature": -1.0}, "temperature: is -1.0"),
-        ({"top_p": 0.0}, "top_p: is 0.0"),
-        ({"reference_share": 2.0}, "reference_share: is 2.0"),
+        ({"num": 0}, "num must be an integer >= 1, got 0"),
+        ({"length": 0}, "length must be .* got 0"),
+        ({"temperature": -1.0}, "temperature must be .* got -1.0"),
+        ({"top_p": 0.0}, "top_p must be .* got 0.0"),
+        ({"reference_share": 2.0}, "reference_share must be .* got 2.0"),
     ],
 )
 def test_bad_draws_are_refused(options, message):
     policy = small_policy()
     arguments = {"num": 1, "length": 2} | options
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         policy.sample(policy.params, jax.random.key(0), policy.encode(["a"], 2), **arguments)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stop": ("<stop>",)}, "stop: token: is '<stop>'"),
-        ({"forbidden": ("z",)}, "forbidden: token: is 'z'"),
-        ({"stop": ("<end>",), "forbidden": ("<end>",)}, "forbidden: has '<end>'"),
-        ({"stop": "<end>"}, "stop: is '<end>'; allowed are tuples"),
-        ({"template": "no place"}, "template: is 'no place'"),
-        ({"template": "{prompt}a{prompt}"}, "template: is .*; allowed are texts with '{prompt}', once"),
-        ({"context_length": 1}, "context_length: is 1"),
+        ({"stop": ("<stop>",)}, "stop: .*'<stop>'"),
+        ({"forbidden": ("z",)}, "forbidden: .*'z'"),
+        (
+            {"stop": ("<end>",), "forbidden": ("<end>",)},
+            "forbidden must be a tuple of tokens that are not in stop, got '<end>'",
+        ),
+        ({"stop": "<end>"}, "stop must be a tuple of names of tokens, got '<end>'"),
+        ({"template": "no place"}, "template must be a text with '{prompt}' in it once, got .*no place"),
+        ({"template": "{prompt}a{prompt}"}, "template must be a text with '{prompt}' in it once, got"),
+        ({"context_length": 1}, "context_length must be .* got 1"),
     ],
 )
 def test_bad_policies_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         dataclasses.replace(small_policy(), **options)
 
 
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        (["ab", "a" * 13], r"prompts\[1\]: has 13 tokens; allowed are 1 to 12, the context of 16 less 4"),
-        (["ab", ""], r"prompts\[1\]: has 0 tokens"),
-        (["ab", 3], r"prompts\[1\]: is a int"),
-        ([], "prompts: are"),
-        ("ab", "prompts: are 'ab'"),
-        (["xy"], "text: 'xy' has 'x' at 0"),
+        (["ab", "a" * 13], r"prompts\[1\] must have 1 to 12 tokens, the context of 16 less 4 for an answer, got 13"),
+        (["ab", ""], r"prompts\[1\] must have .* got 0"),
+        (["ab", 3], r"prompts\[1\] must be a text, got 3"),
+        ([], "prompts must be a list of at least one string, got "),
+        ("ab", "prompts must be a list of strings, got 'ab'"),
+        (["xy"], r"^prompts\[0\]: text\[0\] must be one of 'abc', got 'x'"),
     ],
 )
 def test_bad_prompts_are_refused(prompts, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         small_policy().encode(prompts, LENGTH)
+
+
+def test_a_prompt_or_template_of_another_type_is_refused():
+    with pytest.raises(TypeError, match=r"^prompts\[1\] must be a text, got 3\.$"):
+        small_policy().encode(["ab", 3], LENGTH)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"^template must be a text with '{prompt}' or a ChatTemplate, got 3\.$"):
+        dataclasses.replace(small_policy(), template=3)
 
 
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ([["a"], ["b", "c"]], r"answers\[1\]: is \['b', 'c'\]; allowed are lists of texts, equally long"),
-        ([["a", "b"], ["c"]], r"answers\[1\]: is \['c'\]"),
-        (["ab"], r"answers\[0\]: is 'ab'"),
-        ([["aaaa", "aaaaa"]], r"answers\[0, 1\]: has 5 tokens; allowed are up to 4"),
+        ([["a"], ["b", "c"]], r"answers\[1\] must be a list of 1 strings, .* got \['b', 'c'\]"),
+        ([["a", "b"], ["c"]], r"answers\[1\] must be a list of 2 strings, .* got \['c'\]"),
+        (["ab"], r"answers\[0\] must be a list of strings, got 'ab'"),
+        ([["aaaa", "aaaaa"]], r"answers\[0, 1\] must have at most 4 tokens, got 5"),
     ],
 )
 def test_bad_answers_are_refused(answers, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         small_policy().encode_answers(answers, LENGTH)
 
 
@@ -264,16 +274,16 @@ def test_a_template_stands_around_a_prompt():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_kv_heads": 3}, "num_kv_heads: is 3"),
-        ({"width": 18}, "num_heads: is 4; allowed are divisors of width, 18"),
-        ({"head_size": 3}, "head_size: is 3; allowed are even"),
-        ({"dtype": "float16"}, "dtype: is 'float16'"),
-        ({"rope_base": 0.0}, "rope_base: is 0.0"),
-        ({"num_layers": 0}, "num_layers: is 0"),
+        ({"num_kv_heads": 3}, "num_kv_heads must be a divisor of num_heads, 4, got 3"),
+        ({"width": 18}, "num_heads must be a divisor of width, 18, got 4"),
+        ({"head_size": 3}, "head_size must be an even integer >= 2, got 3"),
+        ({"dtype": "float16"}, "dtype must be .* got 'float16'"),
+        ({"rope_base": 0.0}, "rope_base must be .* got 0.0"),
+        ({"num_layers": 0}, "num_layers must be .* got 0"),
     ],
 )
 def test_bad_shapes_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         lm.LlamaConfig(8, **{"num_kv_heads": 2, "width": 16} | options)
 
 
@@ -281,7 +291,7 @@ def test_bytes_and_letters_come_back():
     tokenizer = lm.ByteTokenizer()
     text = "naïve 😀\n"
     assert tokenizer.decode([*tokenizer.encode(text), tokenizer.token_id("<end>")]) == text
-    with pytest.raises(ValueError, match="token: is 'ab'"):
+    with pytest.raises(ValueError, match=r"^token must be '<end>' or a single byte, got 'ab'"):
         tokenizer.token_id("ab")
     letters = lm.AlphabetTokenizer("xyz")
     assert letters.decode([*letters.encode("zyx"), letters.token_id("<end>")]) == "zyx"

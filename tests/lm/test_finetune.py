@@ -104,18 +104,23 @@ def test_a_run_is_kept_and_not_begun_again(finished, demo, run):
     kept = {path: path.read_bytes() for path in demo.rglob("*") if path.is_file()}
     assert_refused(
         run("finetune", "--steps", STEPS, "--output", "RUN"),
-        "RUN holds a run; the same command with --resume goes on with it",
+        "--output must be a folder without a run, got 'RUN'. The same command with --resume continues that run.",
     )
     assert {path: path.read_bytes() for path in demo.rglob("*") if path.is_file()} == kept
     again = run("finetune", "--steps", STEPS, "--output", "RUN", "--resume")
     assert again.returncode == 0, again.stderr
     assert "step" not in again.stdout, "there was nothing left to do"
     assert again.stdout.splitlines()[-8:] == done.stdout.splitlines()[-8:]
-    assert_refused(run("finetune", "--steps", STEPS, "--output", "RUN", "--resume", "--beta", 0.1), "had beta 0.05")
-    assert_refused(run("finetune", "--steps", 4, "--output", "RUN", "--resume"), "had num_steps 3, this one has 4")
+    assert_refused(
+        run("finetune", "--steps", STEPS, "--output", "RUN", "--resume", "--beta", 0.1),
+        "as in this run, got 0.05. Use the folder",
+    )
+    assert_refused(
+        run("finetune", "--steps", 4, "--output", "RUN", "--resume"), "must be 4 as in this run, got 3. Use the folder"
+    )
     settings = (demo / "run.json").read_bytes()
     other = run("finetune", "--steps", STEPS, "--output", "RUN", "--resume", "--lora-rank", 4)
-    assert_refused(other, "--resume: found a run with --lora-rank 0; allowed is the same here, not 4")
+    assert_refused(other, "--lora-rank must be 0, as in the run to resume, got 4.")
     assert (demo / "run.json").read_bytes() == settings
 
 
@@ -152,10 +157,10 @@ def test_the_installed_program_answers_the_same(demo, run):
 
 def test_weights_of_another_model_are_refused(demo, run):
     lm.save_weights(demo / "weights.npz", lm.tiny_policy().params)
-    assert_refused(run("generate", "RUN"), "weights.npz has ")
-    assert_refused(run("generate", "RUN"), "allowed are weights of the same model")
+    assert_refused(run("generate", "RUN"), "weights.npz: array ['head'].value must be in the file")
+    assert_refused(run("generate", "RUN"), "Take weights of the same model.")
     (demo / "weights.npz").write_bytes(b"no archive")
-    assert_refused(run("generate", "RUN"), "weights: RUN/weights.npz cannot be read (")
+    assert_refused(run("generate", "RUN"), "RUN/weights.npz must be an undamaged .npz file, got ")
 
 
 # Judges.
@@ -201,7 +206,7 @@ def test_a_judge_that_fails_ends_the_run_which_goes_on_where_it_was(judging, run
     assert [line[:6] for line in failed.stdout.splitlines()] == ["Before", "step 1"]
     assert any((judging / "RUN" / "checkpoints").iterdir())
     assert not (judging / "RUN" / "weights.npz").exists()
-    message = "FOLDER: the run in RUN has not ended; finetune --resume goes on with it"
+    message = "FOLDER must be that of a finished run, got 'RUN'."
     assert_refused(run("generate", "RUN"), message)
 
     (judging / "broken").unlink()
@@ -219,14 +224,26 @@ def test_a_judge_that_fails_ends_the_run_which_goes_on_where_it_was(judging, run
 
 
 JUDGES = {
-    "answers": ("judging:wrong", "and answered 2.0; allowed are numbers from 0 to 1"),
-    "no function of it": ("judging:absent", "--judge: found 'judging:absent'; allowed are functions that can be"),
-    "no function": ("judging:number", "--judge: found 'judging:number'; allowed are functions"),
-    "no module": ("absent_module:judge", "found 'absent_module:judge'; allowed are functions that can be imported (Mo"),
-    "wrong syntax": ("untidy:judge", "that can be imported (SyntaxError: "),
-    "relative": ("..judging:shaky", "that can be imported (TypeError: "),
-    "no colon": ("judging", "--judge: found 'judging'; allowed are addresses, MODULE:FUNCTION and demo"),
-    "url": ("http://127.0.0.1:9/v1", "--judge-model: is missing; the address is asked for a model by its name"),
+    "answers": ("judging:wrong", "must be a number from 0 to 1, got 2.0."),
+    "no function of it": (
+        "judging:absent",
+        "--judge must be a function that can be imported, got 'judging:absent' (AttributeError: module '",
+    ),
+    "no function": ("judging:number", "--judge must be a function, got 'judging:number', a int."),
+    "no module": (
+        "absent_module:judge",
+        "--judge must be a function that can be imported, got 'absent_module:judge' (ModuleNotFoundError",
+    ),
+    "wrong syntax": (
+        "untidy:judge",
+        "--judge must be a function that can be imported, got 'untidy:judge' (SyntaxError: invalid synta",
+    ),
+    "relative": (
+        "..judging:shaky",
+        "--judge must be a function that can be imported, got '..judging:shaky' (TypeError: the 'package",
+    ),
+    "no colon": ("judging", "--judge must be an address, MODULE:FUNCTION or demo, got 'judging'."),
+    "url": ("http://127.0.0.1:9/v1", "--judge-model must be given with an address, got nothing."),
 }
 
 
@@ -261,24 +278,42 @@ def test_prompts_of_ones_own(judging, run):
     assert [json.loads(line)["prompt"] for line in answers.stdout.splitlines()] == ["Wort 1"] * 2
     assert answers.stdout.replace("\n", "").isprintable()
     other = run("finetune", *options, "--judge", "judging:shaky", "--resume")
-    assert_refused(other, "--resume: found a run with --judge 'demo'; allowed is the same here, not 'judging:shaky'")
-    assert_refused(run("generate", "RUN"), "--prompt: is missing; give that or --prompts")
-    assert_refused(run("generate", "RUN", "--prompt", "x" * 300), "prompts[0]: has 300 tokens; allowed are 1 to 252")
+    assert_refused(other, "--judge must be 'demo', as in the run to resume, got 'judging:shaky'.")
+    assert_refused(run("generate", "RUN"), "--prompt must be given, or --prompts, got nothing.")
+    assert_refused(run("generate", "RUN", "--prompt", "x" * 300), "prompts[0] must have 1 to 252 tokens")
 
 
 PROMPTS: dict[str, tuple[bytes | None, str]] = {
-    "no json": (b'{"prompt": "a"}\n\nb\n', "p.jsonl, line 3: found 'b'; allowed are lines such as"),
-    "no text": (b'{"prompt": "a"}\n{"prompt": 3}\n', "p.jsonl, line 2: found '{\"prompt\": 3}'; allowed are lines"),
-    "empty": (b'{"prompt": ""}\n', "p.jsonl, line 1: found"),
-    "no prompt": (b'{"prompts": "a"}\n', "p.jsonl, line 1: found"),
-    "list": (b'["a"]\n', 'p.jsonl, line 1: found \'["a"]\'; allowed are lines such as {"prompt": "..."}'),
-    "cut": (b'"a"\n"b"\n{"prompt": "c\n', "p.jsonl, line 3: found"),
-    "nothing": (b"\n  \n", "p.jsonl: found no prompt; allowed is a file with at least one"),
-    "latin-1": ("ä\n".encode("latin-1"), "p.jsonl: found bytes that are no UTF-8; allowed is UTF-8"),
-    "half a character": (b'"a"\n"\\ud83d"\n', "p.jsonl, line 2: found"),
-    "deep": (b"[" * 100_000, "p.jsonl, line 1: found '[[["),
-    "steers the terminal": (b"\x1b[2J\n", r"p.jsonl, line 1: found '\x1b[2J'"),
-    "no file": (None, "p.jsonl: there is no such file"),
+    "no json": (b'{"prompt": "a"}\n\nb\n', 'p.jsonl, line 3 must be a line such as {"prompt": "..."}, got \'b\'.'),
+    "no text": (
+        b'{"prompt": "a"}\n{"prompt": 3}\n',
+        'p.jsonl, line 2 must be a line such as {"prompt": "..."}, got \'{"prompt": 3}\'.',
+    ),
+    "empty": (b'{"prompt": ""}\n', 'p.jsonl, line 1 must be a line such as {"prompt": "..."}, got \'{"prompt": ""}\'.'),
+    "no prompt": (
+        b'{"prompts": "a"}\n',
+        'p.jsonl, line 1 must be a line such as {"prompt": "..."}, got \'{"prompts": "a"}\'.',
+    ),
+    "list": (b'["a"]\n', 'p.jsonl, line 1 must be a line such as {"prompt": "..."}, got \'["a"]\'.'),
+    "cut": (
+        b'"a"\n"b"\n{"prompt": "c\n',
+        'p.jsonl, line 3 must be a line such as {"prompt": "..."}, got \'{"prompt": "c\'.',
+    ),
+    "nothing": (b"\n  \n", "p.jsonl: number of prompts must be at least 1, got 0."),
+    "latin-1": ("ä\n".encode("latin-1"), "p.jsonl must be text in UTF-8, got byte 0xe4 at position 1."),
+    "half a character": (
+        b'"a"\n"\\ud83d"\n',
+        'p.jsonl, line 2 must be a line such as {"prompt": "..."}, got \'"\\\\ud83d"\'.',
+    ),
+    "deep": (
+        b"[" * 100_000,
+        'p.jsonl, line 1 must be a line such as {"prompt": "..."}, got \'[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[',
+    ),
+    "steers the terminal": (
+        b"\x1b[2J\n",
+        'p.jsonl, line 1 must be a line such as {"prompt": "..."}, got \'\\x1b[2J\'.',
+    ),
+    "no file": (None, "p.jsonl must be a file that exists, got a path where nothing is."),
 }
 
 
@@ -294,45 +329,60 @@ def test_a_file_of_prompts_that_cannot_be_used_is_named_with_the_line(tmp_path, 
 # Options.
 
 OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
-    "method": (("--method", "nash"), "--method: is 'nash'; allowed are 'target', 'two_average', 'proximal_point',"),
-    "resume without output": (("--resume",), "--resume: needs --output, the folder of the run"),
-    "resume of nothing": (("--resume", "--output", "no"), "--resume: no holds no run"),
-    "output in a file": (("--output", "p.jsonl/run"), "p.jsonl/run: cannot be read or written: Not a directory"),
+    "method": (("--method", "nash"), "--method must be one of 'target', 'two_average', 'proximal_point',"),
+    "resume without output": (
+        ("--resume",),
+        "--output must be given with --resume, the folder of the run, got nothing.",
+    ),
+    "resume of nothing": (("--resume", "--output", "no"), "--resume must be given with the folder of a run, got 'no'."),
+    "output in a file": (
+        ("--output", "p.jsonl/run"),
+        "p.jsonl/run must be readable and writable, got the error Not a directory.",
+    ),
     "judge's model without an address": (
         ("--judge-model", "big"),
-        "--judge-model: found 'big'; allowed is the model of an address, given with --judge URL",
+        "--judge-model must be given with an address, --judge URL, got 'big'.",
     ),
-    "output is a file": (("--output", "p.jsonl"), "--output: found the file 'p.jsonl'; allowed are folders"),
-    "model without prompts": (("--model", "folder"), "--prompts: is missing; without it there is the demonstration"),
-    "weights without prompts": (("--gguf", "m.gguf"), "--prompts: is missing; without it there is the demonstration"),
+    "output is a file": (("--output", "p.jsonl"), "--output must be a folder, got the file 'p.jsonl'."),
+    "model without prompts": (
+        ("--model", "folder"),
+        "--prompts must be given with a model, got nothing. Without prompts there is only the demonstrat",
+    ),
+    "weights without prompts": (
+        ("--gguf", "m.gguf"),
+        "--prompts must be given with a model, got nothing. Without prompts there is only the demonstrat",
+    ),
     "model": (
         ("--model", "no", "--prompts", "p.jsonl", "--judge", "demo", "--output", "RUN"),
-        "--model: found 'no'; allowed are tiny and folders of a model",
+        "--model must be tiny or a folder of a model, got 'no'.",
     ),
     "weights": (
         ("--gguf", "no.gguf", "--prompts", "p.jsonl", "--judge", "demo", "--output", "RUN"),
-        "no.gguf is no file",
+        "no.gguf must be a file that exists",
     ),
-    "nobody to judge": (("--gguf", "no.gguf", "--prompts", "p.jsonl", "--output", "RUN"), "--judge: is missing; with"),
+    "nobody to judge": (
+        ("--gguf", "no.gguf", "--prompts", "p.jsonl", "--output", "RUN"),
+        "--judge must be given with --prompts, to compare the answers, got nothing.",
+    ),
     "nowhere to write": (
         ("--gguf", "no.gguf", "--prompts", "p.jsonl", "--judge", "demo"),
-        "--output: is missing; with",
+        "--output must be given with --prompts, to keep the weights, got nothing.",
     ),
     "prompt too long": (
         ("--model", "tiny", "--prompts", "p.jsonl", "--answer-length", 250, "--judge", "demo", "--output", "RUN"),
-        "prompts[0]: has 9 tokens",
+        "prompts[0] must have 1 to 6 tokens",
     ),
     "both": (
         ("--gguf", "m", "--model", "tiny", "--prompts", "p.jsonl", "--judge", "demo", "--output", "RUN"),
-        "--gguf: cannot be used with --model",
+        "--gguf must be given without --model, got both.",
     ),
-    "length": (("--answer-length", 2), "--answer-length: found 2; allowed is 3 in the demonstration"),
-    "beta": (("--beta", 0), "'--beta': found '0'; allowed are finite numbers > 0"),
-    "steps": (("--steps", 0), "'--steps': found '0'; allowed are integers >= 1"),
-    "samples": (("--samples", 1), "'--samples': found '1'; allowed are integers >= 2"),
-    "learning rate": (("--learning-rate", "nan"), "'--learning-rate': found 'nan'; allowed are finite numbers > 0"),
-    "dtype": (("--dtype", "bfloat16"), "--dtype: found 'bfloat16'; allowed is float32 for the tiny model"),
-    "seed": (("--seed", -1), "'--seed': found '-1'; allowed are integers >= 0 and <= 4294967295"),
+    "length": (("--answer-length", 2), "--answer-length must be 3 in the demonstration, got 2."),
+    "beta": (("--beta", 0), "--beta must be a finite number > 0, got '0'."),
+    "steps": (("--steps", 0), "--steps must be an integer >= 1, got '0'."),
+    "samples": (("--samples", 1), "--samples must be an integer >= 2, got '1'."),
+    "learning rate": (("--learning-rate", "nan"), "--learning-rate must be a finite number > 0, got 'nan'."),
+    "dtype": (("--dtype", "bfloat16"), "--dtype must be float32 for the tiny model, got 'bfloat16'."),
+    "seed": (("--seed", -1), "--seed must be an integer >= 0 and <= 4294967295, got '-1'."),
 }
 
 
@@ -358,12 +408,12 @@ def test_adapters_of_the_tiny_model(tmp_path, run):
 
 
 GENERATE: dict[str, tuple[tuple[object, ...], str]] = {
-    "no run": (("elsewhere",), "FOLDER: found no run in 'elsewhere'; allowed are outputs of nashjax finetune"),
-    "no file": (("RUN", "--prompts", "p.jsonl"), "p.jsonl: there is no such file"),
+    "no run": (("elsewhere",), "FOLDER must be an output folder of nashjax finetune, got 'elsewhere'."),
+    "no file": (("RUN", "--prompts", "p.jsonl"), "p.jsonl must be a file that exists"),
     "letter": (("RUN", "--prompt", "r9"), "text: 'r9' has '9' at 1; allowed are 'rps.0123'"),
-    "too long": (("RUN", "--answer-length", 4), "length of answers: is 4; allowed are less than the context, 4"),
-    "temperature": (("RUN", "--temperature", -1), "'--temperature': found '-1'; allowed are finite numbers >= 0"),
-    "top p": (("RUN", "--top-p", 1.5), "'--top-p': found '1.5'; allowed are finite numbers > 0 and <= 1"),
+    "too long": (("RUN", "--answer-length", 4), "length of answers must be less than the context, 4 tokens, got 4"),
+    "temperature": (("RUN", "--temperature", -1), "--temperature must be a finite number >= 0, got '-1'."),
+    "top p": (("RUN", "--top-p", 1.5), "--top-p must be a finite number > 0 and <= 1, got '1.5'."),
 }
 
 

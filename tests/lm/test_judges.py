@@ -58,14 +58,17 @@ def test_answers_are_antisymmetric_and_no_question_is_asked_twice(questions, ran
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ([0.5, np.nan], "whether 'c' is preferred over 'd' for the prompt 'q', and answered nan; allowed are numbers"),
-        ([0.5, 1.5], "whether 'c' is preferred over 'd' for the prompt 'q', and answered 1.5; allowed are numbers"),
-        ([-0.25, 1], "whether 'a' is preferred over 'b' for the prompt 'p', and answered -0.25; allowed are numbers"),
-        ([0.5], r"2 questions, the first whether 'a' is preferred over 'b' .*answered shape \[1\]; allowed is \[2\]"),
-        (0.5, r"answered shape \[\]; allowed is \[2\]"),
-        (["0.5", "0.5"], "answered .*'0.5'.*; allowed are numbers"),
-        ([None, 0.5], r"answered '\[None, 0.5\]'; allowed are numbers"),
-        ([[0.5], [0.5, 1]], "answered .*; allowed are numbers"),
+        ([0.5, np.nan], "whether 'c' is preferred over 'd' for the prompt 'q' must be a number from 0 to 1, got nan."),
+        ([0.5, 1.5], "whether 'c' is preferred over 'd' for the prompt 'q' must be a number from 0 to 1, got 1.5."),
+        ([-0.25, 1], "whether 'a' is preferred over 'b' for the prompt 'p' must be a number from 0 to 1, got -0.25."),
+        (
+            [0.5],
+            r"2 questions, the first whether 'a' is .* must be an array of 2 numbers, got shape \[1\]",
+        ),
+        (0.5, r"must be an array of 2 numbers, got shape \[\]"),
+        (["0.5", "0.5"], "must be an array of 2 numbers, got .*'0.5'"),
+        ([None, 0.5], r"must be an array of 2 numbers, got '\[None, 0.5\]'"),
+        ([[0.5], [0.5, 1]], "must be an array of 2 numbers, got "),
     ],
 )
 def test_an_unusable_answer_is_reported_with_its_question(answer, said):
@@ -80,7 +83,7 @@ def test_what_a_judge_raises_is_a_judge_error_except_an_interrupt():
 
         return raises
 
-    with pytest.raises(judges.JudgeError, match=r"1 questions, .* raised KeyError: \"'boom\\\\x1b'\"") as caught:
+    with pytest.raises(judges.JudgeError, match=r"1 questions, .* got the error KeyError: \"'boom\\\\x1b'\"") as caught:
         ask(judge(KeyError("boom\x1b")), ["p"], ["a"], ["b"])
     assert isinstance(caught.value.__cause__, KeyError)
     own = judges.JudgeError("no time")
@@ -102,13 +105,13 @@ def test_texts_in_messages_are_short_and_visible():
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        (("p", ["a"], ["b"]), "prompts: is one text, 'p'; allowed are lists of texts"),
-        ((["p"], ["a", "c"], ["b"]), "responses: has 2 texts; allowed are 1, as many as prompts has"),
-        ((["p"], ["a"], [3]), r"opponents\[0\]: is '3'; allowed are texts"),
+        (("p", ["a"], ["b"]), "prompts must be a list of strings, got 'p'."),
+        ((["p"], ["a", "c"], ["b"]), "responses must have 1 texts, as many as prompts, got 2."),
+        ((["p"], ["a"], [3]), r"opponents\[0\] must be a string, got 3\."),
     ],
 )
 def test_questions_that_are_none_are_refused(columns, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((TypeError, ValueError), match=said):
         ask(judges.DemoJudge(), *anything(columns))
 
 
@@ -157,13 +160,13 @@ def test_a_function_is_asked_in_lists_or_one_by_one():
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (lambda p, r, o: 1 / (len(r) - 1), "whether 'x' is .* raised ZeroDivisionError"),
+        (lambda p, r, o: 1 / (len(r) - 1), "whether 'x' is .* got the error ZeroDivisionError"),
         (
             lambda p, r, o: None if r == "x" else 0.5,
-            "whether 'x' is .* answered 'None'; allowed are numbers from 0 to 1",
+            "whether 'x' is .* must be a number from 0 to 1, got 'None'",
         ),
-        (lambda p, r, o: "0.5" if r == "x" else 0.5, "whether 'x' is .* answered \"'0.5'\"; allowed"),
-        (lambda p, r, o: len(r) * 0.4, "whether 'yyy' is .* answered 1.2"),
+        (lambda p, r, o: "0.5" if r == "x" else 0.5, "whether 'x' is .* must be a number from 0 to 1, got \"'0.5'\""),
+        (lambda p, r, o: len(r) * 0.4, "whether 'yyy' is .* must be a number from 0 to 1, got 1.2"),
     ],
 )
 def test_a_function_of_single_questions_is_reported_with_the_one_it_failed_at(function, said):
@@ -189,13 +192,11 @@ def test_huge_rewards_are_certain_preferences_and_infinite_ones_errors():
     scores = {"a": 1e308, "b": -1e308, "c": np.inf}
     judge = judges.RewardJudge(lambda p, texts: [scores[text] for text in texts], scale=10.0)
     np.testing.assert_array_equal(ask(judge, ["p"] * 2, ["a", "b"], ["b", "a"]), [1.0, 0.0])
-    with pytest.raises(
-        judges.JudgeError, match="the score of 'c' for the prompt 'p', and answered inf; allowed are fin"
-    ):
+    with pytest.raises(judges.JudgeError, match=r"reward of 'c' for the prompt 'p' must be a finite number, got inf\."):
         ask(judge, ["p"], ["a"], ["c"])
-    with pytest.raises(judges.JudgeError, match=r"asked for 2 scores.* answered shape \[1\]; allowed is \[2\]"):
+    with pytest.raises(judges.JudgeError, match=r"to 2 texts, .* must be an array of 2 numbers, got shape \[1\]"):
         ask(judges.RewardJudge(lambda p, texts: [1.0]), ["p"], ["a"], ["c"])
-    with pytest.raises(ValueError, match="scale: is 0; allowed are finite numbers > 0"):
+    with pytest.raises(ValueError, match="scale must be a finite number > 0, got 0"):
         judges.RewardJudge(lambda p, texts: [1.0], scale=0)
 
 
@@ -222,30 +223,32 @@ def test_a_matrix_is_looked_up_by_prompt_and_text():
 
 def test_a_matrix_says_what_it_does_not_know():
     judge = judges.MatrixJudge(random_preferences(2, 2), ["one"], ["a", "b"])
-    with pytest.raises(judges.JudgeError, match="for the prompt 'two', and knows 1 prompts, but not this one"):
+    with pytest.raises(
+        judges.JudgeError, match=r"prompts\[1\] must be one of the 1 prompts that the judge knows, got 'two'"
+    ):
         ask(judge, ["one", "two"], ["a", "a"], ["b", "b"])
-    with pytest.raises(judges.JudgeError, match=r"preferred over 'c' for .* knows 2 answers to it, but not 'c'"):
+    with pytest.raises(judges.JudgeError, match=r"opponents\[0\] must be one of the 2 answers .* to 'one', got 'c'"):
         ask(judge, ["one"], ["a"], ["c"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (([[0.5, 0.7], [0.4, 0.5]], ["p"], ["a", "b"]), r"preferences\[0, 1\]: is 0.7, and 0.4 at the"),
-        (([[[0.5, 1.2], [-0.2, 0.5]]], ["p"], ["a", "b"]), r"preferences\[0, 0, 1\]: is 1.2; allowed is a prob"),
-        (([[0.5, np.nan], [0.5, 0.5]], ["p"], ["a", "b"]), r"preferences\[0, 1\]: is nan"),
-        (([0.5], ["p"], ["a"]), r"preferences: has shape \[1\]; allowed are \[n, n\]"),
-        (([[[0.5]]], ["p", "q"], ["a"]), "preferences: has 1 matrices; allowed are 2"),
-        (([[0.5]], ["p"], ["a", "b"]), "answers: has 2 texts; allowed are 1, as many"),
-        (([[0.5]], ["p", "p"], ["a"]), r"prompts\[1\]: is 'p', as \[0\] is; allowed are different texts"),
-        (([[0.5]], [], ["a"]), "prompts: has 0 texts; allowed are lists with a text"),
-        (([[0.5]], "p", ["a"]), "prompts: is \"'p'\"; allowed are lists of texts"),
-        (([[0.5]], ["p", "q"], [["a"]]), "answers: has 1 lists; allowed are 2"),
-        (([[0.5]], ["p", "q"], [["a"], ["b", "c"]]), r"answers\[1\]: has 2 texts; allowed are 1"),
+        (([[0.5, 0.7], [0.4, 0.5]], ["p"], ["a", "b"]), r"preferences\[0, 1\] must be .*, got 0.7, and 0.4 at the"),
+        (([[[0.5, 1.2], [-0.2, 0.5]]], ["p"], ["a", "b"]), r"preferences\[0, 0, 1\] must be a prob.*, got 1.2"),
+        (([[0.5, np.nan], [0.5, 0.5]], ["p"], ["a", "b"]), r"preferences\[0, 1\] must be .* got nan"),
+        (([0.5], ["p"], ["a"]), r"preferences must have shape \[n, n\] or .* got \[1\]"),
+        (([[[0.5]]], ["p", "q"], ["a"]), "preferences must have 2 matrices, one for each prompt, got 1"),
+        (([[0.5]], ["p"], ["a", "b"]), "answers must have 1 texts, one for each row, got 2"),
+        (([[0.5]], ["p", "p"], ["a"]), r"prompts\[1\] must be different from prompts\[0\], got 'p'"),
+        (([[0.5]], [], ["a"]), "prompts must have at least one text, got 0"),
+        (([[0.5]], "p", ["a"]), "prompts must be a list of strings, got 'p'"),
+        (([[0.5]], ["p", "q"], [["a"]]), "answers must have 2 lists, one for each prompt, got 1"),
+        (([[0.5]], ["p", "q"], [["a"], ["b", "c"]]), r"answers\[1\] must have 1 texts, one for each row, got 2"),
     ],
 )
 def test_matrices_and_texts_that_do_not_fit_are_refused(arguments, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((TypeError, ValueError), match=said):
         judges.MatrixJudge(*arguments)
 
 

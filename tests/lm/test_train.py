@@ -289,7 +289,7 @@ def test_answers_that_are_no_probability_stop_a_run(answer):
 def test_the_folder_of_another_run_is_refused(finished, other):
     if "policy" in other:  # not made with the module, which processes of other tests import
         other = {"policy": even_policy(**other["policy"])}
-    with pytest.raises(CheckpointError, match=r"the run in .* had"):
+    with pytest.raises(CheckpointError, match=r"of the run in .* as in this run, got "):
         train(**other, output=finished)
 
 
@@ -309,57 +309,48 @@ def test_metrics_that_were_cut_off_are_mended(finished):
     assert metrics.read_text() == whole
 
 
-def test_weights_come_back_and_those_of_another_model_do_not(tmp_path):
-    policy = even_policy()
-    lm.save_weights(tmp_path / "weights.npz", policy.params)
-    assert same(lm.load_weights(tmp_path / "weights.npz", policy.params), policy.params)
-    with pytest.raises(CheckpointError, match=r"of shape .* allowed are weights of the same model"):
-        lm.load_weights(tmp_path / "weights.npz", even_policy(width=8).params)
-    lm.save_weights(tmp_path / "more.npz", {"a": policy.params, "b": jnp.ones(1)})
-    with pytest.raises(CheckpointError, match="which the model has not"):
-        lm.load_weights(tmp_path / "more.npz", {"a": policy.params})
-    np.save(tmp_path / "one.npy", np.ones(2))
-    with pytest.raises(CheckpointError, match=r"one\.npy cannot be read"):
-        lm.load_weights(tmp_path / "one.npy", policy.params)
-    lm.save_weights(tmp_path / "nan.npz", {"a": jnp.array([1.0, jnp.nan])})
-    with pytest.raises(CheckpointError, match=r"has \['a'\] with entries that are not finite"):
-        lm.load_weights(tmp_path / "nan.npz", {"a": jnp.ones(2)})
-    (tmp_path / "broken.npz").write_bytes(b"PK nothing")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        lm.load_weights(tmp_path / "broken.npz", policy.params)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"policy": "gpt"}, "policy: is a str"),
-        ({"judge": 3}, "judge: is a int"),
-        ({"beta": 0.0}, "beta: is 0.0"),
-        ({"num_steps": 0}, "num_steps: is 0"),
-        ({"method": "nash"}, "method: is 'nash'; allowed are 'target'"),
-        ({"method": nj.stochastic.StochasticNashMP()}, "method: is .*samples_per_context"),
-        ({"accumulate": 3}, "accumulate: is 3; allowed are divisors of the 2 prompts"),
-        ({"prompts": ["a" * 14]}, r"prompts\[0\]: has 14 tokens; allowed are 1 to 13"),
-        ({"held_out": [""]}, r"held_out\[0\]: has 0 tokens"),
-        ({"answer_length": 0}, "answer_length: is 0"),
-        ({"key": 0}, r"key: is 0; allowed are jax random keys, such as jax\.random\.key\(0\)"),
-        ({"mesh": 2}, "mesh: is a int; allowed are meshes of jax"),
-        ({"output": Path(__file__) / "run"}, "checkpoint: .* cannot be made "),
+        ({"policy": "gpt"}, "policy must be a LanguagePolicy, got 'gpt'"),
+        ({"judge": 3}, "judge must be a function .* got 3"),
+        ({"beta": 0.0}, "beta must be .* got 0.0"),
+        ({"num_steps": 0}, "num_steps must be .* got 0"),
+        ({"method": "nash"}, "method must be one of 'target', .*, got 'nash'"),
+        (
+            {"method": nj.stochastic.StochasticNashMP()},
+            "method must be a policy method with samples_per_context and exact=False, got ",
+        ),
+        ({"accumulate": 3}, "accumulate must be a divisor of the 2 prompts of a step, got 3"),
+        ({"prompts": ["a" * 14]}, r"prompts\[0\] must have 1 to 13 tokens, .* got 14"),
+        ({"held_out": [""]}, r"held_out\[0\] must have .* got 0"),
+        ({"answer_length": 0}, "answer_length must be .* got 0"),
+        ({"key": 0}, r"key must be one jax random key, such as jax\.random\.key\(0\), got 0"),
+        ({"mesh": 2}, "mesh must be a mesh of jax, .* got 2"),
+        ({"output": Path(__file__) / "run"}, "folder of checkpoints must be a folder that can be made, got the error "),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         train(**options)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("self_play", {"eta": 0.1}, "options: has 'eta'; allowed for self_play are all_pairs, averaging, baseline"),
-        ("proximal_point", {"center_rate": 0.1}, "options: has 'center_rate'; allowed for proximal_point are .*, rate"),
-        ("proximal_point", {"rate": 2.0}, "rate: is 2.0; allowed"),
-        ("two_average", {"slow": 0.0}, "slow: is 0.0; allowed"),
-        ("two_loop", {"inner_steps": 0}, "inner_steps: is 0; allowed"),
+        (
+            "self_play",
+            {"eta": 0.1},
+            "options must be among those of self_play, all_pairs, averaging, baseline.*, got 'eta'",
+        ),
+        (
+            "proximal_point",
+            {"center_rate": 0.1},
+            "options must be among those of proximal_point, .*, rate.*, got 'center_rate'",
+        ),
+        ("proximal_point", {"rate": 2.0}, "rate must be .* got 2.0"),
+        ("two_average", {"slow": 0.0}, "slow must be .* got 0.0"),
+        ("two_loop", {"inner_steps": 0}, "inner_steps must be .* got 0"),
     ],
 )
 def test_bad_options_of_a_method_are_refused_by_their_names(name, options, message):
@@ -369,7 +360,9 @@ def test_bad_options_of_a_method_are_refused_by_their_names(name, options, messa
 
 def test_a_run_that_goes_astray_says_so():
     method = lm.make_method(prompts_per_step=2, samples_per_prompt=2, learning_rate=1e38)
-    with pytest.raises(FloatingPointError, match=r"step 1: .* is not finite; a smaller learning rate may help"):
+    with pytest.raises(
+        FloatingPointError, match=r"step 1 must give finite numbers, got .* Try a smaller learning rate\."
+    ):
         train(method=method)
 
 
@@ -377,7 +370,7 @@ def test_weights_that_are_no_numbers_are_neither_recorded_nor_saved(tmp_path):
     """Also after the last step, which no other follows that would show it."""
     broken = optax.stateless(lambda updates, params: jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), updates))
     method = lm.make_method(prompts_per_step=2, samples_per_prompt=2, optimizer=broken)
-    with pytest.raises(FloatingPointError, match=r"step 1: .*'weight_norm': nan.* is not finite"):
+    with pytest.raises(FloatingPointError, match=r"step 1 must give finite numbers, got .*'weight_norm': nan"):
         train(method=method, num_steps=1, num_records=1, output=tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
@@ -397,13 +390,15 @@ def test_a_tournament_goes_straight_into_solve():
     assert (found.low <= found.preferences).all()
     assert (found.preferences <= found.high).all()
     assert nj.solve(found.preferences, 0.01).policy[1] > 0.9
-    with pytest.raises(ValueError, match="entrants: are 1"):
+    with pytest.raises(ValueError, match="entrants must be at least two policies, got 1"):
         lm.evaluate({"first": entrants["first"]}, HELD_OUT, lm.DemoJudge(), answer_length=3, key=jax.random.key(0))
     broken = entrants | {"broken": (policy, jax.tree.map(lambda x: x * jnp.nan, policy.params))}
-    with pytest.raises(FloatingPointError, match=r"entrants\['broken'\]: the log-probabilities .* are not finite"):
+    with pytest.raises(
+        FloatingPointError, match=r"log-probabilities of the answers of entrants\['broken'\] must be finite"
+    ):
         lm.evaluate(broken, HELD_OUT, lm.DemoJudge(), answer_length=3, key=jax.random.key(0))
     bad: Any = entrants | {"x": "y"}
-    with pytest.raises(ValueError, match=r"entrants\['x'\]: is a str"):
+    with pytest.raises(TypeError, match=r"entrants\['x'\] must be a pair \(policy, params\), got 'y'"):
         lm.evaluate(bad, HELD_OUT, lm.DemoJudge(), answer_length=3, key=jax.random.key(0))
 
 

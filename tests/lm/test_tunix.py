@@ -8,6 +8,7 @@ import gc
 import importlib
 import json
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -26,7 +27,8 @@ import jax.numpy as jnp
 import tokenizers
 from flax import nnx
 
-from nashjax.lm import Llama, LlamaConfig, LlamaDecoder, Tokens
+from nashjax.files import BadInput
+from nashjax.lm import ChatTemplate, Llama, LlamaConfig, LlamaDecoder, Tokens
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.tokenizers import AlphabetTokenizer
 from nashjax.lm.tunix import TunixDecoder, load_tunix, tunix_policy
@@ -341,7 +343,9 @@ def test_a_folder_names_its_stop_tokens_and_template(tmp_path):
     )
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [12, 0]}))
     policy = load_tunix(folder, lora_rank=0, context_length=99)
-    assert (policy.stop, policy.template, policy.context_length) == (("<end>", "a"), "<start><{prompt}><end>", 99)
+    assert (policy.stop, policy.context_length) == (("<end>", "a"), 99)
+    assert policy.template == ChatTemplate(chat, {"bos_token": "<start>", "eos_token": "<end>"})
+    assert policy.encode(["ab"], 1).tokens[0, -6:].tolist() == [13, 14, 0, 1, 14, 12]  # 14: no word of the tokenizer
 
 
 def test_patterns_that_leave_out_what_they_should_not_are_refused(tmp_path):
@@ -350,59 +354,84 @@ def test_patterns_that_leave_out_what_they_should_not_are_refused(tmp_path):
     def load(kind, pattern):
         return load_tunix(folders[kind], lora_pattern=pattern, lora_rank=1)
 
-    with pytest.raises(ValueError, match="lora_pattern: is 'query', which fits no module of Qwen2; allowed are"):
+    with pytest.raises(
+        ValueError, match=r"lora_pattern must be a pattern, .* got 'query', which matches no module of Qwen2"
+    ):
         load("qwen2", "query")
     for pattern in (r".*_proj", r".*attn/(q|k|v|o)_proj|.*mlp/(gate|up|down)_proj"):
-        with pytest.raises(ValueError, match=r"none of the attention of Gemma; allowed .*'attn/kv_einsum'"):
+        with pytest.raises(
+            ValueError, match=r"lora_pattern must be .*'attn/kv_einsum'.* and none of the attention of Gemma"
+        ):
             load("gemma2", pattern)
     only = load("gemma2", r".*mlp/up_proj")
     assert len(jax.tree.leaves(only.params)) == 4
-    with pytest.raises(ValueError, match=r"lora_pattern: is '\('; allowed are regular expressions"):
+    with pytest.raises(ValueError, match=r"lora_pattern must be a regular expression, got '\('"):
         load("gemma2", "(")
-    with pytest.raises(ValueError, match="lora_rank: is -1"):
+    with pytest.raises(ValueError, match="lora_rank must be an integer >= 0, got -1"):
         tunix_policy(None, AlphabetTokenizer("a"), context_length=9, stop=(), lora_rank=-1)
 
 
-@pytest.mark.parametrize(
-    ("kind", "changes", "message"),
-    [
-        ("llama", {"model_type": "mamba"}, "has model_type 'mamba'; allowed are .'gemma', 'gemma2', 'gemma3'"),
-        ("llama", {"rope_scaling": {"rope_type": "llama3"}}, "has rope_scaling 'llama3'; allowed is 'default'"),
-        ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "has rope_scaling 'yarn'"),
-        ("llama", {"attention_bias": True}, "has attention_bias True; allowed is False"),
-        ("llama", {"hidden_act": "relu"}, "has hidden_act 'relu'; allowed is 'silu'"),
-        ("llama", {"quantization_config": {"bits": 4}}, "has quantization_config"),
-        ("llama", {"hidden_size": None}, "has no hidden_size"),
-        ("qwen2", {"use_sliding_window": True}, "has use_sliding_window True"),
-        ("qwen2", {"eos_token_id": None}, "names no token that ends an answer"),
-        ("qwen3", {"rope_theta": 5e6}, "has rope_theta 5000000.0; allowed is 1000000.0"),
-        ("gemma", {"rope_theta": 5e6}, "has rope_theta 5000000.0; allowed is 10000.0"),
-        ("gemma2", {"query_pre_attn_scalar": 144}, "has query_pre_attn_scalar 144; allowed is 8"),
-        ("gemma2", {"layer_types": ["full_attention"] * 2}, "has layer_types"),
-        ("gemma3_text", {"sliding_window_pattern": 4}, "has sliding_window_pattern 4; allowed is 6"),
-        ("gemma3_text", {"rope_scaling": {"rope_type": "yarn"}}, "has rope_scaling 'yarn'; allowed is 'default'"),
-    ],
-)
+CONFIG_MESSAGES = [
+    ("llama", {"model_type": "mamba"}, "model_type must be one of 'gemma', 'gemma2', .*, got 'mamba'."),
+    ("llama", {"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling must be 'default', got 'llama3'."),
+    (
+        "llama",
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}},
+        "rope_scaling must be 'default', got 'yarn'",
+    ),
+    ("llama", {"attention_bias": True}, "attention_bias must be False, got True."),
+    ("llama", {"hidden_act": "relu"}, "hidden_act must be 'silu', got 'relu'."),
+    ("llama", {"quantization_config": {"bits": 4}}, "quantization_config must be None, got .'bits': 4.."),
+    ("llama", {"hidden_size": None}, "hidden_size must be the integer 24, got no such field."),
+    ("qwen2", {"use_sliding_window": True}, "use_sliding_window must be False, got True."),
+    (
+        "qwen2",
+        {"eos_token_id": None},
+        "eos_token_id must be a token that ends an answer, got no such field. Name them by",
+    ),
+    ("qwen3", {"rope_theta": 5e6}, "rope_theta must be 1000000.0, got 5000000.0."),
+    ("gemma", {"rope_theta": 5e6}, "rope_theta must be 10000.0, got 5000000.0."),
+    ("gemma2", {"query_pre_attn_scalar": 144}, "query_pre_attn_scalar must be 8, got 144."),
+    ("gemma2", {"layer_types": ["full_attention"] * 2}, "layer_types must be "),
+    ("gemma3_text", {"sliding_window_pattern": 4}, "sliding_window_pattern must be 6, got 4."),
+    ("gemma3_text", {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling must be 'default', got 'yarn'."),
+    ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers must be an integer from 1 to 21, got 1000000000."),
+    ("gemma2", {"final_logit_softcapping": "3"}, "final_logit_softcapping must be a number > 0 and <= 1e.09, got '3'."),
+    ("gemma3_text", {"sliding_window": 0}, "sliding_window must be an integer from 1 to 2147483647, got 0."),
+    ("llama", {"eos_token_id": ["a"]}, "eos_token_id must be numbers of tokens that the tokenizer has, got ..a..."),
+    (
+        "llama",
+        {"eos_token_id": 2**40},
+        "eos_token_id must be numbers of tokens that the tokenizer has, got 1099511627776.",
+    ),
+    ("llama", {"eos_token_id": -1}, "eos_token_id must be numbers of tokens that the tokenizer has, got -1."),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes", "message"), CONFIG_MESSAGES)
 def test_folders_that_would_mean_something_else_are_refused(kind, changes, message, tmp_path):
-    with pytest.raises(ValueError, match=f"folder: .*{message}"):
-        load_tunix(folder_of(kind, tmp_path, **changes), lora_rank=0)
+    folder = folder_of(kind, tmp_path, **changes)
+    with pytest.raises(BadInput, match=f"^{re.escape(str(folder / 'config.json'))}: {message}"):
+        load_tunix(folder, lora_rank=0)
 
 
 def test_folders_that_lack_something_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"has no config\.json"):
+    with pytest.raises(BadInput, match=r"config\.json must be a file that exists, got a path where no file is\."):
         load_tunix(tmp_path)
     folder = folder_of("llama", tmp_path)
-    with pytest.raises(ValueError, match="dtype: is 'int8'; allowed are"):
+    with pytest.raises(ValueError, match=r"dtype must be one of 'float32', 'bfloat16', got 'int8'\."):
         load_tunix(folder, dtype="int8")
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
+    with pytest.raises(BadInput, match=r"tokenizer\.json must be a file that exists"):
         load_tunix(folder)
     save(folder / "model-2.safetensors", {"model.norm.weight": np.ones(24, np.float16)})
-    with pytest.raises(ValueError, match=r"has tensors .'F16', 'F32'.; allowed are F16, BF16 or F32, the same for all"):
+    message = r"types of the tensors must be F16, BF16 or F32, the same for all, got 'F16', 'F32'\."
+    with pytest.raises(BadInput, match=message):
         load_tunix(folder)
     for file in folder.glob("*.safetensors"):
         file.unlink()
-    with pytest.raises(ValueError, match=r"has 0 files \*\.safetensors and no embed_tokens"):
+    message = r"\*\.safetensors must be files with a matrix embed_tokens\.weight, got 0 tensors in 0 files"
+    with pytest.raises(BadInput, match=message):
         load_tunix(folder)
 
 
@@ -413,15 +442,40 @@ def test_folders_with_other_tensors_are_refused(tmp_path):
         for changes in ({"num_hidden_layers": 3}, {"intermediate_size": 21}):
             config = {"model_type": "llama", **CONFIGS["llama"], **changes}
             (folder / "config.json").write_text(json.dumps(config))
-            with pytest.raises(ValueError, match="has other tensors than Qwen2"):
+            with pytest.raises(BadInput, match=f"{re.escape(str(folder))}: tensors must be those of Qwen2, got "):
                 load_tunix(folder)
         gc.collect()
+
+
+def test_tensors_that_are_damaged_or_not_finite_are_refused(tmp_path):
+    folder = folder_of("qwen2", tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Tunix leaves the files open
+        tensors = tensors_of({"model_type": "qwen2", **CONFIGS["qwen2"]})
+        tensors["model.norm.weight"][3] = np.nan
+        write_folder(folder, {"model_type": "qwen2", **CONFIGS["qwen2"]}, tensors)
+        with pytest.raises(
+            BadInput, match=r"tensor .*final_norm.* must be finite in float32, got entries that are not"
+        ):
+            load_tunix(folder)
+        gc.collect()
+    file = folder / "model-0.safetensors"
+    good = file.read_bytes()
+    for content in (b"", good[:100], (2**40).to_bytes(8, "little") + good[8:], good[:8] + b"[" * 200_000, good[:-1]):
+        file.write_bytes(content)
+        with pytest.raises(BadInput, match=f"^{re.escape(str(file))} must be an undamaged safetensors file, got ") as e:
+            load_tunix(folder)
+        assert e.value.__cause__ is not None
+    file.write_bytes(good)
+    (folder / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(BadInput, match=r"tokenizer\.json must be an undamaged tokenizer file, got Exception: "):
+        load_tunix(folder)
 
 
 def test_models_that_would_be_computed_wrongly_are_refused():
     model = nnx.Module()
     model.config = type("Config", (), {"use_flash_attention": True})()  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(ValueError, match="model: has use_flash_attention, which ignores padding"):
+    with pytest.raises(ValueError, match="model must be without use_flash_attention, which ignores padding"):
         TunixDecoder.split(model)
 
 

@@ -127,12 +127,12 @@ def test_bad_rows_are_counted_and_the_first_are_named_with_their_lines(tmp_path:
     assert battles.num_comparisons == 3
     assert battles.bad_rows.count == 6
     assert [example.removeprefix(f"{path}, ") for example in battles.bad_rows.examples] == [
-        "line 3: found an empty name; allowed are names of items",
-        "line 4: found 'x' against itself; allowed are two different items",
-        "line 5: found winner 'nobody'; allowed are 'tie', 'draw', 'both', 'bothbad', 'tie (bothbad)', 'model_a', "
-        "'model_b'",
-        "line 6: found 3 fields; allowed are 4, as in the header",
-        "line 7: found w '-1'; allowed are weights >= 0 and <= 1e+15",
+        "line 3: name must be the name of an item, got an empty text.",
+        "line 4: items must be different, got 'x' twice.",
+        "line 5: winner must be one of 'tie', 'draw', 'both', 'bothbad', 'tie (bothbad)', 'model_a', 'model_b', got "
+        "'nobody'.",
+        "line 6 must be a record of 4 fields, as in the header, got 3 fields.",
+        "line 7: w must be a weight >= 0 and <= 1e+15, got '-1'.",
     ]
 
 
@@ -142,11 +142,11 @@ def test_bad_rows_are_known_to_every_group():
     )
     groups = Battles.read(table, labels=["k"]).groups("k")
     assert [group.bad_rows.count for group in groups.values()] == [1, 1]
-    assert "against itself" in groups["q"].bad_rows.examples[0]
+    assert "items must be different" in groups["q"].bad_rows.examples[0]
 
 
 def test_strict_stops_at_the_first_bad_row(tmp_path: Path):
-    with pytest.raises(BadInput, match="line 3: found an empty name"):
+    with pytest.raises(BadInput, match="line 3: name must be the name of an item, got an empty text"):
         Battles.read(write(tmp_path, BAD), weight="w", strict=True)
 
 
@@ -156,9 +156,9 @@ def test_bad_rows_of_tables_are_named_by_their_index():
     assert battles.items == ("3.5", "x", "y", "z")  # numbers beside texts are names, too
     assert battles.bad_rows.count == 3
     assert battles.bad_rows.examples == (
-        "the table, row 5: found an empty name; allowed are names of items",
-        "the table, row 7: found a name of 100000 characters; allowed are at most 10000",
-        "the table, row 8: found a NUL byte in a name; allowed are names",
+        "the table, row 5: name must be the name of an item, got an empty text.",
+        "the table, row 7: name must be at most 10000 characters long, got 100000.",
+        "the table, row 8: name must be the name of an item, got a text with a NUL byte.",
     )
 
 
@@ -167,16 +167,31 @@ def test_a_row_without_a_label_is_bad_only_where_the_label_is_wanted():
     assert Battles.read(table).bad_rows.count == 0
     kept = Battles.read(table, labels=["judge"])
     assert kept.bad_rows.count == 2
-    assert kept.bad_rows.examples[0] == "the table, row 1: found no judge; allowed are rows that have one"
+    assert kept.bad_rows.examples[0] == "the table, row 1: judge must be a text that is not empty, got an empty text."
 
 
 FILES = {
-    "empty": ("", "is a header with rows below it"),
-    "no rows": ("model_a,model_b,winner\n", "no rows"),
-    "other columns": ("a,b,c\n1,2,3\n", "is a table with 'model_a', 'model_b', 'winner' too"),
-    "a column twice": ("model_a,model_b,winner,winner\nx,y,tie,tie\n", "column 'winner' twice"),
-    "no good row": ("model_a,model_b,winner\nx,x,tie\n", "1 rows cannot be used, the first: .*against itself"),
-    "not text": ("model_a,model_b,winner\nx,\xff\xfe,tie\n", "byte 0xff"),
+    "empty": ("", r"must contain a header and rows below it, got an empty file\."),
+    "no rows": (
+        "model_a,model_b,winner\n",
+        r"must contain a header and rows below it, got the header 'model_a', 'model_b', 'winner' alone\.",
+    ),
+    "other columns": (
+        "a,b,c\n1,2,3\n",
+        r"line 1: header must have the columns 'model_a', 'model_b', 'winner', got 'a', 'b', 'c'\.",
+    ),
+    "a column twice": (
+        "model_a,model_b,winner,winner\nx,y,tie,tie\n",
+        r"line 1: columns must be distinct, got 'winner' twice\.",
+    ),
+    "no good row": (
+        "model_a,model_b,winner\nx,x,tie\n",
+        "must be at least 1, got 1 rows that cannot be used, the first being .*different, got 'x' twice",
+    ),
+    "not text": (
+        "model_a,model_b,winner\nx,\xff\xfe,tie\n",
+        r"line 2 must be text in UTF-8, got byte 0xff at position 3 of the line\.",
+    ),
 }
 
 
@@ -191,15 +206,15 @@ def test_files_that_cannot_be_used(tmp_path: Path, kind: str):
 
 @pytest.mark.parametrize("name", ["absent.csv", "absent.parquet"])
 def test_files_that_are_not_there(tmp_path: Path, name: str):
-    with pytest.raises(BadInput, match="there is no such file"):
+    with pytest.raises(BadInput, match="must be a file that exists"):
         Battles.read(tmp_path / name)
 
 
 def test_one_word_is_no_list_of_words():
     """Its letters would pass for words, and rows won by `a` for ties."""
-    with pytest.raises(ValueError, match="tie_words: is one text, 'draw'"):
+    with pytest.raises(TypeError, match="tie_words must be a list of strings, got 'draw'"):
         Battles.read(frame(), tie_words="draw")
-    with pytest.raises(ValueError, match="labels: is one text, 'kind'"):
+    with pytest.raises(TypeError, match="labels must be a list of strings, got 'kind'"):
         Battles.read(frame(kind=list("baabb")), labels="kind")
 
 
@@ -207,7 +222,7 @@ def test_a_parquet_column_of_lists_is_refused_by_its_name(tmp_path: Path):
     table = frame(said=[["a"], ["b", "c"], [], ["d"], ["e"]])
     table.to_parquet(tmp_path / "b.parquet")
     assert Battles.read(tmp_path / "b.parquet").num_comparisons == 5
-    with pytest.raises(BadInput, match=r"b\.parquet, column said: found the type 'list<.*'; allowed are texts"):
+    with pytest.raises(BadInput, match=r"b\.parquet: type of column said must be text, number or truth, got 'list<"):
         Battles.read(tmp_path / "b.parquet", labels=["said"])
 
 
@@ -217,10 +232,19 @@ def test_a_parquet_file_that_is_none(tmp_path: Path):
 
 
 ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
-    "format": ({"format": "matrix"}, "format: found 'matrix'; allowed are battles, pairs"),
-    "no such column": ({"weight": "w"}, "is a table with 'w' too"),
-    "one column twice": ({"item_b": "model_a"}, "are three distinct ones"),
-    "no such text": ({"where": {"winner": "me"}}, "column winner: found no 'me'; allowed are 'Model_A'"),
+    "format": ({"format": "matrix"}, r"format must be one of battles, pairs, got 'matrix'\."),
+    "no such column": (
+        {"weight": "w"},
+        r"the table: header must have the columns 'w', got 'model_a', 'model_b', 'winner'\.",
+    ),
+    "one column twice": (
+        {"item_b": "model_a"},
+        "the table: columns of items and outcome must be three different ones, got 'model_a', 'model_a',",
+    ),
+    "no such text": (
+        {"where": {"winner": "me"}},
+        r"the table: column winner must contain 'me', got 'Model_A', 'model_a', 'model_b', 'tie'\.",
+    ),
 }
 
 
@@ -232,20 +256,23 @@ def test_arguments_that_cannot_be_used(kind: str):
 
 
 def test_things_that_are_no_source():
-    with pytest.raises(BadInput, match="source: found a list; allowed are paths and DataFrames"):
+    with pytest.raises(TypeError, match="source must be a path or a DataFrame, got "):
         Battles.read([1, 2])
 
 
 COUNTS: dict[str, tuple[tuple[Any, ...], str]] = {
-    "one item": ((["a"], np.zeros((1, 1))), "are at least 2 distinct names"),
-    "names twice": ((["a", "a"], np.zeros((2, 2))), "are at least 2 distinct names"),
-    "shape": ((["a", "b"], np.zeros((2, 3))), r"wins: has shape \[2, 3\]; allowed is \[2, 2\]"),
-    "negative": ((["a", "b"], np.array([[0, -1], [0, 0]])), r"wins\[0, 1\]: is -1.0"),
+    "one item": ((["a"], np.zeros((1, 1))), r"items must be at least 2 distinct names, got \['a'\]\."),
+    "names twice": ((["a", "a"], np.zeros((2, 2))), r"items must be at least 2 distinct names, got \['a', 'a'\]\."),
+    "shape": ((["a", "b"], np.zeros((2, 3))), r"wins must have shape \[2, 2\], got shape \[2, 3\]\."),
+    "negative": ((["a", "b"], np.array([[0, -1], [0, 0]])), r"wins\[0, 1\] must be a finite number >= 0, got -1\.0\."),
     "not symmetric": (
         (["a", "b"], np.ones((2, 2)), np.array([[0, 1], [0, 0]])),
-        r"ties\[0, 1\]: is 1.0; allowed are symmetric matrices",
+        r"ties\[0, 1\] must be equal to its mirrored entry, got 1\.0\.",
     ),
-    "nothing": ((["a", "b"], np.eye(2)), "allowed is at least one comparison"),
+    "nothing": (
+        (["a", "b"], np.eye(2)),
+        r"wins must be more than 0 off the diagonal somewhere, or ties, got no comparison\.",
+    ),
 }
 
 
@@ -257,7 +284,7 @@ def test_counts_that_cannot_be_used(kind: str):
 
 
 def test_labels_that_were_not_read():
-    with pytest.raises(BadInput, match="column: found 'judge'; allowed are the labels that were read: none"):
+    with pytest.raises(BadInput, match=r"column must be one of the labels that were read \(none\), got 'judge'"):
         Battles.read(frame()).label("judge")
 
 

@@ -102,11 +102,11 @@ def test_the_same_seed_draws_the_same_and_chunks_do_not_matter(battles: Battles,
 
 def test_clusters_need_two_names(battles: Battles):
     one = battles.groups("judge")["j0"]
-    with pytest.raises(BadInput, match="cluster 'judge': found one name in all rows; allowed are at least 2"):
+    with pytest.raises(BadInput, match="cluster 'judge': number of names must be at least 2, got 1"):
         Resampler.of(one, cluster="judge")
 
 
 def test_less_than_one_comparison_cannot_be_drawn_again():
     few = Battles.from_counts(["a", "b"], np.array([[0, 0.2], [0.1, 0]]))
-    with pytest.raises(BadInput, match=r"battles: found 0\.3 comparisons in all; allowed is at least one"):
+    with pytest.raises(BadInput, match=r"battles: number of comparisons must be at least 1, to draw again, got 0\.3"):
         Resampler.of(few)

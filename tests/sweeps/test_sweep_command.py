@@ -59,17 +59,17 @@ def test_games_in_a_folder_and_tolerances_out_of_reach(tmp_path: Path):
     np.savez(folder / "h.npz", np.array([None, {}], object))
     done = run(tmp_path / "other", "--input", folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {folder / 'h.npz'}, array arr_0: found dtype object; allowed are arrays of numbers\n"
+    assert done.stderr == f"error: {folder / 'h.npz'}, array arr_0: dtype must be a number type, got object.\n"
 
 
 def test_options_that_do_not_go_together(tmp_path: Path):
     done = run(tmp_path / "out", "--input", tmp_path, "--seed", 1, "--kind", "cyclic")
     assert done.returncode == 2
-    assert done.stderr == "error: --input: found it and --kind, --seed; allowed is one kind of source\n"
+    assert done.stderr == "error: --input must be the only source of games, got --kind, --seed too.\n"
     done = run(tmp_path / "out", "--num-games", 5)
-    assert done.stderr.startswith("error: --num-actions: is missing to draw games; allowed is also --input DIR")
+    assert done.stderr.startswith("error: --num-actions must be given to draw games, got nothing. Use --input DIR")
     done = run(tmp_path / "out", *DRAWN, "--kind", "normal")
-    assert done.stderr.startswith("error: --kind: found 'normal'; allowed are gaussian, ")
+    assert done.stderr.startswith("error: --kind must be one of gaussian, ")
     assert not (tmp_path / "out").exists()
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nashjax.arguments import check_texts, real_numbers_or_none
+from nashjax.arguments import check_texts, invalid, message, real_numbers_or_none, wrong_type
 from nashjax.files.errors import quoted
 
 SHOWN = 200  # characters of a text in a message
@@ -85,10 +85,10 @@ def as_questions(prompts: Sequence[str], responses: Sequence[str], opponents: Se
     for name, texts in named.items():
         check_texts(name, texts)
         if len(texts) != len(prompts):
-            raise ValueError(f"{name}: has {len(texts)} texts; allowed are {len(prompts)}, as many as prompts has")
+            raise invalid(name, f"must have {len(prompts)} texts, as many as prompts", str(len(texts)))
         for i, text in enumerate(texts):
             if not isinstance(text, str):
-                raise ValueError(f"{name}[{i}]: is {quoted(repr(text))}; allowed are texts")
+                raise wrong_type(f"{name}[{i}]", "a string", text)
     return list(zip(prompts, responses, opponents, strict=True))
 
 
@@ -120,24 +120,32 @@ def _checked(judge: Judge, questions: list[Question]) -> np.ndarray:
     except JudgeError:
         raise
     except Exception as error:  # whatever a user's judge does wrong
-        said = f"raised {type(error).__name__}: {quoted(str(error), SHOWN)}"
-        raise JudgeError(f"the judge was asked {described(questions)}, and {said}") from error
-    outcome = as_numbers(answer, len(questions), f"the judge was asked {described(questions)}, and answered")
+        raise JudgeError(message("judge", f"must answer {described(questions)}", raised(error))) from error
+    outcome = as_numbers(answer, len(questions), f"answer of the judge to {described(questions)}")
     bad = ~((outcome >= 0) & (outcome <= 1))
     if bad.any():
         i = int(np.argmax(bad))
-        said = f"answered {float(outcome[i])}; allowed are numbers from 0 to 1"
-        raise JudgeError(f"the judge was asked {describe(questions[i])}, and {said}")
+        raise no_probability(questions[i], str(float(outcome[i])))
     return outcome
 
 
-def as_numbers(answer: Any, num: int, said: str) -> np.ndarray:
-    """What a user's function returned as float64 `[num]`; raises JudgeError, which begins with `said`, otherwise."""
+def raised(error: Exception) -> str:
+    """Describe an error of a user's function in a message."""
+    return f"the error {type(error).__name__}: {quoted(str(error), SHOWN)}"
+
+
+def no_probability(question: Question, got: str) -> JudgeError:
+    """Return the error for an answer to a question that is not a probability."""
+    return JudgeError(message(f"answer of the judge to {describe(question)}", "a number from 0 to 1", got))
+
+
+def as_numbers(answer: Any, num: int, subject: str) -> np.ndarray:
+    """Return what a user's function returned as float64 `[num]`; raises JudgeError, which calls it `subject`."""
     outcome = real_numbers_or_none(answer)
     if outcome is None:
-        raise JudgeError(f"{said} {quoted(repr(answer), SHOWN)}; allowed are numbers")
+        raise JudgeError(message(subject, f"an array of {num} numbers", quoted(repr(answer), SHOWN)))
     if outcome.shape != (num,):
-        raise JudgeError(f"{said} shape {list(outcome.shape)}; allowed is {[num]}")
+        raise JudgeError(message(subject, f"an array of {num} numbers", f"shape {list(outcome.shape)}"))
     return outcome
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from nashjax.arguments import invalid, message
 from nashjax.files.errors import quoted
 from nashjax.lm.judges.base import SHOWN, JudgeError
 
@@ -36,8 +37,8 @@ class AnswerCache:
                 self._database.close()
                 raise
         except (OSError, sqlite3.Error) as error:
-            said = f"{quoted(str(self.path), SHOWN)} cannot be used, {quoted(str(error), SHOWN)}"
-            raise ValueError(f"cache: {said}; allowed are files that a judge has made, and new ones") from None
+            got = f"{quoted(str(self.path), SHOWN)} with the error {quoted(str(error), SHOWN)}"
+            raise invalid("cache", "a file that a judge has made, or a new file", got) from error
 
     def _prepare_in_turn(self) -> None:
         """As `_prepare`, again while another process makes the file: SQLite does not wait for a change of its mode."""
@@ -83,11 +84,13 @@ class AnswerCache:
             with self._lock:
                 row = self._database.execute(statement, values).fetchone()
         except sqlite3.Error as error:
-            raise JudgeError(f"the judge's cache {quoted(str(self.path), SHOWN)} cannot be used: {error}") from error
+            got = f"the error {quoted(str(error), SHOWN)}"
+            raise JudgeError(message(f"cache {quoted(str(self.path), SHOWN)}", "a cache of answers", got)) from error
         if row is None:
             return None
         if not isinstance(row[0], float) or not 0 <= row[0] <= 1:
-            raise JudgeError(f"the judge's cache {quoted(str(self.path), SHOWN)} holds {row[0]!r} for an answer")
+            subject = f"answer in cache {quoted(str(self.path), SHOWN)}"
+            raise JudgeError(message(subject, "a number from 0 to 1", quoted(repr(row[0]))))
         return row[0]
 
     def close(self) -> None:

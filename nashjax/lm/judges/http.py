@@ -15,7 +15,6 @@ import math
 import os
 import queue
 import secrets
-import ssl
 import threading
 import time
 from collections import Counter, deque
@@ -24,7 +23,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from nashjax.arguments import check_integer, check_number, check_positive
+from nashjax.arguments import check_integer, check_number, check_positive, invalid, message, wrong_type
 from nashjax.files.errors import quoted
 from nashjax.lm.judges.base import SHOWN, JudgeError, Question, as_questions, describe
 from nashjax.lm.judges.cache import AnswerCache, Pair
@@ -33,12 +32,15 @@ from nashjax.lm.judges.template import conversation, draw_marks
 try:
     import httpx
     import tenacity
+
+    from nashjax.lm.judges.transport import Connections, Reply
 except ImportError as error:
     raise ImportError(f'HttpJudge needs {error.name}: python -m pip install "nashjax[lm]"') from error
 
 _LOGGERS = [logging.getLogger(name) for name in ("httpx", "httpcore.http11")]
 
 MOST_BYTES = 256 * 1024  # of a reply: a judge's is a line, what is longer is not worth its memory
+MOST_TOKENS = 2**40  # that a server may count for one request: Python cannot print an integer of any length
 MOST_BRACES = 100  # of a reply's text, each a place where an object may begin: bounds the time of the search
 
 Messages = Sequence[Mapping[str, str]]
@@ -47,53 +49,58 @@ Messages = Sequence[Mapping[str, str]]
 class HttpJudge:
     """Asks a language model behind an OpenAI-compatible chat completions endpoint.
 
-    Models prefer a text for where it stands. So both orders are asked, two requests a question, and averaged: `P =
-    (p(response first) + 1 - p(opponent first)) / 2`.
+    Models prefer a text for its position. Therefore both orders are asked, two requests per question, and averaged:
+    `P = (p(response first) + 1 - p(opponent first)) / 2`.
 
-    The key is read from the environment when a request is made and sent as a bearer token; it is in no message, no
-    cache and not in the `repr`. Redirects are not followed. The texts stand between marks that are drawn anew for every
-    request and occur in none of them.
+    The key is read from the environment when a request is made and sent as a bearer token. It appears in no message,
+    cache or `repr`. Redirects are not followed. The texts stand between marks that are drawn for every request and
+    occur in none of the texts.
 
-    A request that fails in a way that may pass (no connection, no answer in time, HTTP 408, 429 or 5xx, a reply that is
-    not one JSON object with a number in [0, 1] or is longer than 256 KiB) is made again after a pause that grows; one
-    that fails otherwise, or too often, ends the call with a `JudgeError`. Requests under way are then finished and
-    their answers kept in the cache, no others are begun.
+    A request is repeated after a growing pause if its failure may pass: no connection, no complete reply in time, HTTP
+    408, 429 or 5xx, or a reply that is longer than 256 KiB or not one JSON object with a number in [0, 1]. Any other
+    failure, or one failure too many, ends the call with a `JudgeError`. Requests under way are then finished and their
+    answers kept in the cache; no others are started.
+
+    A request never takes longer than `timeout`, whatever the server sends. One answer takes at most `(retries + 1) *
+    timeout + retries * (max_wait + min(wait, max_wait))` seconds. At most 256 KiB of the body of a reply and 100 KiB of
+    its headers are held in memory.
 
     Use it in a `with` block, or `close` it. Threads may share it.
 
     Args:
-      url: the base of the interface ("http://127.0.0.1:8000/v1"), or the whole address ending in "/chat/completions".
-      model: the name of the model, as the server knows it.
-      template: the message with the texts. A string has the fields `{prompt}`, `{a}` and `{b}`, each between `{open}`
-        and `{close}` (other braces are doubled); it follows a system message that explains the marks and the form of
-        the reply. Or a function of `(prompt, a, b, open, close)`, all texts, which returns such a message or a list of
-        messages `{"role": ..., "content": ...}`, then the whole conversation; the same arguments give the same result.
-      api_key_variable: the environment variable with the key. Where it is not set none is sent, as to local servers.
-      concurrency: how many requests are under way at most.
-      timeout: seconds without a sign from the server, and for the body of a reply, after which a request has failed.
-      retries: how often a request is repeated at most.
-      wait: seconds before the first repetition, about; twice as long before each further one. A server that says how
-        long (`Retry-After`), at most `max_wait`, is obeyed.
-      max_wait: the longest pause, in seconds.
-      cache: a file (or a folder for one) that answers are kept in, for later runs and other processes: without it a
-        question that is asked again may have another answer. It holds hashes and probabilities only. Not on a network
-        file system.
+      url: base of the interface ("http://127.0.0.1:8000/v1"), or the whole address ending in "/chat/completions".
+      model: name of the model, as the server knows it.
+      template: message with the texts. A string has the fields `{prompt}`, `{a}` and `{b}`, each between `{open}` and
+        `{close}` (other braces are doubled); it follows a system message that explains the marks and the form of the
+        reply. Or a function of `(prompt, a, b, open, close)`, all strings, which returns such a message or the whole
+        conversation, a list of messages `{"role": ..., "content": ...}`. Equal arguments must give equal results.
+      api_key_variable: environment variable with the key. If it is not set, no key is sent, as to local servers.
+      concurrency: maximum number of requests under way.
+      timeout: seconds for a whole request: finding the host, connecting, sending, and the last byte of the reply.
+      retries: maximum number of repetitions of a request.
+      wait: approximate seconds before the first repetition, doubled before each further one. A pause that the server
+        asks for (`Retry-After`) is kept if it is at most `max_wait`.
+      max_wait: longest pause, in seconds.
+      cache: file for the answers (or a folder for the file), for later runs and other processes. Without a cache, a
+        question that is asked again may have another answer. The file holds hashes and probabilities only. Network file
+        systems are not supported.
       max_characters: a longer text ends the call before anything is sent.
-      max_tokens: the longest reply; None sends no limit.
+      max_tokens: longest reply; None sends no limit.
       temperature: of the model; None sends none.
 
     Attributes:
-      calls: how many requests have been made.
-      questions: how many questions have been asked; two equal texts are none.
-      cached: how many requests the cache has saved.
-      prompt_tokens: what the server has said it read.
-      completion_tokens: what the server has said it wrote.
-      failures: how many requests have failed, by kind: "timeout", "connection", "HTTP 500" and the like, "too long",
-        "not JSON" (the body of the reply), "no answer" (its text has no JSON object, or several), "out of range".
+      calls: number of requests that were made.
+      questions: number of questions that were asked; two equal texts are no question.
+      cached: number of requests that the cache has saved.
+      prompt_tokens: number of tokens that the server reports to have read.
+      completion_tokens: number of tokens that the server reports to have written.
+      failures: number of failed requests by kind: "timeout", "connection", "HTTP 500" and the like, "too long", "not
+        JSON" (the body of the reply), "no answer" (its text has no JSON object, or several), "out of range".
 
     Raises:
+      TypeError: an argument has a wrong type.
       ValueError: an argument is not valid.
-      JudgeError: when it is called: an answer could not be had.
+      JudgeError: no answer could be obtained (when the judge is called).
     """
 
     def __init__(
@@ -114,8 +121,10 @@ class HttpJudge:
         temperature: float | None = 0.0,
     ):
         for name, value in (("model", model), ("api_key_variable", api_key_variable)):
-            if not isinstance(value, str) or not value:
-                raise ValueError(f"{name}: is {value!r}; allowed are names")
+            if not isinstance(value, str):
+                raise wrong_type(name, "a name", value)
+            if not value:
+                raise invalid(name, "a name", repr(value))
         for name, value, least in (
             ("concurrency", concurrency, 1),
             ("retries", retries, 0),
@@ -143,12 +152,7 @@ class HttpJudge:
         self.failures: Counter[str] = Counter()
         self._lock = threading.Lock()  # of the counts
         self._slots = threading.BoundedSemaphore(concurrency)
-        # A proxy of the environment cannot reach a server on this machine.
-        local = {f"all://{h}": None for h in ("localhost", "127.0.0.1", "[::1]")}
-        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        self._client = httpx.Client(
-            timeout=timeout, limits=limits, mounts=local, follow_redirects=False, verify=_certificates()
-        )
+        self._connections = Connections(concurrency)
         self._cache = None if cache is None else AnswerCache(cache)
         self._closed = False
         self._hide = functools.partial(_hide, api_key_variable)  # not a method: loggers would keep the judge alive
@@ -167,7 +171,7 @@ class HttpJudge:
     def close(self) -> None:
         """Close the connections and the cache."""
         self._closed = True
-        self._client.close()
+        self._connections.close()
         for logger in _LOGGERS:
             logger.removeFilter(self._hide)
         if self._cache is not None:
@@ -177,7 +181,7 @@ class HttpJudge:
         """Ask the model about each pair, in both orders; see `Judge`."""
         questions = as_questions(prompts, responses, opponents)
         if self._closed:
-            raise JudgeError(f"{self!r} is closed")
+            raise JudgeError(message(f"{self!r}", "open", "a closed judge"))
         for question in questions:
             self._check_lengths(question)
         wanted: dict[Pair, Question] = {}  # each order once, and the question that it belongs to
@@ -197,8 +201,9 @@ class HttpJudge:
     def _check_lengths(self, question: Question) -> None:
         for name, text in zip(("prompt", "response", "opponent"), question, strict=True):
             if len(text) > self.max_characters:
-                found = f"the {name} has {len(text)} characters; allowed are {self.max_characters} (max_characters)"
-                raise JudgeError(f"{self!r} was asked {self._describe(question)}: {found}")
+                requirement = f"must have at most {self.max_characters} characters (max_characters)"
+                subject = f"the {name} of a question for {self!r}, {self._describe(question)},"
+                raise JudgeError(message(subject, requirement, str(len(text))))
 
     def _key(self, pair: Pair) -> bytes:
         """What the cache calls a request: a hash of all that its answer depends on."""
@@ -257,8 +262,8 @@ class HttpJudge:
             answer = tries(self._request, pair, stop)
         except _Failure as failure:
             num = tries.statistics["attempt_number"]
-            after = "" if num == 1 else f" the last of {num} times"
-            said = f"{self!r} was asked {self._describe(question)}, and{after} {failure.said}"
+            got = failure.said + ("" if num == 1 else f", on the last of {num} tries")
+            said = message(f"{self!r}", f"must answer {self._describe(question)}", got)
             raise JudgeError(said) from None  # the causes may quote the server, which may quote the key
         return answer if self._cache is None else self._cache.put(self._key(pair), answer)
 
@@ -281,7 +286,7 @@ class HttpJudge:
             headers["Authorization"] = f"Bearer {key}"
         with self._slots:
             if stop.is_set():
-                raise _Failure("stopped", "was stopped", may_pass=False)
+                raise _Failure("stopped", "an end of the call", may_pass=False)
             with self._lock:
                 self.calls += 1
             try:
@@ -292,60 +297,48 @@ class HttpJudge:
                 raise
 
     def _post(self, content: bytes, headers: dict[str, str]) -> bytes:
-        """The body of the reply to one request, which is not read further than MOST_BYTES."""
-        deadline = time.monotonic() + self.timeout
-        late = _Failure("timeout", f"had no answer within {self.timeout:g} s")
-        reply = bytearray()
+        """The body of the reply to one request, which ends by the deadline and is not longer than MOST_BYTES."""
         try:
-            with self._client.stream("POST", self.url, content=content, headers=headers) as response:
-                for piece in response.iter_raw():
-                    reply += piece
-                    if len(reply) > MOST_BYTES:
-                        break
-                    if time.monotonic() > deadline:
-                        raise late
-        except httpx.TimeoutException:
-            raise late from None
+            reply = self._connections.post(self.url, content, headers, timeout=self.timeout, most_bytes=MOST_BYTES)
+        except TimeoutError:
+            raise _Failure("timeout", f"no answer within {self.timeout:g} s") from None
         except httpx.HTTPError as error:
             said = self._quoted(f"{type(error).__name__}: {error}")
-            raise _Failure("connection", f"could not get an answer, {said}") from None
-        if not response.is_success:
-            raise self._refused(response, bytes(reply))
-        if len(reply) > MOST_BYTES:
-            raise _Failure("too long", f"got a reply of more than {MOST_BYTES} bytes, {self._quoted(reply)}")
-        return bytes(reply)
+            raise _Failure("connection", f"no answer, {said}") from None
+        if not 200 <= reply.status < 300:
+            raise self._refused(reply)
+        if len(reply.body) > MOST_BYTES:
+            raise _Failure("too long", f"a reply of more than {MOST_BYTES} bytes, {self._quoted(reply.body)}")
+        return reply.body
 
-    def _refused(self, response: httpx.Response, reply: bytes) -> _Failure:
+    def _refused(self, reply: Reply) -> _Failure:
         """The failure for a status that is no success."""
-        status = response.status_code
-        said = f"got HTTP {status}, {self._quoted(reply)}"
-        if response.is_redirect:
-            said = (
-                f"got HTTP {status}, a redirect to {self._quoted(response.headers.get('location', ''))}, not followed"
-            )
-        may_pass = status in (408, 429) or status >= 500
-        return _Failure(f"HTTP {status}", said, may_pass, _seconds(response.headers.get("retry-after")))
+        said = f"HTTP {reply.status}, {self._quoted(reply.body)}"
+        if 300 <= reply.status < 400 and "location" in reply.headers:
+            said = f"HTTP {reply.status}, a redirect to {self._quoted(reply.headers['location'])}, not followed"
+        may_pass = reply.status in (408, 429) or reply.status >= 500
+        return _Failure(f"HTTP {reply.status}", said, may_pass, _seconds(reply.headers.get("retry-after")))
 
     def _answer(self, reply: bytes) -> float:
         """The probability in the body of a reply."""
         try:
             parsed = json.loads(reply)
         except (ValueError, RecursionError):
-            raise _Failure("not JSON", f"got a reply that is not JSON, {self._quoted(reply)}") from None
+            raise _Failure("not JSON", f"a reply that is not JSON, {self._quoted(reply)}") from None
         self._count_tokens(parsed)
         try:
             text = parsed["choices"][0]["message"]["content"]
         except (TypeError, LookupError):
             text = None
         if not isinstance(text, str):
-            raise _Failure("no answer", f"got a reply without a text, {self._quoted(reply)}")
+            raise _Failure("no answer", f"a reply without a text, {self._quoted(reply)}")
         found = _objects(text)
         if len(found) != 1 or "a_preferred" not in found[0]:
-            said = f'got a reply with {len(found)} JSON objects, not one with "a_preferred", {self._quoted(text)}'
+            said = f'a reply with {len(found)} JSON objects, not one with "a_preferred", {self._quoted(text)}'
             raise _Failure("no answer", said)
         value = found[0]["a_preferred"]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            said = f"got an a_preferred that is no number from 0 to 1, {self._quoted(text)}"
+            said = f"an a_preferred that is not a number from 0 to 1, {self._quoted(text)}"
             raise _Failure("out of range", said)
         return float(value)
 
@@ -357,14 +350,14 @@ class HttpJudge:
         with self._lock:
             for name in ("prompt_tokens", "completion_tokens"):
                 value = usage.get(name)
-                if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS:
                     setattr(self, name, getattr(self, name) + value)
 
     def _secret(self) -> str:
         """The key, "" where there is none; raises JudgeError, without it, if no header can hold it."""
         key = os.environ.get(self.api_key_variable, "").strip()
         if not (key.isascii() and key.isprintable()):
-            raise JudgeError(f"{self.api_key_variable}: holds characters that no key has; allowed are printable ASCII")
+            raise JudgeError(message(self.api_key_variable, "printable ASCII", "characters that no key has"))
         return key
 
     def _quoted(self, said: str | bytes | bytearray) -> str:
@@ -382,7 +375,7 @@ class _Failure(Exception):  # noqa: N818 (no user sees it)
 
     Attributes:
       kind: what it is counted as.
-      said: what happened, after "the judge was asked ..., and"; without the key.
+      said: what happened instead of an answer, a noun phrase without the key.
       may_pass: whether the same request may succeed.
       retry_after: seconds that the server asked to wait; None where it did not.
     """
@@ -412,23 +405,19 @@ def _hide(variable: str, record: logging.LogRecord) -> bool:
     return True
 
 
-@functools.cache
-def _certificates() -> ssl.SSLContext:
-    """Whom https trusts, read once: it takes longer than all else that makes a judge."""
-    return httpx.create_ssl_context()
-
-
 def _endpoint(url: str) -> httpx.URL:
     """The whole address for a base or a whole one; raises ValueError, which never shows a password in it."""
-    allowed = 'allowed are addresses such as "http://127.0.0.1:8000/v1", without user name, password, "?" and "#"'
+    requirement = 'an address such as "http://127.0.0.1:8000/v1", without user name, password, "?" and "#"'
+    if not isinstance(url, str):
+        raise wrong_type("url", requirement, url)
     try:
         address = httpx.URL(url)
-    except (TypeError, httpx.InvalidURL):
-        raise ValueError(f"url: is no address; {allowed}") from None
+    except httpx.InvalidURL:
+        raise invalid("url", requirement, "a text that is no address") from None
     if address.userinfo or address.query or address.fragment:
-        raise ValueError(f"url: has a part that may be secret; {allowed}")
+        raise invalid("url", requirement, "one with a part that may be secret")
     if address.scheme not in ("http", "https") or not address.host:
-        raise ValueError(f"url: is {quoted(url)}; {allowed}")
+        raise invalid("url", requirement, quoted(url))
     path = address.path.rstrip("/")
     return address.copy_with(path=path if path.endswith("/chat/completions") else f"{path}/chat/completions")
 
@@ -459,6 +448,6 @@ def _seconds(retry_after: str | None) -> float | None:
     except ValueError:
         try:
             value = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except (ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError, OSError):
             return None
     return value if math.isfinite(value) else None

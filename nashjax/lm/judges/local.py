@@ -9,10 +9,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nashjax import inputs
-from nashjax.arguments import check_positive
+from nashjax.arguments import check_positive, invalid, message, wrong_type
 from nashjax.files.errors import quoted
 from nashjax.games.faults import first_fault
-from nashjax.lm.judges.base import SHOWN, JudgeError, as_numbers, as_questions, describe, sigmoid
+from nashjax.lm.judges.base import (
+    SHOWN,
+    JudgeError,
+    as_numbers,
+    as_questions,
+    describe,
+    no_probability,
+    raised,
+    sigmoid,
+)
 
 
 class CallableJudge:
@@ -32,7 +41,7 @@ class CallableJudge:
 
     def __init__(self, function: Callable[..., Any], *, batched: bool = True):
         if not callable(function):
-            raise ValueError(f"function: is {function!r}; allowed are functions of (prompt, response, opponent)")
+            raise wrong_type("function", "a function of (prompt, response, opponent)", function)
         self.function = function
         self.batched = batched
         self.calls = 0
@@ -50,15 +59,13 @@ class CallableJudge:
         try:
             answer = self.function(*question)
         except Exception as error:  # whatever a user's function does wrong
-            said = f"raised {type(error).__name__}: {quoted(str(error), SHOWN)}"
-            raise JudgeError(f"the judge was asked {describe(question)}, and {said}") from error
+            raise JudgeError(message("judge", f"must answer {describe(question)}", raised(error))) from error
         try:
             if isinstance(answer, str):
                 raise TypeError
             return float(answer)
-        except (TypeError, ValueError):
-            said = f"answered {quoted(repr(answer), SHOWN)}; allowed are numbers from 0 to 1"
-            raise JudgeError(f"the judge was asked {describe(question)}, and {said}") from None
+        except (TypeError, ValueError) as error:
+            raise no_probability(question, quoted(repr(answer), SHOWN)) from error
 
 
 class RewardJudge:
@@ -75,7 +82,7 @@ class RewardJudge:
 
     def __init__(self, reward: Callable[[list[str], list[str]], ArrayLike], *, scale: float = 1.0):
         if not callable(reward):
-            raise ValueError(f"reward: is {reward!r}; allowed are functions of (prompts, texts)")
+            raise wrong_type("reward", "a function of (prompts, texts)", reward)
         check_positive("scale", scale)
         self.reward = reward
         self.scale = scale
@@ -96,14 +103,14 @@ class RewardJudge:
     def _scores(self, pairs: list[tuple[str, str]]) -> np.ndarray:
         """The checked scores of distinct (prompt, text)."""
         first, text = (quoted(x, SHOWN) for x in pairs[0])
-        said = f"the reward was asked for {len(pairs)} scores, the first of {text} for the prompt {first}, and answered"
-        scores = as_numbers(self.reward(*([pair[i] for pair in pairs] for i in range(2))), len(pairs), said)
+        subject = f"answer of the reward to {len(pairs)} texts, the first {text} for the prompt {first},"
+        scores = as_numbers(self.reward(*([pair[i] for pair in pairs] for i in range(2))), len(pairs), subject)
         bad = ~np.isfinite(scores)
         if bad.any():
             i = int(np.argmax(bad))
             prompt, text = (quoted(x, SHOWN) for x in pairs[i])
-            said = f"answered {float(scores[i])}; allowed are finite numbers"
-            raise JudgeError(f"the reward was asked for the score of {text} for the prompt {prompt}, and {said}")
+            subject = f"reward of {text} for the prompt {prompt}"
+            raise JudgeError(message(subject, "a finite number", str(float(scores[i]))))
         return scores
 
 
@@ -126,12 +133,12 @@ class MatrixJudge:
         P = inputs.as_numbers("preferences", preferences)
         self._prompts = _places("prompts", prompts)
         if P.ndim not in (2, 3) or P.shape[-1] != P.shape[-2] or P.shape[-1] == 0:
-            raise ValueError(f"preferences: has shape {list(P.shape)}; allowed are [n, n] and [num_prompts, n, n]")
+            raise invalid("preferences", "must have shape [n, n] or [num_prompts, n, n]", str(list(P.shape)))
         fault = first_fault(P)
         if fault is not None:
-            raise ValueError(f"preferences{list(fault.index)}: is {fault.found}; allowed is {fault.allowed}")
+            raise invalid(f"preferences{list(fault.index)}", fault.allowed, fault.found)
         if P.ndim == 3 and len(P) != len(prompts):
-            raise ValueError(f"preferences: has {len(P)} matrices; allowed are {len(prompts)}, one for each prompt")
+            raise invalid("preferences", f"must have {len(prompts)} matrices, one for each prompt", str(len(P)))
         self.preferences = np.broadcast_to(P, (len(prompts), *P.shape[-2:]))
         n = P.shape[-1]
         if all(isinstance(answer, str) for answer in answers):
@@ -139,7 +146,7 @@ class MatrixJudge:
         elif len(answers) == len(prompts):
             self._answers = [_places(f"answers[{i}]", listed, n) for i, listed in enumerate(answers)]
         else:
-            raise ValueError(f"answers: has {len(answers)} lists; allowed are {len(prompts)}, one for each prompt")
+            raise invalid("answers", f"must have {len(prompts)} lists, one for each prompt", str(len(answers)))
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], opponents: Sequence[str]) -> np.ndarray:
         """Look the pairs up; see `Judge`."""
@@ -153,29 +160,31 @@ class MatrixJudge:
         return self.preferences[rows, first, second]
 
     def _unknown(self, prompts: Sequence[str], responses: Sequence[str], opponents: Sequence[str]) -> str:
-        """What is wrong with the first question that has no entry."""
-        for question in as_questions(prompts, responses, opponents):
-            asked = f"the judge was asked {describe(question)}, and knows"
-            row = self._prompts.get(question[0])
+        """Return the message about the first text that has no entry."""
+        for i, (prompt, *texts) in enumerate(as_questions(prompts, responses, opponents)):
+            row = self._prompts.get(prompt)
             if row is None:
-                return f"{asked} {len(self._prompts)} prompts, but not this one"
-            for text in question[1:]:
+                requirement = f"one of the {len(self._prompts)} prompts that the judge knows"
+                return message(f"prompts[{i}]", requirement, quoted(prompt, SHOWN))
+            for name, text in zip(("responses", "opponents"), texts, strict=True):
                 if text not in self._answers[row]:
-                    return f"{asked} {len(self._answers[row])} answers to it, but not {quoted(text, SHOWN)}"
+                    num = len(self._answers[row])
+                    requirement = f"one of the {num} answers that the judge knows to {quoted(prompt, SHOWN)}"
+                    return message(f"{name}[{i}]", requirement, quoted(text, SHOWN))
         raise AssertionError("every question has an entry")
 
 
 def _places(name: str, texts: Any, num: int | None = None) -> dict[str, int]:
-    """Where each text stands; raises ValueError unless they are texts, all different, and `num` of them."""
+    """Return the place of each text; raises an error unless they are strings, all different, and `num` of them."""
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{name}: is {quoted(repr(texts))}; allowed are lists of texts")
+        raise wrong_type(name, "a list of strings", texts)
     if len(texts) != num and (num is not None or not texts):
-        allowed = "lists with a text" if num is None else f"{num}, as many as preferences has rows"
-        raise ValueError(f"{name}: has {len(texts)} texts; allowed are {allowed}")
+        requirement = "must have at least one text" if num is None else f"must have {num} texts, one for each row"
+        raise invalid(name, requirement, str(len(texts)))
     places: dict[str, int] = {}
     for i, text in enumerate(texts):
         if places.setdefault(text, i) != i:
-            raise ValueError(f"{name}[{i}]: is {quoted(text)}, as [{places[text]}] is; allowed are different texts")
+            raise invalid(f"{name}[{i}]", f"different from {name}[{places[text]}]", quoted(text))
     return places
 
 

@@ -1,4 +1,4 @@
-"""What a judge over HTTP is told: the texts to compare, between marks that they cannot break out of."""
+"""Messages to a judge over HTTP: the texts to compare, between marks that they cannot break out of."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nashjax.arguments import invalid, wrong_type
 from nashjax.files.errors import quoted
 
 SYSTEM = """\
@@ -36,11 +37,16 @@ How likely is it that A is preferred? Reply with the JSON object only."""
 
 TEXTS = ("prompt", "a", "b")
 MARKS = ("open", "close")
-_FIELDS = "allowed are {prompt}, {a} and {b}, all of them, each between {open} and {close}"
+_FIELDS = "must have {prompt}, {a} and {b}, each between {open} and {close}"
 
 
 def conversation(template: Any) -> Callable[[str, str, str, str, str], list[dict[str, str]]]:
-    """The function from (prompt, a, b, open, close) to the messages; raises ValueError for an unusable template."""
+    """Return the function from (prompt, a, b, open, close) to the messages.
+
+    Raises:
+      TypeError: the template is neither a text nor a function.
+      ValueError: the template cannot be used.
+    """
     system = _Template(SYSTEM)
     if template is None or isinstance(template, str):
         user: Any = _Template(USER if template is None else template)
@@ -48,7 +54,7 @@ def conversation(template: Any) -> Callable[[str, str, str, str, str], list[dict
     elif callable(template):
         user = template
     else:
-        raise ValueError(f"template: is {quoted(repr(template))}; allowed are texts and functions")
+        raise wrong_type("template", "a text or a function of (prompt, a, b, open, close)", template)
 
     def messages(prompt: str, a: str, b: str, open: str, close: str) -> list[dict[str, str]]:
         said = user(prompt, a, b, open, close)
@@ -63,59 +69,60 @@ def conversation(template: Any) -> Callable[[str, str, str, str, str], list[dict
 
 
 def _try_out(user: Callable[..., Any]) -> None:
-    """Raise ValueError unless a user's function makes messages with all texts and marks in them."""
+    """Check that a user's function makes messages with all texts and marks in them."""
     sample = {name: f"{name}-{secrets.token_hex(8)}" for name in TEXTS + MARKS}
     try:
         made = user(*sample.values())
         said = made if isinstance(made, str) else "\n".join(m["content"] for m in made if m["role"])
     except Exception as error:  # whatever a user's function does wrong
-        found = f"raised {type(error).__name__}, {quoted(str(error))}, or returned no messages"
-        raise ValueError(f"template: {found}; allowed are functions of (prompt, a, b, open, close)") from error
+        got = f"{type(error).__name__}, {quoted(str(error))}"
+        raise invalid("template", "must make messages of (prompt, a, b, open, close)", got) from error
     missing = [name for name, text in sample.items() if text not in said]
     if missing:
-        raise ValueError(f"template: left out {', '.join(missing)}; allowed are functions that use all five")
+        raise invalid(
+            "template", "a function that uses all five texts", f"none of {', '.join(missing)} in the messages"
+        )
 
 
 class _Template:
-    """A text with fields, filled in one pass: what stands in the texts is never filled in again."""
+    """Text with fields that are filled in one pass: fields in the texts themselves are never filled."""
 
     def __init__(self, text: str):
         self.parts: list[tuple[str, str]] = []  # a literal, and the field after it or ""
         try:
             parsed = list(string.Formatter().parse(text))
         except ValueError as error:
-            raise ValueError(
-                f'template: {error}; allowed are fields and, for other braces, "{{{{" and "}}}}"'
-            ) from None
+            advice = 'Write other braces as "{{" and "}}".'
+            raise invalid("template", "a text with fields in braces", f"the error {error}", advice) from None
         for literal, field, spec, conversion in parsed:
             if field is not None and (field not in TEXTS + MARKS or spec or conversion):
                 found = field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-                raise ValueError(f"template: has the field {{{found}}}; {_FIELDS}")
+                raise invalid("template", _FIELDS, f"the field {{{found}}}")
             self.parts.append((literal, field or ""))
 
     def check(self) -> None:
-        """Raise ValueError unless all fields are there and the texts, and only they, stand between the marks."""
+        """Check that all fields are there, and that the texts and nothing else stand between the marks."""
         fields = [field for _, field in self.parts if field]
         missing = [f"{{{name}}}" for name in TEXTS + MARKS if name not in fields]
         if missing:
-            raise ValueError(f"template: has no {', '.join(missing)}; {_FIELDS}")
+            raise invalid("template", _FIELDS, f"no {', '.join(missing)}")
         inside = False
         for field in fields:
             if inside != (field != "open"):
                 where = "inside" if inside else "outside"
-                raise ValueError(f"template: has {{{field}}} {where} of {{open}} and {{close}}; {_FIELDS}")
+                raise invalid("template", _FIELDS, f"{{{field}}} {where} of them")
             inside = field != "close"
         if inside:
-            raise ValueError(f"template: has an {{open}} without a {{close}}; {_FIELDS}")
+            raise invalid("template", _FIELDS, "{open} without {close}")
 
     def __call__(self, prompt: str, a: str, b: str, open: str, close: str) -> str:
-        """The text with its fields filled."""
+        """Return the text with its fields filled."""
         values = {"prompt": prompt, "a": a, "b": b, "open": open, "close": close, "": ""}
         return "".join(literal + values[field] for literal, field in self.parts)
 
 
 def draw_marks(texts: Sequence[str]) -> tuple[str, str]:
-    """A pair of marks around texts, drawn so that no text holds them or could have guessed them."""
+    """Draw a pair of marks that no text has and no author of a text could have guessed."""
     while True:
         token = secrets.token_hex(8)
         if not any(token in text for text in texts):

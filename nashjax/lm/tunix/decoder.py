@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nashjax.arguments import check_integer, check_positive
+from nashjax.arguments import check_integer, check_positive, invalid, shown
+from nashjax.lm.chat import ChatTemplate
 from nashjax.lm.decoding import Tokens
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.tokenizers import Tokenizer
@@ -79,7 +80,7 @@ class TunixDecoder:
         """
         config = model.config
         if getattr(config, "use_flash_attention", False):
-            raise ValueError("model: has use_flash_attention, which ignores padding; allowed are models without")
+            raise invalid("model", "without use_flash_attention, which ignores padding", "use_flash_attention=True")
         weights = jax.tree.leaves(nnx.state(model, nnx.Param))
         dtype = jnp.dtype(getattr(config, "dtype", jnp.result_type(*weights)))
         trained = nnx.LoRAParam if jax.tree.leaves(nnx.state(model, nnx.LoRAParam)) else nnx.Param
@@ -159,9 +160,7 @@ class TunixDecoder:
             layers = sampler._init_cache(*sizes, self.graph.dtype)
         for leaf in jax.tree.leaves(layers):
             if leaf.ndim > 1 and leaf.shape[1] != slots:
-                raise ValueError(
-                    f"model: its cache keeps {leaf.shape[1]} of {slots} tokens; allowed are those with all"
-                )
+                raise invalid("cache of the model", f"must keep all {slots} tokens", str(leaf.shape[1]))
         # The model puts the free slot beside literal numbers, which are int64 where jax has that enabled.
         return jax.tree.map(lambda x: x.astype(int) if x.ndim == 1 else x, layers)
 
@@ -186,7 +185,7 @@ def tunix_policy(
     *,
     context_length: int,
     stop: tuple[str, ...],
-    template: str = "{prompt}",
+    template: str | ChatTemplate = "{prompt}",
     lora_rank: int = 8,
     lora_scale: float = 16.0,
     lora_pattern: str = LORA_PATTERN,
@@ -200,7 +199,7 @@ def tunix_policy(
       tokenizer: from texts to tokens and back. Logits are of its tokens alone.
       context_length: most tokens of a prompt with its answer.
       stop: names of the tokens that end an answer.
-      template: around a prompt, with `{prompt}` where it stands.
+      template: the text around a prompt, with `{prompt}` where it stands, or the `ChatTemplate` of the model.
       lora_rank: rank of the adapters that are trained; 0 trains all weights.
       lora_scale: factor of what the adapters add, times the rank.
       lora_pattern: regular expression of the modules that get adapters. One that leaves out the attention has to name
@@ -225,8 +224,8 @@ def _adapted(model: Any, rank: int, scale: float, pattern: str, key: jax.Array) 
     """A copy of the model, of the same arrays, with adapters."""
     try:
         re.compile(pattern)
-    except (re.error, TypeError):
-        raise ValueError(f"lora_pattern: is {pattern!r}; allowed are regular expressions") from None
+    except (re.error, TypeError) as error:
+        raise invalid("lora_pattern", "a regular expression", shown(pattern)) from error
     qwix = needed("qwix")
     zero, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
     provider = qwix.LoraProvider(module_path=pattern, rank=rank, alpha=scale)
@@ -234,11 +233,10 @@ def _adapted(model: Any, rank: int, scale: float, pattern: str, key: jax.Array) 
     with_adapters = _modules(adapted, nnx.LoRAParam)
     only_mlp = "mlp" in pattern and "attn" not in pattern
     if not with_adapters or not (only_mlp or any("attn" in name for name in with_adapters)):
-        found = "no module" if not with_adapters else f"{sorted(with_adapters)} and none of the attention"
-        raise ValueError(
-            f"lora_pattern: is {pattern!r}, which fits {found} of {type(model).__name__}; allowed are patterns that "
-            f"fit some of {sorted(_modules(model, nnx.Param))}, such as LORA_PATTERN"
-        )
+        matches = "no module" if not with_adapters else f"{sorted(with_adapters)} and none of the attention"
+        requirement = f"a pattern, such as LORA_PATTERN, that matches some of {sorted(_modules(model, nnx.Param))}"
+        got = f"{pattern!r}, which matches {matches} of {type(model).__name__}"
+        raise invalid("lora_pattern", requirement, got)
     return adapted
 
 

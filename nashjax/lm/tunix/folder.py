@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from nashjax.arguments import check_choice
+from nashjax.arguments import LARGEST_INT, check_choice, shown
+from nashjax.files.errors import bad_input, listed, quoted
+from nashjax.files.source import Source, parsing, reason
+from nashjax.lm.chat import ChatTemplate, read_template
 from nashjax.lm.llama import DTYPES
 from nashjax.lm.policy import LanguagePolicy
-from nashjax.lm.tokenizers import LibraryTokenizer, chat_template
+from nashjax.lm.tokenizers import LibraryTokenizer
 from nashjax.lm.tunix.decoder import LORA_PATTERN, needed, tunix_policy
+from nashjax.lm.tunix.fields import MOST_JSON_BYTES, Fields, Tensors, model_sizes, read_json
 
 
 def load_tunix(
@@ -29,7 +33,7 @@ def load_tunix(
     dtype: str = "float32",
     context_length: int | None = None,
     stop: tuple[str, ...] | None = None,
-    template: str | None = None,
+    template: str | ChatTemplate | None = None,
     forbidden: tuple[str, ...] = (),
     key: jax.Array | None = None,
 ) -> LanguagePolicy:
@@ -43,33 +47,38 @@ def load_tunix(
       dtype: what is computed in, and how frozen weights are kept, "float32" or "bfloat16".
       context_length: most tokens of a prompt with its answer; default what the model was made for.
       stop: names of the tokens that end an answer; default those that the folder names.
-      template: around a prompt, with `{prompt}` where it stands; default the folder's own chat template, or without
-        one the tokens that the tokenizer begins every text with.
+      template: the text around a prompt, with `{prompt}` where it stands, or a `ChatTemplate`; default the folder's own
+        chat template, or without one the tokens that the tokenizer begins every text with. The folder's chat template
+        is code of the model's author; `ChatTemplate` says which limits it runs under.
       forbidden: names of tokens that are never drawn.
       key: of the adapters' first values.
 
     Raises:
       ImportError: google-tunix, qwix, tokenizers or jinja2 is not installed.
-      ValueError: the folder cannot be used; the message says why.
+      BadInput: the folder cannot be used; the message names the file and the field or tensor.
+      TypeError: an argument has a wrong type.
+      ValueError: an argument is not valid.
     """
     folder = Path(folder)
     check_choice("dtype", dtype, DTYPES)
-    read = _Fields.of(folder)
+    read = Fields.of(folder)
     kind = read.fields.get("model_type")
-    if kind not in _FAMILIES:
-        raise ValueError(f"folder: {folder} has model_type {kind!r}; allowed are {sorted(_FAMILIES)}")
+    if not isinstance(kind, str) or kind not in _FAMILIES:
+        read.refuse("model_type", f"one of {listed(sorted(_FAMILIES))}")
     family = _FAMILIES[kind]
     library = needed(f"tunix.models.{family.package}.model")
     config = family.config(library, read, _check_tensors(folder), jnp.dtype(dtype))
-    model = _loaded(folder, family, config, jnp.dtype(dtype))
     library_tokenizer = _tokenizer(folder)
     tokenizer = LibraryTokenizer(library_tokenizer)
+    stop = _stop(folder, tokenizer) if stop is None else stop
+    template = _template(folder, library_tokenizer) if template is None else template
+    model = _loaded(folder, family, config, jnp.dtype(dtype))  # last, as it takes longest
     return tunix_policy(
         model,
         tokenizer,
-        context_length=read("max_position_embeddings") if context_length is None else context_length,
-        stop=_stop(folder, tokenizer) if stop is None else stop,
-        template=_template(folder, library_tokenizer) if template is None else template,
+        context_length=read.context_length() if context_length is None else context_length,
+        stop=stop,
+        template=template,
         lora_rank=lora_rank,
         lora_scale=lora_scale,
         lora_pattern=lora_pattern,
@@ -78,106 +87,31 @@ def load_tunix(
     )
 
 
-class _Fields:
-    """A config.json."""
-
-    def __init__(self, path: Path, fields: dict[str, Any]):
-        self.path, self.fields = path, fields
-
-    @classmethod
-    def of(cls, folder: Path) -> _Fields:
-        """Those of a folder; of a model that also sees, those of its text."""
-        fields = _json(folder / "config.json")
-        if fields is None:
-            raise ValueError(f"folder: {folder} has no config.json")
-        return cls(folder / "config.json", {**fields, **fields.get("text_config", {})})
-
-    def __call__(self, name: str, default: Any = None) -> Any:
-        """A field, which may be missing or null if there is a default."""
-        value = self.fields.get(name)
-        value = default if value is None else value
-        if value is None:
-            raise ValueError(f"folder: {self.path} has no {name}")
-        return value
-
-    def only(self, name: str, value: Any, allowed: Any) -> None:
-        """Raise ValueError unless a field has the one value that is computed."""
-        if value != allowed:
-            raise ValueError(f"folder: {self.path} has {name} {value!r}; allowed is {allowed!r}")
-
-    def sizes(self, **defaults: Any) -> dict[str, Any]:
-        """The sizes by Tunix's names, after a look at what no family here computes."""
-        self.only("quantization_config", self.fields.get("quantization_config"), None)
-        self.only("attention_bias", self("attention_bias", False), False)
-        self.only("mlp_bias", self("mlp_bias", False), False)
-        self.only("use_sliding_window", self("use_sliding_window", False), False)
-        width = self("hidden_size", defaults.get("hidden_size"))
-        heads = self("num_attention_heads", defaults.get("num_attention_heads"))
-        return {
-            "num_layers": self("num_hidden_layers", defaults.get("num_hidden_layers")),
-            "embed_dim": width,
-            "hidden_dim": self("intermediate_size", defaults.get("intermediate_size")),
-            "num_heads": heads,
-            "num_kv_heads": self("num_key_value_heads", defaults.get("num_key_value_heads", heads)),
-            "head_dim": self("head_dim", defaults.get("head_dim", width // heads)),
-        }
-
-    def rope(self, base: float, *, layers: str = "", linear: bool = False) -> tuple[float, float]:
-        """Base of the rotary positions, and what divides them.
-
-        Args:
-          base: the default.
-          layers: of which kind, where there are several.
-          linear: whether there may be anything that divides them.
-        """
-        found = self.fields.get("rope_parameters") or {}
-        found = found.get(layers, found)
-        local = layers == "sliding_attention"
-        # Files from before `rope_parameters`, where scaling is not of local layers.
-        scaling = found if local else self.fields.get("rope_scaling") or found
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
-        if kind != "linear" or not linear:
-            self.only("rope_scaling", kind, "default")
-        self.only("partial_rotary_factor", found.get("partial_rotary_factor", self("partial_rotary_factor", 1)), 1)
-        base = found.get("rope_theta", self("rope_local_base_freq" if local else "rope_theta", base))
-        return float(base), float(scaling.get("factor", 1)) if kind == "linear" else 1.0
-
-
-def _json(path: Path) -> Any:
-    """What is in a file, None if there is none."""
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"folder: {path} is no JSON ({error})") from None
-
-
-def _plain_config(library: Any, read: _Fields, vocabulary_size: int, dtype: Any, **defaults: Any) -> Any:
+def _plain_config(library: Any, read: Fields, tensors: Tensors, dtype: Any, **defaults: Any) -> Any:
     """Of llama and qwen2."""
     read.only("hidden_act", read("hidden_act", "silu"), "silu")
     return library.ModelConfig(
-        **read.sizes(**defaults),
-        vocab_size=vocabulary_size,
+        **read.sizes(tensors, **defaults),
+        vocab_size=tensors.vocabulary_size,
         rope_theta=read.rope(10_000.0)[0],
-        norm_eps=read("rms_norm_eps", 1e-6),
-        use_tied_embedding=read("tie_word_embeddings", False),
+        norm_eps=read.number("rms_norm_eps", 1.0, 1e-6),
+        use_tied_embedding=bool(read("tie_word_embeddings", False)),
         dtype=dtype,
         param_dtype=dtype,
     )
 
 
-def _qwen3_config(library: Any, read: _Fields, vocabulary_size: int, dtype: Any) -> Any:
+def _qwen3_config(library: Any, read: Fields, tensors: Tensors, dtype: Any) -> Any:
     # The configuration has a field for the base, which nothing reads.
     read.only("rope_theta", read.rope(10_000.0)[0], 1_000_000.0)
-    return _plain_config(library, read, vocabulary_size, dtype, head_dim=128)
+    return _plain_config(library, read, tensors, dtype, head_dim=128)
 
 
-def _gemma_config(library: Any, read: _Fields, vocabulary_size: int, dtype: Any) -> Any:
+def _gemma_config(library: Any, read: Fields, tensors: Tensors, dtype: Any) -> Any:
     """Of gemma, and of gemma2, which has more norms, caps and local layers."""
     del dtype  # that of the weights
-    second = read("model_type") == "gemma2"
-    sizes = read.sizes(head_dim=256)
+    second = read.fields["model_type"] == "gemma2"
+    sizes = read.sizes(tensors, head_dim=256)
     layers = _gemma_layers(read, sizes["num_layers"], 2 if second else 1)
     read.only("rope_theta", read.rope(10_000.0)[0], 10_000.0)
     if second:
@@ -185,19 +119,19 @@ def _gemma_config(library: Any, read: _Fields, vocabulary_size: int, dtype: Any)
     kinds = {"sliding_attention": "LOCAL_SLIDING", "full_attention": "GLOBAL"}
     return library.ModelConfig(
         **sizes,
-        num_embed=vocabulary_size,
-        # A cap that is null in the file is none.
-        final_logit_softcap=read.fields.get("final_logit_softcapping", 30.0) if second else None,
-        attn_logits_soft_cap=read.fields.get("attn_logit_softcapping", 50.0) if second else None,
+        num_embed=tensors.vocabulary_size,
+        final_logit_softcap=read.cap("final_logit_softcapping", 30.0) if second else None,
+        attn_logits_soft_cap=read.cap("attn_logit_softcapping", 50.0) if second else None,
         use_post_attn_norm=second,
         use_post_ffw_norm=second,
         attention_types=tuple(library.AttentionType[kinds[layer]] for layer in layers),
-        sliding_window_size=read("sliding_window", 4096) if second else None,
+        sliding_window_size=read.integer("sliding_window", 1, LARGEST_INT, 4096) if second else None,
     )
 
 
-def _gemma3_config(library: Any, read: _Fields, vocabulary_size: int, dtype: Any) -> Any:
+def _gemma3_config(library: Any, read: Fields, tensors: Tensors, dtype: Any) -> Any:
     sizes = read.sizes(
+        tensors,
         hidden_size=2304,
         num_attention_heads=8,
         num_hidden_layers=26,
@@ -205,7 +139,7 @@ def _gemma3_config(library: Any, read: _Fields, vocabulary_size: int, dtype: Any
         num_key_value_heads=4,
         head_dim=256,
     )
-    _gemma_layers(read, sizes["num_layers"], read("sliding_window_pattern", 6), 6)
+    _gemma_layers(read, sizes["num_layers"], read.integer("sliding_window_pattern", 1, LARGEST_INT, 6), 6)
     for name in ("final_logit_softcapping", "attn_logit_softcapping"):
         read.only(name, read.fields.get(name), None)
     norms = library.QueryPreAttentionNormalisation
@@ -218,8 +152,8 @@ def _gemma3_config(library: Any, read: _Fields, vocabulary_size: int, dtype: Any
     nearby, _ = read.rope(10_000.0, layers="sliding_attention")
     return library.ModelConfig(
         **sizes,
-        num_embed=vocabulary_size,
-        sliding_window_size=read("sliding_window", 4096),
+        num_embed=tensors.vocabulary_size,
+        sliding_window_size=read.integer("sliding_window", 1, LARGEST_INT, 4096),
         local_base_frequency=nearby,
         global_base_frequency=everywhere,
         global_scale_factor=factor,
@@ -228,7 +162,7 @@ def _gemma3_config(library: Any, read: _Fields, vocabulary_size: int, dtype: Any
     )
 
 
-def _gemma_layers(read: _Fields, num_layers: int, period: int, allowed: int | None = None) -> list[str]:
+def _gemma_layers(read: Fields, num_layers: int, period: int, allowed: int | None = None) -> list[str]:
     """The kinds of the layers, the last of every period being global, after checks that all of Gemma share."""
     read.only("sliding_window_pattern", period, allowed or period)
     read.only("tie_word_embeddings", read("tie_word_embeddings", True), True)
@@ -271,7 +205,7 @@ class _Family:
 
     package: str
     model: str
-    config: Callable[[Any, _Fields, int, Any], Any]
+    config: Callable[[Any, Fields, Tensors, Any], Any]
     loader: str = "params_safetensors"
     prepare: Callable[[Any, dict[str, Any]], dict[str, Any]] | None = None
 
@@ -287,30 +221,28 @@ _FAMILIES = {
 }
 
 
-def _check_tensors(folder: Path) -> int:
-    """The size of the vocabulary, after a look at the types, which Tunix takes for those of the first tensor."""
+def _check_tensors(folder: Path) -> Tensors:
+    """Return the sizes of the tensors, after a check of the types, which Tunix takes for those of the first tensor."""
     safetensors = needed("safetensors")
     files = sorted(folder.glob("*.safetensors"))
     types: set[str] = set()
-    rows = None
+    shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
-        try:
-            with safetensors.safe_open(str(file), framework="numpy") as opened:
-                names = opened.keys()
-                for name in names:
-                    tensor = opened.get_slice(name)
-                    types.add(tensor.get_dtype())
-                    if name.endswith("embed_tokens.weight"):
-                        rows = tensor.get_shape()[0]
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"folder: {file} cannot be read ({error})") from error
-    if rows is None:
-        raise ValueError(f"folder: {folder} has {len(files)} files *.safetensors and no embed_tokens.weight in them")
+        if not file.is_file():
+            raise bad_input(file, "", "a regular file", "a directory, a pipe or a device")
+        with parsing(file, "safetensors"), safetensors.safe_open(str(file), framework="numpy") as opened:
+            names = opened.keys()
+            for name in names:
+                tensor = opened.get_slice(name)
+                types.add(tensor.get_dtype())
+                shapes[name] = tuple(tensor.get_shape())
+    embeddings = [shape for name, shape in shapes.items() if name.endswith("embed_tokens.weight")]
+    if not embeddings or len(embeddings[-1]) != 2 or not all(embeddings[-1]):
+        got = f"{len(shapes)} tensors in {len(files)} files, and embeddings of shapes {shown(embeddings)}"
+        raise bad_input(folder, "*.safetensors", "files with a matrix embed_tokens.weight", got)
     if len(types) > 1 or not types <= {"F16", "BF16", "F32"}:
-        raise ValueError(
-            f"folder: {folder} has tensors {sorted(types)}; allowed are F16, BF16 or F32, the same for all"
-        )
-    return rows
+        raise bad_input(folder, "types of the tensors", "F16, BF16 or F32, the same for all", listed(sorted(types)))
+    return model_sizes(shapes, embeddings[-1])
 
 
 def _loaded(folder: Path, family: _Family, config: Any, dtype: Any) -> Any:
@@ -325,49 +257,78 @@ def _loaded(folder: Path, family: _Family, config: Any, dtype: Any) -> Any:
 
     load = needed("tunix.models.safetensors_loader").load_and_create_model
     try:
-        return load(
+        found = load(
             str(folder), model, config, loader._get_key_and_transform_mapping, preprocess_fn=prepare, dtype=dtype
         )
-    except (ValueError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"folder: {folder} has other tensors than {family.model} ({error})") from error
+    except Exception as error:  # Tunix has no class of its own for tensors that do not fit
+        raise bad_input(folder, "tensors", f"those of {family.model}", reason(error)) from error
+    for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(found, nnx.Param)):
+        if not isinstance(leaf, jax.Array):
+            raise bad_input(folder, "tensors", f"those of {family.model}", f"none for {jax.tree_util.keystr(path)}")
+        if not np.isfinite(np.asarray(leaf)).all():
+            got = "entries that are not finite"
+            raise bad_input(folder, f"tensor {jax.tree_util.keystr(path)}", f"finite in {dtype}", got)
+    return found
 
 
 def _tokenizer(folder: Path) -> Any:
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise ValueError(f"folder: {folder} has no tokenizer.json")
-    try:
+        raise bad_input(path, "", "a file that exists", "a path where no file is")
+    with parsing(path, "tokenizer"):
         return needed("tokenizers").Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing narrower
-        raise ValueError(f"folder: {path} cannot be read ({error})") from error
 
 
 def _stop(folder: Path, tokenizer: LibraryTokenizer) -> tuple[str, ...]:
-    """Names of the tokens that end an answer."""
+    """Return the names of the tokens that end an answer."""
     for file in ("generation_config.json", "config.json"):
-        found = (_json(folder / file) or {}).get("eos_token_id")
-        if found is not None:
-            names = [tokenizer.name(token) for token in (found if isinstance(found, list) else [found])]
-            if None in names:
-                raise ValueError(
-                    f"folder: {folder / file} has eos_token_id {found}; allowed are the tokenizer's tokens"
-                )
-            return tuple(names)
-    raise ValueError(f"folder: {folder} names no token that ends an answer; allowed is that, or an argument stop")
+        fields = Fields(folder / file, read_json(folder / file))
+        found = fields("eos_token_id", None)
+        if found is None:
+            continue
+        names = []
+        for token in found if isinstance(found, list) else [found]:
+            good = isinstance(token, int) and not isinstance(token, bool) and 0 <= token <= LARGEST_INT
+            name = tokenizer.name(token) if good else None
+            if name is None:
+                fields.refuse("eos_token_id", "numbers of tokens that the tokenizer has", found)
+            names.append(name)
+        return tuple(names)
+    advice = "Name them by the argument stop."
+    raise bad_input(folder / "config.json", "eos_token_id", "a token that ends an answer", "no such field", advice)
 
 
-def _template(folder: Path, tokenizer: Any) -> str:
-    """The chat template of the folder, else what its tokenizer puts in front of every text."""
-    settings = _json(folder / "tokenizer_config.json") or {}
-    template, beside = settings.get("chat_template"), folder / "chat_template.jinja"
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def _template(folder: Path, tokenizer: Any) -> str | ChatTemplate:
+    """Return the chat template of the folder, else the tokens that its tokenizer puts in front of every text."""
+    path, beside = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    settings = read_json(path)
+    template = settings.get("chat_template")
     if isinstance(template, list):  # several, by name
-        template = {each["name"]: each["template"] for each in template}.get("default")
+        parts = [each for each in template if isinstance(each, dict) and each.get("name") == "default"]
+        template = parts[-1].get("template") if parts else None
     if beside.is_file():
-        template = beside.read_text(encoding="utf-8")
+        path = beside
+        with parsing(beside, "UTF-8"):
+            template = Source(beside, MOST_JSON_BYTES).read("UTF-8").decode("utf-8")
     if template is None:
         found = tokenizer.encode("a")
         marked = zip(found.tokens, found.special_tokens_mask, strict=True)
         return "".join(name for name, _ in itertools.takewhile(lambda one: one[1], marked)) + "{prompt}"
-    first, end = (settings.get(name) for name in ("bos_token", "eos_token"))
-    first, end = (token.get("content") if isinstance(token, dict) else token for token in (first, end))
-    return chat_template(template, first or "", end or "")
+    if not isinstance(template, str):
+        raise bad_input(path, "chat_template", "a string", shown(template), "Give a template.")
+    settings = {**read_json(folder / "special_tokens_map.json"), **settings}
+    special = {name: _content(settings.get(name)) for name in _SPECIAL}
+    special = {name: token for name, token in special.items() if isinstance(token, str)}
+    try:
+        return read_template(template, special)
+    except (TypeError, ValueError) as error:
+        got = f"the error {quoted(str(error), 200)}"
+        raise bad_input(path, "chat_template", "a template that can be used", got, "Give a template.") from error
+
+
+def _content(token: Any) -> Any:
+    """Return the name of a special token, which a folder may give with its flags."""
+    return token.get("content") if isinstance(token, dict) else token
