@@ -78,7 +78,7 @@ def test_a_probability_of_0_has_derivative_0_where_the_true_one_is_infinite():
 
 @pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
 def test_exploitability_has_its_derivative_in_beta_at_beta_0(mode):
-    def metric(beta: jax.Array) -> jax.Array:
+    def metric(beta: jax.Array | float) -> jax.Array:
         return nj.metrics.exploitability(P, POLICY, beta, REFERENCE)
 
     with jax.debug_nans(True):
