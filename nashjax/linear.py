@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import gmres
 
 from nashjax import simplex
+from nashjax.arguments import invalid
 from nashjax.games import Game
 from nashjax.games.matrix import product, times
 
@@ -34,10 +35,8 @@ def margins(game: Game) -> jax.Array:
       ValueError: the game has no `dense()`.
     """
     if not hasattr(game, "dense"):
-        raise ValueError(
-            f"game: {type(game).__name__} has no dense(); allowed for interior points and plain equilibria are games "
-            "with a matrix"
-        )
+        requirement = "a game with a matrix, dense(), for interior points and at beta = 0"
+        raise invalid("game", requirement, f"an instance of {type(game).__name__}")
     return game.dense() - 0.5  # pyright: ignore[reportAttributeAccessIssue]
 
 

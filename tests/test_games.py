@@ -165,6 +165,23 @@ def test_from_payoffs_refuses(A, bound, message):
         nj.MatrixGame.from_payoffs(np.array(A), bound)
 
 
+def test_a_matrix_game_is_checked_when_it_is_made():
+    P = [[0.5, 0.9], [0.1, 0.5]]
+    np.testing.assert_array_equal(nj.MatrixGame(P).preferences, P)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"preferences must be a square matrix .*, got shape \[2, 3\]"):
+        nj.MatrixGame(np.ones((2, 3)))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="preferences must be an array of real numbers, got dtype <U5"):
+        nj.MatrixGame("chess")  # pyright: ignore[reportArgumentType]
+    assert jax.vmap(lambda game: game.payoffs(jnp.ones(2)), (nj.MatrixGame(0),))(  # pyright: ignore
+        nj.MatrixGame(jnp.array([P, P]))
+    ).shape == (2, 2)
+
+
+def test_payoffs_may_leave_out_what_an_action_earns_against_itself():
+    game = nj.MatrixGame.from_payoffs([[np.nan, 2.0], [-2.0, np.nan]])
+    np.testing.assert_array_equal(game.preferences, [[0.5, 1.0], [0.0, 0.5]])
+
+
 def test_first_fault_names_the_entry():
     P = np.full((2, 3, 3), 0.5)
     assert first_fault(P) is None

@@ -242,3 +242,11 @@ def test_budgets_and_warm_starts_at_a_small_beta():
     assert (again.queries == 1).all()
     near = half(solve_nine(0.98e-4, 1e-9, initial=answer.policy), 1)
     assert (near.queries < answer.queries).all()
+
+
+def test_a_solved_game_spends_few_steps_on_the_limit_in_float32():
+    """These are solved after a dozen steps; the limit, which rounding hides from them, once took a thousand more."""
+    games = nj.games.random_game(jax.random.key(1), 100, (64,)).preferences[np.array([7, 12, 23, 33])]
+    solution = nj.solve(games.astype(jnp.float32), 0.0)
+    assert solution.converged.all()
+    assert solution.steps.max() < 250

@@ -358,6 +358,74 @@ def test_a_wrong_type_is_named(arguments, message):
         nj.solve(**{"game": GOOD, "beta": 0.1, "algorithm": nj.NashMP(), **arguments})
 
 
+@pytest.mark.parametrize(
+    ("game", "advice"),
+    [
+        (2 * GOOD - 1, "For a skew-symmetric payoff matrix, use MatrixGame.from_payoffs."),
+        (100 * GOOD, "Divide percentages by 100."),
+        (np.array([[0.0, 3.0], [1.0, 0.0]]), "For a matrix of win counts, divide by wins + wins.T."),
+    ],
+)
+def test_what_looks_like_another_kind_of_matrix_is_told_where_to_go(game, advice):
+    with pytest.raises(ValueError, match=re.escape(advice) + "$"):
+        nj.solve(game, 0.1, algorithm=nj.NashMP())
+
+
+@pytest.mark.parametrize("diagonal", [np.nan, 0.0, 1.0])
+def test_the_diagonal_may_hold_anything(diagonal):
+    P = GOOD.copy()
+    np.fill_diagonal(P, diagonal)
+    expected = nj.solve(GOOD, 0.1, algorithm=nj.NashMP()).policy
+    np.testing.assert_array_equal(nj.solve(P, 0.1, algorithm=nj.NashMP()).policy, expected)
+    found = jax.jit(lambda P: nj.solve(P, 0.1, algorithm=nj.NashMP()).policy)(P)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_half_precision_is_symmetrized_within_its_own_rounding(dtype):
+    P = np.array([[0.5, 0.7, 0.4], [0.3, 0.5, 0.9], [0.6, 0.1, 0.5]])
+    rounded = P.astype(dtype)
+    assert np.abs(rounded.astype(float) + rounded.astype(float).T - 1).max() > 1e-5
+    found = nj.solve(rounded, 0.1, algorithm=nj.NashMP())
+    assert found.policy.dtype == np.float32
+    expected = nj.solve(P, 0.1, algorithm=nj.NashMP()).policy
+    np.testing.assert_allclose(found.policy, expected, atol=0.01)
+    wrong = rounded.copy()
+    wrong[0, 1] += dtype(0.05)
+    with pytest.raises(ValueError, match=r"game.preferences\[(0, 1|1, 0)\] must be"):
+        nj.solve(wrong, 0.1, algorithm=nj.NashMP())
+
+
+def test_a_solution_in_place_of_an_array_says_pass_its_policy():
+    solution = nj.solve(GOOD, 0.1, algorithm=nj.NashMP())
+    for call in (
+        lambda: nj.solve(GOOD, 0.1, reference=solution),  # pyright: ignore[reportArgumentType]
+        lambda: nj.solve(solution, 0.1),  # pyright: ignore[reportArgumentType]
+        lambda: nj.metrics.entropy(solution),  # pyright: ignore[reportArgumentType]
+        lambda: nj.metrics.span(solution, solution),  # pyright: ignore[reportArgumentType]
+        lambda: nj.metrics.exploitability(GOOD, solution, 0.1),  # pyright: ignore[reportArgumentType]
+    ):
+        with pytest.raises(TypeError, match=r"must be an array, got a Solution\. Pass its \.policy\.$"):
+            call()
+
+
+def test_lists_are_games_inside_a_trace_too():
+    found = jax.jit(lambda P: nj.solve(P, 0.1, algorithm=nj.NashMP()).policy)(GOOD.tolist())
+    np.testing.assert_allclose(found, nj.solve(GOOD, 0.1, algorithm=nj.NashMP()).policy, atol=1e-12)
+    with pytest.raises(ValueError, match="game must be an array of real numbers, rows of equal length"):
+        jax.jit(nj.solve)([[0.5, 0.2], [0.8]], 0.1)
+
+
+def test_policies_of_numpy_solutions_are_numpy_in_the_same_dtype():
+    """Also where jax has no float64: then float64 leaves come from files, pickles and `jax.device_get`."""
+    solution = nj.distributed.gather(nj.solve(GOOD, 0.1, algorithm=nj.NashMP()))
+    with jax.enable_x64(False):
+        policy = solution.policy
+    assert isinstance(policy, np.ndarray)
+    assert policy.dtype == np.float64
+    np.testing.assert_array_equal(policy, np.exp(solution.log_policy))
+
+
 def test_almost_complementary_matrices_are_made_exact():
     noisy = GOOD + 4e-7 * np.random.default_rng(0).uniform(-1, 1, (3, 3)) * (1 - np.eye(3))
     exact = 0.5 + (noisy - noisy.T) / 2
