@@ -5,6 +5,8 @@
 
 If a user's text has names of special tokens, the library takes these as plain text. The expected tokens come from a
 twin of the tokenizer, equal but for other names of its special tokens: to the twin, the user's text is plain.
+
+One file, though long: each family is a tokenizer, a template and the texts that tell it from the others.
 """
 
 from __future__ import annotations

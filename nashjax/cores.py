@@ -21,9 +21,9 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 
-from nashjax.inputs import Inputs, is_concrete
+from nashjax.inputs import Inputs
 from nashjax.solution import Solution
-from nashjax.transfers import explicit
+from nashjax.transfers import explicit, is_concrete
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nashjax.arguments import as_real_array, check_square, invalid, wrong_type
 from nashjax.games import MatrixGame
-from nashjax.inputs import to_host
 from nashjax.spread import put
+from nashjax.transfers import to_host
 
 __all__ = ["games_mesh", "gather", "initialize", "shard", "shard_local", "shard_rows"]
 

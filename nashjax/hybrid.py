@@ -24,9 +24,10 @@ from nashjax import plain, simplex
 from nashjax.algorithms import AdaptiveNashMP, InteriorPoint, Newton
 from nashjax.blocks import map_blocks, update_some
 from nashjax.driver import STALL_LEVEL, Outcome, certify, judge, keep_better, restart, resume, run
-from nashjax.inputs import Inputs, is_concrete, to_host
+from nashjax.inputs import Inputs
 from nashjax.problem import RegularizedGame
 from nashjax.solution import Status
+from nashjax.transfers import is_concrete, to_host
 
 TIGHT_TOLERANCE = 1e-9
 """In float64, tolerances below this end with Newton's method and its polish, all others only where queries run high."""

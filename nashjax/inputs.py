@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import simplex
@@ -23,20 +22,18 @@ from nashjax.arguments import (
     check_not_solution,
     check_policy,
     check_square,
-    first_index,
     invalid,
     message,
-    place_name,
     real_numbers_or_none,
     wrong_type,
 )
 from nashjax.games import EmbeddingGame, Game, LowRankGame, MatrixGame
 from nashjax.games.matrix import half_plus
+from nashjax.games.validity import check_game, prepare_game
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import Classes
-from nashjax.transfers import explicit
+from nashjax.transfers import explicit, is_concrete, to_host
 
-NOT_A_GAME = "a preference game, P + P^T = 1 with P in [0, 1]"
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
 """Those of a solve."""
 
@@ -87,7 +84,7 @@ class Inputs(NamedTuple):
         """
         game, batch = self.game, self.batch_shape
         beta = self.aligned().beta
-        game, is_game = _prepare_game(game, self.reference)
+        game, is_game = prepare_game(game, self.reference)
         good = [jnp.isfinite(beta) & (beta >= 0), is_game]
         uniform = jnp.full(game.num_actions, 1 / game.num_actions, self.beta.dtype)
         reference = uniform if self.reference is None else self.reference
@@ -181,7 +178,7 @@ def as_inputs(
         raise invalid("batch shapes", "shapes that broadcast with each other", found) from None
     _check_answers(game, dtype, inputs.batch_shape)
     if validate and not in_place:
-        check_game(inputs)
+        check_game(inputs.game, inputs.reference)
     return inputs
 
 
@@ -347,20 +344,6 @@ def _is_policy(policy: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(policy) & (policy >= 0), axis=-1) & sums_to_one
 
 
-def to_host(array: Any) -> np.ndarray:
-    """The values of an array, also where it lies in the memories of several processes; each of them has to call."""
-    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
-        from jax.experimental import multihost_utils  # slow to import, and seldom needed
-
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-    return np.asarray(array)
-
-
-def is_concrete(x: object) -> bool:
-    """Whether no part of a pytree is traced."""
-    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x))
-
-
 def _check_numbers(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name: str = "beta") -> None:
     tiny, largest = _range(dtype)
     if not _is_number_from(beta, tiny, largest) and is_concrete(beta):
@@ -370,7 +353,7 @@ def _check_numbers(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name:
         check_all(beta_name, values, (values == 0) | ((values >= tiny) & (values <= largest)), allowed)
     if not _is_number_from(tol, 0, largest) and is_concrete(tol):
         values = as_numbers("tol", tol)
-        allowed = f"a number from 0 to, in {dtype}, {largest:.3g}"
+        allowed = f"a number >= 0 and, in {dtype}, <= {largest:.3g}"
         check_all("tol", values, (values >= 0) & (values <= largest), allowed)
 
 
@@ -394,58 +377,3 @@ def as_numbers(name: str, x: Any) -> np.ndarray:
     if found is None:
         raise wrong_type(name, "real numbers", x)
     return found
-
-
-def _prepare_game(game: Any, reference: jax.Array | None) -> tuple[Game, jax.Array]:
-    """Return a game in the form that is solved, and which games are preference games, bool `[*batch]`.
-
-    Actions that the reference excludes are not looked at. Traceable.
-    """
-    if hasattr(game, "prepared"):
-        return game.prepared(None if reference is None else reference > 0)
-    return game, game.is_valid() if hasattr(game, "is_valid") else jnp.ones(game.batch_shape, bool)
-
-
-_valid_games = jax.jit(lambda game, reference, classes: _prepare_game(game, reference)[1])
-
-
-def check_game(inputs: Inputs) -> None:
-    """Raise ValueError that names the first bad entry unless these are preference games.
-
-    Traced games cannot be checked. Actions that the reference excludes are not looked at.
-    """
-    checked = hasattr(inputs.game, "prepared") or hasattr(inputs.game, "is_valid")
-    if not checked or not is_concrete((inputs.game, inputs.reference)):
-        return
-    with jax.ensure_compile_time_eval():  # a concrete game can also stand inside a trace
-        game, reference = explicit((inputs.game, inputs.reference))
-        valid = to_host(_valid_games(game, reference, Classes.of(game)))
-    if not valid.all():
-        raise _bad_game(inputs, first_index(~valid), valid.ndim)
-
-
-def _bad_game(inputs: Inputs, bad: tuple[int, ...], rank: int) -> ValueError:
-    """Return the error for the game at the place `bad` of the `rank` batch axes."""
-    game: Any = inputs.game
-    index = bad[rank - len(game.batch_shape) :]
-    here = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(game))
-    allowed = allowed_at(inputs.reference, bad)
-    fault = None
-    if here and hasattr(game, "fault"):
-        fault = jax.tree.map(lambda leaf: leaf_at(leaf, index), game).fault(allowed, index)
-    return ValueError(f"game.{fault}") if fault else invalid(place_name("game", index), NOT_A_GAME, "another matrix")
-
-
-def leaf_at(leaf: Any, index: tuple[int, ...]) -> np.ndarray:
-    """Return the part of an array of a batch of games that belongs to the game at `index`; shared axes have size 1."""
-    sizes = np.shape(leaf)[: len(index)]
-    return np.asarray(leaf)[tuple(0 if size == 1 else i for i, size in zip(index, sizes, strict=True))]
-
-
-def allowed_at(reference: Any, index: tuple[int, ...]) -> np.ndarray | None:
-    """Return which actions the reference `[*batch, n]` allows the game at `index`, bool `[n]`; None for all."""
-    if reference is None:
-        return None
-    values = to_host(reference)
-    rank = values.ndim - 1
-    return leaf_at(values, index[len(index) - rank :]) > 0

@@ -1,6 +1,9 @@
 """Certificates and distances as functions of plain arrays, batch axes first.
 
 Each takes one game or many; the batch shapes of the arguments broadcast as in numpy.
+
+Derivatives are finite where a probability or a reference is 0. If the true derivative is infinite, as that of `p log p`
+at 0, its infinite part counts as 0. The derivative with respect to an action that the reference excludes is 0.
 """
 
 from __future__ import annotations
@@ -13,10 +16,10 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax import linear, problem, simplex
-from nashjax.arguments import as_floating, check_all, check_policy, invalid
+from nashjax.arguments import as_floating, as_real_array, check_all, check_policy, invalid
 from nashjax.games import Game
-from nashjax.inputs import Inputs, as_inputs, as_numbers, as_policy_of, is_concrete
-from nashjax.transfers import explicit
+from nashjax.inputs import Inputs, as_inputs, as_numbers, as_policy_of
+from nashjax.transfers import explicit, is_concrete
 
 __all__ = [
     "Uniqueness",
@@ -34,7 +37,9 @@ __all__ = [
 def best_response(
     game: Game | ArrayLike, policy: ArrayLike, beta: ArrayLike, reference: ArrayLike | None = None
 ) -> jax.Array:
-    """Best response to a policy, `b ∝ r exp(P p / beta)` (spec 2); at `beta = 0` the reference on the best actions.
+    """Return the best response to a policy, `b ∝ r exp(P p / beta)` (spec 2).
+
+    At `beta = 0` it is the reference restricted to the best actions.
 
     Args:
       game: a `Game` or preferences `[*batch, n, n]`.
@@ -46,7 +51,8 @@ def best_response(
       Probabilities, `[*batch, n]`.
 
     Raises:
-      ValueError: an argument is not valid.
+      TypeError: an argument is of a wrong type.
+      ValueError: an argument has a wrong value.
     """
     inputs = as_inputs(game, beta, reference)
     return _best_response(*explicit((inputs, as_policy_of(inputs.game, "policy", policy))))
@@ -55,7 +61,7 @@ def best_response(
 def exploitability(
     game: Game | ArrayLike, policy: ArrayLike, beta: ArrayLike, reference: ArrayLike | None = None
 ) -> jax.Array:
-    """What the best response gains over a policy, `E_b(p)` (spec 2).
+    """Return what the best response gains over a policy, `E_b(p)` (spec 2).
 
     At `beta = 0` that is `max_i (P p)_i - 1/2` over the actions that the reference allows.
 
@@ -153,7 +159,11 @@ def span(log_policy: ArrayLike, other: ArrayLike) -> jax.Array:
     """Span semi-norm of `log_policy - other`, log-probabilities `[*batch, n]`; `[*batch]`, in nats (spec 2).
 
     Takes logarithms because only they tell tiny probabilities apart. Actions that either excludes do not count.
+
+    Raises:
+      TypeError: an argument is not an array of real numbers.
     """
+    log_policy, other = as_real_array("log_policy", log_policy), as_real_array("other", other)
     return _span(*_same_dtype(log_policy, other))
 
 

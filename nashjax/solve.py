@@ -15,14 +15,15 @@ from jax.typing import ArrayLike
 
 from nashjax import cores, simplex, spread
 from nashjax.algorithms import Algorithm
-from nashjax.algorithms.base import Betas
-from nashjax.arguments import LARGEST_INT, check_all, check_integer, invalid, message, wrong_type
+from nashjax.algorithms.support import check_algorithm, check_supported, supported_betas
+from nashjax.arguments import LARGEST_INT, check_integer, invalid
 from nashjax.blocks import default_block_size, map_blocks
 from nashjax.driver import Outcome, certify, run
 from nashjax.games import Game
+from nashjax.games.validity import check_game
 from nashjax.hybrid import BetaKinds, beta_kinds, run_hybrid
 from nashjax.implicit import attach_derivative
-from nashjax.inputs import Inputs, as_inputs, as_numbers, as_path_inputs, check_game, is_concrete
+from nashjax.inputs import Inputs, as_inputs, as_path_inputs
 from nashjax.problem import kl_bound, rounding_floor
 from nashjax.solution import Solution, Status
 from nashjax.transfers import explicit
@@ -93,7 +94,7 @@ def solve(
     >>> [round(float(p), 3) for p in solution.policy], bool(solution.converged)
     ([0.316, 0.289, 0.395], True)
     """
-    _check_algorithm(algorithm)
+    check_algorithm(algorithm)
     if not isinstance(max_queries, Tracer):
         check_integer("max_queries", max_queries, 1, LARGEST_INT)
     if block_size is not None:
@@ -104,7 +105,7 @@ def solve(
     # Then the matrices are read where they lie, and checked in passing, while they are in the cache.
     in_place = on_cores or is_spread
     inputs = as_inputs(*arguments, validate=validate, in_place=in_place).run_by(algorithm)
-    _check_supported(algorithm, inputs.game, beta)
+    check_supported(algorithm, inputs.game, beta)
     betas = beta_kinds(beta, inputs.beta.dtype)
     if not in_place:
         return _solve(*explicit((inputs, algorithm, max_queries)), block_size, betas)
@@ -118,7 +119,7 @@ def solve(
     solution = _solve_on_cores(inputs, algorithm, max_queries, block_size, betas)
     status = np.asarray(jax.block_until_ready(solution).status)
     if validate and (status.size == 0 or (status == Status.INVALID.value).any()):
-        check_game(inputs)
+        check_game(inputs.game, inputs.reference)
     return solution
 
 
@@ -152,11 +153,11 @@ def solve_path(
     Returns:
       A `Solution` whose first axis is that of the betas: `[num_betas, *batch]`.
     """
-    _check_algorithm(algorithm)
+    check_algorithm(algorithm)
     if not isinstance(max_queries, Tracer):
         check_integer("max_queries", max_queries, 1, LARGEST_INT)
     inputs = as_path_inputs(game, betas, reference, initial, tol, validate=validate).run_by(algorithm)
-    _check_supported(algorithm, inputs.game, betas, "betas")
+    check_supported(algorithm, inputs.game, betas, "betas")
     kinds = beta_kinds(betas, inputs.beta.dtype)
     if not spread.is_spread(game, betas, reference, initial, tol):
         return _solve_path(*explicit((inputs, algorithm, max_queries)), kinds)
@@ -211,50 +212,12 @@ def trajectory(
     Raises:
       ValueError: an argument is not valid.
     """
-    _check_algorithm(algorithm, allow_none=False)
+    check_algorithm(algorithm, allow_none=False)
     check_integer("num_steps", num_steps, 0, LARGEST_INT)
     inputs = as_inputs(game, beta, reference, initial).run_by(algorithm)
     if getattr(algorithm, "needs_matrix", False):
-        _check_supported(algorithm, inputs.game, 0.0)
+        check_supported(algorithm, inputs.game, 0.0)
     return _trajectory(*explicit((inputs, algorithm)), num_steps)
-
-
-def _check_algorithm(algorithm: object, *, allow_none: bool = True) -> None:
-    if algorithm is None and allow_none:
-        return
-    if isinstance(algorithm, type) or not (hasattr(algorithm, "init") and hasattr(algorithm, "step")):
-        raise wrong_type("algorithm", "an instance of an algorithm, such as nashjax.NashMP()", algorithm)
-    name = type(algorithm).__name__
-    if not hasattr(algorithm, "queries_per_step"):
-        requirement = "an algorithm that declares queries_per_step, the most queries of one step"
-        raise TypeError(message("algorithm", requirement, f"an instance of {name}"))
-    if any(leaf is algorithm for leaf in jax.tree.leaves(algorithm)):
-        advice = "Register the class with jax.tree_util.register_dataclass."
-        raise TypeError(message("algorithm", "a pytree", f"an instance of {name}", advice))
-
-
-def _check_supported(algorithm: Algorithm[Any] | None, game: Game, beta: ArrayLike, beta_name: str = "beta") -> None:
-    """Raise ValueError unless an algorithm supports the game and all betas; traced betas cannot be checked."""
-    if algorithm is None:
-        return
-    name = type(algorithm).__name__
-    if getattr(algorithm, "needs_matrix", False) and not hasattr(game, "dense"):
-        advice = "Use nashjax.AdaptiveNashMP(), or leave algorithm out."
-        raise invalid(
-            "game", f"a game with a matrix, dense(), for {name}", f"an instance of {type(game).__name__}", advice
-        )
-    betas = _supported_betas(algorithm)
-    if betas is Betas.ANY or not is_concrete(beta):
-        return
-    values = as_numbers(beta_name, beta)
-    other = "InteriorPoint" if betas is Betas.POSITIVE else "Newton"
-    requirement = f"{betas.value.removeprefix('beta ').removeprefix('= ')} for {name}"
-    check_all(beta_name, values, betas.include(values), requirement, f"Use nashjax.{other}(), or leave algorithm out.")
-
-
-def _supported_betas(algorithm: Algorithm[Any]) -> Betas:
-    """Return what an algorithm declares; a user's own need not inherit the declaration from `Algorithm`."""
-    return getattr(algorithm, "betas", Betas.ANY)
 
 
 def _in_dtype(algorithm: Algorithm[Any] | None, dtype: jnp.dtype) -> Any:
@@ -345,7 +308,7 @@ def _solve_batch(
 
         def solve_block(block: Inputs) -> Outcome:
             problem, log_initial, valid = block.prepare()
-            valid &= _supported_betas(algorithm).include(problem.beta)
+            valid &= supported_betas(algorithm).include(problem.beta)
             end = run(problem, algorithm, log_initial, valid, block.tol, max_queries)
             return certify(problem, end, valid, block.tol).batch_first()
 

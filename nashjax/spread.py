@@ -18,9 +18,11 @@ from nashjax.cores import traces_constants
 from nashjax.games import MatrixGame
 from nashjax.games.faults import SYMMETRY_TOLERANCE
 from nashjax.games.matrix import has_no_fault_among, product
-from nashjax.inputs import NOT_A_GAME, Inputs, allowed_at, batch_shapes, is_concrete, to_host
+from nashjax.games.validity import NOT_A_GAME, allowed_at
+from nashjax.inputs import Inputs, batch_shapes
 from nashjax.pytree import register_dataclass
 from nashjax.solution import Status
+from nashjax.transfers import is_concrete, to_host
 
 T = TypeVar("T")
 Axes = tuple[str, ...]

@@ -1,10 +1,12 @@
-"""Explicit transfers of arguments to the device, which `jax.transfer_guard("disallow")` allows."""
+"""Transfers between host and device, explicit ones, which `jax.transfer_guard("disallow")` allows."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import jax
+import numpy as np
+from jax.core import Tracer
 
 
 def explicit(tree: Any) -> Any:
@@ -17,3 +19,17 @@ def explicit(tree: Any) -> Any:
     if config.jax_transfer_guard_host_to_device in (None, "allow"):
         return tree
     return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), tree)
+
+
+def to_host(array: Any) -> np.ndarray:
+    """The values of an array, also where it lies in the memories of several processes; each of them has to call."""
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        from jax.experimental import multihost_utils  # slow to import, and seldom needed
+
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
+
+
+def is_concrete(x: object) -> bool:
+    """Whether no part of a pytree is traced."""
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x))

@@ -209,7 +209,7 @@ BAD_INPUT = {
     "matrix sum": (
         MATRIX.replace("paper,1", "paper,0.9"),
         [],
-        "g.csv, line 2 (rock), column paper must be P[i, j] + P[j, i] = 1 within 1e-6, got 0.0, and 0.9 ",
+        "g.csv, line 2 (rock), column paper must satisfy P[i, j] + P[j, i] = 1 within 1e-6, got 0.0, and 0.9 ",
     ),
     "empty": ("", [], "g.csv must contain a header and rows below it, got an empty file."),
     "beta negative": (BATTLES, ["--beta", "0.1,-1"], "--beta must be a finite number >= 0, got '-1'."),

@@ -202,9 +202,8 @@ BAD_TABLES = {
     "matrix outside": (",a,b\na,.5,1.5\nb,-.5,.5\n", "line 2 (a), column b must be a probability in [0, 1], got 1.5."),
     "matrix sum": (
         ",a,b,c\na,.5,.6,.6\nb,.4,.5,0\nc,.3,1,.5\n",
-        "line 2 (a), column c must be P[i, j] + P[j, i] = 1 within 1e-6, got 0.6, and 0.3 at the mirrore",
+        "line 2 (a), column c must satisfy P[i, j] + P[j, i] = 1 within 1e-6, got 0.6, and 0.3 at the mirrore",
     ),
-    "matrix diagonal": (",a,b\na,0.4,.5\nb,.5,.5\n", "line 2 (a), column a must be 1/2 on the diagonal, got 0.4."),
 }
 
 
@@ -256,10 +255,10 @@ BAD_ARRAYS = {
     "outside": (np.array([[0.5, 1.25], [-0.25, 0.5]]), "entry [0, 1] must be a probability in [0, 1], got 1.25."),
     "sum": (
         np.array([[0.5, 0.75], [0.5, 0.5]]),
-        "entry [0, 1] must be P[i, j] + P[j, i] = 1 within 1e-6, got 0.75, and 0.5 at the mirrored entry",
+        "entry [0, 1] must satisfy P[i, j] + P[j, i] = 1 within 1e-6, got 0.75, and 0.5 at the mirrored entry",
     ),
-    "bool": (np.eye(2) == 0, "entry [0, 0] must be 1/2 on the diagonal, got 0.0."),
-    "integers": (np.array([[0, 1], [0, 0]]), "entry [0, 0] must be 1/2 on the diagonal, got 0.0."),
+    "bool": (np.eye(2) == 0, "entry [0, 1] must satisfy P[i, j] + P[j, i] = 1 within 1e-6, got 1.0, and 1.0 at"),
+    "integers": (np.array([[0, 1], [1, 0]]), "entry [0, 1] must satisfy P[i, j] + P[j, i] = 1 within 1e-6, got 1.0"),
 }
 
 

@@ -178,7 +178,7 @@ def test_a_matrix_game_is_checked_when_it_is_made():
 
 
 def test_payoffs_may_leave_out_what_an_action_earns_against_itself():
-    game = nj.MatrixGame.from_payoffs([[np.nan, 2.0], [-2.0, np.nan]])
+    game = nj.MatrixGame.from_payoffs(np.array([[np.nan, 2.0], [-2.0, np.nan]]))
     np.testing.assert_array_equal(game.preferences, [[0.5, 1.0], [0.0, 0.5]])
 
 

@@ -28,8 +28,7 @@ EMBEDDING = nj.games.EmbeddingGame(
     jax.random.normal(KEY, (2, 3, 2), jnp.float32), jnp.array([[[0, 1], [-1, 0]]], jnp.float32)
 )
 LOW_RANK = nj.games.LowRankGame(jnp.array([[[0.5], [0.25], [0]]]), jnp.array([[[0.0], [1], [0.5]]] * 2))
-AT_ZERO = {"InteriorPoint", "OptimisticMWU", "PredictiveRM", "ExtragradientRM"}
-METHODS = [name for name in algorithms.__all__ if name not in ("Algorithm", "State")]
+METHODS = [name for name in algorithms.__all__ if name not in ("Algorithm", "Betas", "State")]
 LEARNERS = (
     "ClosedFormNashMP",
     "PlugIn",
@@ -58,11 +57,12 @@ def strict() -> Iterator[None]:
 
 
 def of_method(name: str) -> Callable[[], Any]:
-    algorithm, beta = getattr(algorithms, name)(), 0.0 if name in AT_ZERO else BETAS
+    algorithm = getattr(algorithms, name)()
+    at_zero = algorithm.betas is algorithms.Betas.ZERO
 
     def run() -> Any:
-        solution = nj.solve(GAMES, beta, algorithm=algorithm, reference=REFERENCES, max_queries=7)
-        path = nj.trajectory(ONE, 0.0 if name in AT_ZERO else 0.1, algorithm=algorithm, num_steps=2)
+        solution = nj.solve(GAMES, 0.0 if at_zero else BETAS, algorithm=algorithm, reference=REFERENCES, max_queries=7)
+        path = nj.trajectory(ONE, 0.0 if at_zero else 0.1, algorithm=algorithm, num_steps=2)
         return solution, solution.policy, solution.converged, path
 
     return run

@@ -1,7 +1,7 @@
 """The methods, one file each; `base.py` is the interface they share."""
 
 from nashjax.algorithms.adaptive_nash_mp import AdaptiveNashMP
-from nashjax.algorithms.base import Algorithm, State
+from nashjax.algorithms.base import Algorithm, Betas, State
 from nashjax.algorithms.egpo import EGPO
 from nashjax.algorithms.extragradient_rm import ExtragradientRM
 from nashjax.algorithms.interior_point import InteriorPoint
@@ -19,6 +19,7 @@ __all__ = [
     "EGPO",
     "AdaptiveNashMP",
     "Algorithm",
+    "Betas",
     "ExtragradientRM",
     "InteriorPoint",
     "MagneticMirrorDescent",

@@ -23,7 +23,7 @@ class Fault:
     Attributes:
       index: the index `(..., i, j)` of the entry.
       found: what is there.
-      allowed: what the entry must be.
+      allowed: what the entry must be, as a requirement of `arguments.message`.
       advice: one sentence that says how to fix it, or nothing.
     """
 
@@ -63,8 +63,8 @@ def first_fault(preferences: np.ndarray, allowed: np.ndarray | None = None) -> F
     if P.size and excess.max() > SYMMETRY_TOLERANCE:
         index = tuple(int(i) for i in np.unravel_index(np.argmax(excess), P.shape))
         mirrored = (*index[:-2], index[-1], index[-2])
-        found = f"{P[index]} and, mirrored, {P[mirrored]}, which sum to {P[index] + P[mirrored]}"
-        return Fault(index, found, "P[i, j] with P[i, j] + P[j, i] = 1 within 1e-6")
+        found = f"{P[index]}, and {P[mirrored]} at the mirrored entry"
+        return Fault(index, found, "must satisfy P[i, j] + P[j, i] = 1 within 1e-6")
     return None
 
 

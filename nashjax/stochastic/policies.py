@@ -14,9 +14,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from nashjax.arguments import as_floating, as_real_array, check_all, check_integer, invalid, wrong_type
-from nashjax.inputs import is_concrete
 from nashjax.pytree import register_dataclass
-from nashjax.transfers import explicit
+from nashjax.transfers import explicit, is_concrete
 
 Params = Any
 

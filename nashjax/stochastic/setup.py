@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from nashjax import simplex
 from nashjax.arguments import LARGEST_INT, check_all, check_integer, check_key, invalid, message
 from nashjax.games import MatrixGame
-from nashjax.inputs import as_numbers, as_policy, is_concrete
+from nashjax.inputs import as_numbers, as_policy
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import register_dataclass
 from nashjax.stochastic.checkpoint import describe, describe_code
@@ -24,7 +24,7 @@ from nashjax.stochastic.oracles import PreferenceOracle
 from nashjax.stochastic.policies import Policy
 from nashjax.stochastic.records import Tally
 from nashjax.stochastic.sampled_game import SampledGame, draw, known_game
-from nashjax.transfers import explicit
+from nashjax.transfers import explicit, is_concrete
 
 
 @register_dataclass

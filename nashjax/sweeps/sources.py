@@ -1,4 +1,7 @@
-"""Where the games of a sweep come from: a folder of files, seeds, or a Python iterable; cut into chunks."""
+"""Where the games of a sweep come from: a folder of files, seeds, or a Python iterable; cut into chunks.
+
+One file, though long: the three kinds of sources share how games are cut into chunks and told apart.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The commands `nashjax finetune` and `nashjax generate`: what they print, keep, go on with and refuse."""
+"""The commands `nashjax finetune` and `nashjax generate`: what they print, keep, go on with and refuse.
+
+One file, though long: its tests share two trained runs.
+"""
 
 from __future__ import annotations
 

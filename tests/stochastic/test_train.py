@@ -1,4 +1,7 @@
-"""Training: arguments, records, early stops, and runs that are killed and go on."""
+"""Training: arguments, records, early stops, and runs that are killed and go on.
+
+One file, though long: most of its tests share trained runs and compiled programs.
+"""
 
 import dataclasses
 import functools
@@ -150,7 +153,10 @@ def test_a_run_that_diverged_says_so():
         ({"num_records": 0}, "num_records must be an integer >= 1, got 0"),
         ({"evaluation_comparisons": -1}, "evaluation_comparisons must be an integer >= 0, got -1"),
         ({"tol": -1.0}, "tol must be a finite number >= 0, got -1.0"),
-        ({"policy": st.MLPPolicy(np.zeros((1, 2)), 4)}, r"module: its logits of one context have shape \[1, 4\]"),
+        (
+            {"policy": st.MLPPolicy(np.zeros((1, 2)), 4)},
+            r"module must be a module whose logits of one context have shape \[1, 5\], .*, got shape \[1, 4\]",
+        ),
         ({"beta": 1e400}, "beta must be .*, got inf"),
         ({"key": jax.random.split(KEY)}, "key must be one jax random key"),
         ({"key": jnp.zeros(2)}, "key must be one jax random key"),
