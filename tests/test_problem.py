@@ -148,7 +148,7 @@ def test_bounds_at_beta_zero_say_nothing():
     assert nj.metrics.l1_bound(0.1, 0.0) == 2
     with pytest.raises(ValueError, match=r"^exploitability\[1\] must be >= 0, got -0.1"):
         nj.metrics.kl_bound(np.array([0.1, -0.1]), 0.1)
-    with pytest.raises(ValueError, match=r"^beta: is nan; allowed are numbers >= 0"):
+    with pytest.raises(ValueError, match=r"^beta must be >= 0, got nan"):
         nj.metrics.l1_bound(0.1, np.nan)
 
 

@@ -161,10 +161,10 @@ def test_faults_are_named():
     games = nj.games.random_game(jax.random.key(0), 16, (8,))
     bad = np.array(games.preferences)
     bad[5, 1, 2] = np.nan
-    refused(lambda: nj.solve(nj.distributed.shard(bad), 0.1), "game.preferences[5, 1, 2] must be a finite probability, got nan")
+    refused(lambda: nj.solve(nj.distributed.shard(bad), 0.1), "game.preferences[5, 1, 2] must be a finite probability")
     mesh = jax.make_mesh((2, 4), ("a", "b"))
     rows = jax.device_put(bad, NamedSharding(mesh, P("a", "b")))
-    refused(lambda: nj.solve(rows, 0.1), "game.preferences[5, 1, 2] must be a finite probability, got nan")
+    refused(lambda: nj.solve(rows, 0.1), "game.preferences[5, 1, 2] must be a finite probability")
     unchecked = nj.solve(nj.distributed.shard(bad), 0.1, validate=False, algorithm=first_order)
     assert unchecked.status.tolist() == [0] * 5 + [int(nj.Status.INVALID)] + [0] * 2
     loses = nj.NashMP(eta=1e308)  # that a method returns no policy makes a game no worse
