@@ -6,7 +6,6 @@ In a run of several processes all of them make the same calls in the same order.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -131,14 +130,14 @@ def shard_rows(game: MatrixGame | Any, mesh: Mesh | None = None) -> MatrixGame:
         devices. Actions that the reference excludes can fill a game up.
     """
     mesh, axis = _one_axis(mesh)
-    whole = game if isinstance(game, MatrixGame) else MatrixGame(as_real_array("game", game))  # pyright: ignore
-    shape = whole.preferences.shape
+    preferences: Any = game.preferences if isinstance(game, MatrixGame) else as_real_array("game", game)
+    shape = preferences.shape
     check_square("game", shape)
     if len(shape) > 2:
         raise invalid("game", "one matrix [n, n]", f"shape {list(shape)}")
-    _check_axis("game", whole.preferences, mesh.size, "rows")
-    rows = put(whole.preferences, NamedSharding(mesh, PartitionSpec(axis)))
-    return dataclasses.replace(whole, preferences=rows)
+    _check_axis("game", preferences, mesh.size, "rows")
+    rows = put(preferences, NamedSharding(mesh, PartitionSpec(axis)))
+    return MatrixGame(rows, game.payoff_scale if isinstance(game, MatrixGame) else None)
 
 
 def gather(results: T) -> T:

@@ -81,7 +81,7 @@ def test_solves_and_certificates_are_those_of_the_matrix(make, dtype):
 def test_a_game_of_low_rank_logits_is_an_embedding_game():
     """`random_game(kind="low_rank")` with its blades and chests as features."""
     key, n, rank = jax.random.key(5), 9, 2
-    blades, chests = jax.random.normal(key, (2, n, rank))
+    blades, chests = jax.random.normal(key, (2, n, rank), jnp.float32).astype(float)
     features = jnp.concatenate([blades, chests], axis=-1)
     one, zero = jnp.eye(rank), jnp.zeros((rank, rank))
     skew = jnp.block([[zero, one], [-one, zero]]) / np.sqrt(2 * rank)

@@ -200,11 +200,11 @@ def test_a_path_may_differ_per_game_and_has_derivatives():
         ([], r"betas must be .*, got shape \[0\]"),
         ([0.1, 0.2], r"betas\[1\] must be at most the beta before it, got 0.2"),
         ([0.1, -0.2], r"betas\[1\] must be finite and >= 0, got -0.2"),
-        (["x"], "betas: is"),
+        (["x"], "betas must be real numbers"),
     ],
 )
 def test_a_path_refuses(betas, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         nj.solve_path(np.full((2, 2), 0.5), betas)
 
 
@@ -218,6 +218,7 @@ def test_there_are_no_derivatives_at_beta_zero():
 
     betas = np.array([0.0, 0.1])
     in_game, in_beta, in_reference = jax.grad(weighted, (0, 1, 2))(np.stack([P, P]), betas, np.stack([reference] * 2))
+    in_game = in_game[:, ~np.eye(4, dtype=bool)]  # the diagonal is not looked at
     for gradient in (in_game, in_beta, in_reference):
         assert np.isnan(gradient[0]).all()
         assert np.isfinite(gradient[1]).all()

@@ -131,7 +131,7 @@ def test_paths_are_followed_where_the_games_lie():
     try:
         nj.solve_path(big, nj.distributed.shard(jnp.linspace(1, 0.1, 8)))
     except ValueError as error:
-        assert "betas: the axis of the path is cut" in str(error), error
+        assert "betas must be whole on every device, got a path cut" in str(error), error
     else:
         raise AssertionError
     """)

@@ -73,8 +73,8 @@ def check_output(path: Path, *sources: Path, suffixes: Collection[str] = (".json
             raise bad_input(path, "", "another file than the input", "the input itself")
     folder = path.parent
     if not folder.is_dir():
-        got = "no directory" if not folder.exists() else "a file"
-        raise bad_input(path, "", f"in a directory, but {quoted(str(folder))} is none", got)
+        got = f"{'the file ' if folder.exists() else ''}{quoted(str(folder))}"
+        raise bad_input(path, "", "in a directory that exists", got)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise bad_input(path, "", "in a writable directory", quoted(str(folder)))
 

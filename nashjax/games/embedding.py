@@ -12,7 +12,7 @@ import numpy as np
 
 from nashjax.arguments import invalid
 from nashjax.games.faults import SYMMETRY_TOLERANCE, check_factor, describe_not_finite, describe_not_skew
-from nashjax.games.matrix import allowed_somewhere, product
+from nashjax.games.matrix import allowed_somewhere, holds_where_allowed, product
 from nashjax.pytree import register_dataclass
 
 TILE = {"cpu": 512}
@@ -118,8 +118,8 @@ class EmbeddingGame:
         finite = jnp.all(jnp.isfinite(self.features), axis=-1)
         kept = finite & allowed_somewhere(allowed, self.features.shape[:-2])
         features = jnp.where(kept[..., None], self.features, 0)
-        skew = jnp.all(self._is_skew(), axis=(-2, -1))
-        return dataclasses.replace(self, features=features), jnp.all(finite | ~allowed, axis=-1) & skew
+        good = finite & jnp.all(self._is_skew(), axis=(-2, -1))[..., None]
+        return dataclasses.replace(self, features=features), holds_where_allowed(good, allowed)
 
     def is_valid(self) -> jax.Array:
         """Return which games have finite features and a skew-symmetric `S`, bool `[*batch_shape]`."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from nashjax.arguments import invalid
 from nashjax.games.faults import check_factor, describe_not_finite
-from nashjax.games.matrix import allowed_somewhere, product
+from nashjax.games.matrix import allowed_somewhere, holds_where_allowed, product
 from nashjax.pytree import register_dataclass
 
 CHUNK = 4096
@@ -78,7 +78,7 @@ class LowRankGame:
             jnp.where((rows & allowed_somewhere(allowed, factor.shape[:-2]))[..., None], factor, 0)
             for rows, factor in zip(finite, (self.left, self.right), strict=True)
         )
-        return LowRankGame(left, right), jnp.all((finite[0] & finite[1]) | ~allowed, axis=-1)
+        return LowRankGame(left, right), holds_where_allowed(finite[0] & finite[1], allowed)
 
     def is_valid(self) -> jax.Array:
         """Return which games have finite factors, bool `[*batch_shape]`."""

@@ -254,6 +254,21 @@ def allowed_somewhere(allowed: jax.Array, batch_shape: tuple[int, ...]) -> jax.A
     return found.reshape(found.shape[rank - len(batch_shape) :])
 
 
+def holds_where_allowed(good: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Return which games have only good actions among the allowed ones.
+
+    Args:
+      good: bool `[*batch_shape, n]`.
+      allowed: bool `[*batch, n]`.
+
+    Returns:
+      bool, the two batch shapes broadcast.
+    """
+    rank = max(good.ndim, allowed.ndim)
+    good, allowed = (x.reshape(*(1,) * (rank - x.ndim), *x.shape) for x in (good, allowed))
+    return jnp.all(good | ~allowed, axis=-1)
+
+
 def has_no_fault_among(allowed: jax.Array, faults: jax.Array, rows: jax.Array | None = None) -> jax.Array:
     """Return which games have no fault between two allowed actions, without a copy of a matrix for each reference.
 

@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from nashjax import simplex
 from nashjax.arguments import check_choice, check_integer, check_key, check_number, check_shape
 from nashjax.games.matrix import MatrixGame, half_plus, product
 from nashjax.transfers import explicit
@@ -90,8 +91,9 @@ def _margin(key: jax.Array, n: int, batch: tuple[int, ...], kind: str, scale: ja
             blades, chests = normal(2, *batch, n, rank)
             upper = product("...ir,...jr->...ij", blades, chests)
             margin = _logit_margin(scale * (upper - jnp.swapaxes(upper, -1, -2)) / math.sqrt(2 * rank))
-    # Where two entries that should mirror each other differ by rounding, the upper one counts.
-    upper = jnp.triu(margin, 1)
+    # Where two entries that should mirror each other differ by rounding, the upper one counts. It is kept in memory:
+    # computed again for its mirror image, it could be rounded differently.
+    upper = simplex.materialize(jnp.triu(margin, 1), jax.random.key_data(key))
     return upper - jnp.swapaxes(upper, -1, -2)
 
 

@@ -116,7 +116,7 @@ def test_a_run_is_kept_and_not_begun_again(finished, demo, run):
     assert again.stdout.splitlines()[-8:] == done.stdout.splitlines()[-8:]
     assert_refused(
         run("finetune", "--steps", STEPS, "--output", "RUN", "--resume", "--beta", 0.1),
-        "as in this run, got 0.05. Use the folder",
+        "as in this run, got 0.05",
     )
     assert_refused(
         run("finetune", "--steps", 4, "--output", "RUN", "--resume"), "must be 4 as in this run, got 3. Use the folder"
@@ -413,7 +413,7 @@ def test_adapters_of_the_tiny_model(tmp_path, run):
 GENERATE: dict[str, tuple[tuple[object, ...], str]] = {
     "no run": (("elsewhere",), "FOLDER must be an output folder of nashjax finetune, got 'elsewhere'."),
     "no file": (("RUN", "--prompts", "p.jsonl"), "p.jsonl must be a file that exists"),
-    "letter": (("RUN", "--prompt", "r9"), "text: 'r9' has '9' at 1; allowed are 'rps.0123'"),
+    "letter": (("RUN", "--prompt", "r9"), "prompts[0]: text[1] must be one of 'rps.0123', got '9'."),
     "too long": (("RUN", "--answer-length", 4), "length of answers must be less than the context, 4 tokens, got 4"),
     "temperature": (("RUN", "--temperature", -1), "--temperature must be a finite number >= 0, got '-1'."),
     "top p": (("RUN", "--top-p", 1.5), "--top-p must be a finite number > 0 and <= 1, got '1.5'."),
