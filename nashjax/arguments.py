@@ -162,7 +162,8 @@ def check_policy(name: str, policy: np.ndarray) -> None:
     if wrong.any():
         index = first_index(wrong)
         requirement = f"probabilities that sum to 1 within {SUM_TOLERANCE:g}"
-        raise invalid(place_name(name, index), requirement, f"the sum {sums[index]}", "Divide them by their sum.")
+        advice = "Divide them by their sum." if sums[index] > 0 else ""
+        raise invalid(place_name(name, index), requirement, f"the sum {sums[index]}", advice)
 
 
 def check_square(name: str, shape: tuple[int, ...]) -> None:
@@ -180,6 +181,8 @@ def as_real_array(name: str, x: Any) -> jax.Array | np.ndarray:
     """
     if not isinstance(x, jax.Array):
         check_not_solution(name, x)
+        if x is None or isinstance(x, (str, bytes)):
+            raise wrong_type(name, "an array of real numbers", x)
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x)):  # a nested list under `jit`
             return _stacked(name, x)
         try:
@@ -202,7 +205,9 @@ def _stacked(name: str, x: Any) -> jax.Array:
 def check_not_solution(name: str, x: Any) -> None:
     """Raise TypeError for a solution where an array is required."""
     if isinstance(x, Solution):
-        raise TypeError(message(name, "an array", "a Solution", "Pass its .policy."))
+        field = {"log_policy": "log_policy", "exploitability": "exploitability", "game": None, "beta": None}
+        found = field.get(name, "policy")
+        raise TypeError(message(name, "an array", "a Solution", f"Pass its .{found}." if found else ""))
 
 
 def real_numbers_or_none(x: Any) -> np.ndarray | None:

@@ -61,3 +61,6 @@ app.command(epilog="Example: nashjax demo --num-games 4096 --num-actions 50 --be
 app.command(epilog="Example: nashjax sweep OUT --kind gaussian --num-actions 10 --num-games 1000000 --seed 0")(sweep)
 app.command(epilog="Example: nashjax finetune --output RUN")(finetune)
 app.command(epilog="Example: nashjax generate RUN --prompt 'Write a line about the sea.'")(generate)
+
+if __name__ == "__main__":
+    main()

@@ -235,9 +235,8 @@ def as_policy(name: str, policy: ArrayLike, num_actions: int, dtype: jnp.dtype, 
 
 
 def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
-    payoff_scale = None
     if isinstance(game, MatrixGame):
-        game, payoff_scale = game.preferences, game.payoff_scale
+        game = game.preferences
     elif not isinstance(game, (jax.Array, np.ndarray)) and hasattr(game, "payoffs"):
         _check_attributes(game)
         return game  # pyright: ignore[reportReturnType]
@@ -246,7 +245,7 @@ def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
     if not (in_place or isinstance(preferences, jax.Array)):
         with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
             preferences = jnp.asarray(explicit(preferences))
-    return MatrixGame(_as_exact(preferences), payoff_scale)
+    return MatrixGame(_as_exact(preferences))
 
 
 def _check_attributes(game: Any) -> None:
@@ -283,7 +282,7 @@ def _cast_in_place(x: ArrayLike, dtype: jnp.dtype) -> jax.Array:
 
 def _dtype(game: Game) -> jnp.dtype:
     """Float32 or float64, whatever smaller types the game is made of."""
-    if isinstance(game, MatrixGame) and game.payoff_scale is None and game.preferences.dtype in DTYPES:
+    if isinstance(game, MatrixGame) and game.preferences.dtype in DTYPES:
         return game.preferences.dtype  # nearly always, and known at once
     try:
         dtypes = [jnp.result_type(x) for x in jax.tree.leaves(game)]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
+import numpy as np
 from jax.typing import ArrayLike
 
 from nashjax import linear, problem, simplex
@@ -162,9 +162,9 @@ def span(log_policy: ArrayLike, other: ArrayLike) -> jax.Array:
 
     Raises:
       TypeError: an argument is not an array of real numbers.
+      ValueError: the shapes do not fit each other.
     """
-    log_policy, other = as_real_array("log_policy", log_policy), as_real_array("other", other)
-    return _span(*_same_dtype(log_policy, other))
+    return _span(*_log_policies(log_policy=log_policy, other=other))
 
 
 def entropy(policy: ArrayLike) -> jax.Array:
@@ -177,23 +177,43 @@ def entropy(policy: ArrayLike) -> jax.Array:
 
 
 def _floating(exploitability: ArrayLike, beta: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    for name, value in (("exploitability", exploitability), ("beta", beta)):
+    given = {"exploitability": exploitability, "beta": beta}
+    for name, value in given.items():
         if is_concrete(value):
             values = as_numbers(name, value)
             check_all(name, values, values >= 0, ">= 0")
-    E = as_floating(jnp.asarray(explicit(exploitability)))
-    return E, jnp.asarray(explicit(beta), E.dtype)
+    arrays = {name: as_real_array(name, value) for name, value in given.items()}
+    _check_shapes({name: array.shape for name, array in arrays.items()})
+    E = as_floating(jnp.asarray(explicit(arrays["exploitability"])))
+    return E, jnp.asarray(explicit(arrays["beta"]), E.dtype)
 
 
 def _policies(**policies: ArrayLike) -> list[jax.Array]:
     for name, policy in policies.items():
-        if not isinstance(policy, Tracer):
+        if is_concrete(policy):
             check_policy(name, as_numbers(name, policy))
-    arrays = _same_dtype(*policies.values())
-    if len({array.shape[-1] for array in arrays}) > 1:
-        found = ", ".join(f"{name} {list(jnp.shape(policy))}" for name, policy in policies.items())
-        raise invalid("policy and other", "must have equal last axes", found)
-    return arrays
+    return _log_policies(**policies)
+
+
+def _log_policies(**policies: ArrayLike) -> list[jax.Array]:
+    """Return arrays `[*batch, n]` in one dtype; raises unless their actions agree and their batches broadcast."""
+    arrays = {name: as_real_array(name, policy) for name, policy in policies.items()}
+    for name, array in arrays.items():
+        if not array.ndim:
+            raise invalid(name, "an array [..., n] with an entry for each action", "a single number")
+    if len({array.shape[-1] for array in arrays.values()}) > 1:
+        found = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+        raise invalid(" and ".join(arrays), "must have equal last axes", found)
+    _check_shapes({name: array.shape[:-1] for name, array in arrays.items()})
+    return _same_dtype(*arrays.values())
+
+
+def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> None:
+    try:
+        np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise invalid("batch shapes", "shapes that broadcast with each other", found) from None
 
 
 def _same_dtype(*arrays: ArrayLike) -> list[jax.Array]:

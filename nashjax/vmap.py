@@ -22,11 +22,12 @@ def solve_mapped_axis_as_batch(solve: Callable[[Inputs, Any], T], inputs: Inputs
     call whose mapped axis is one of `others`.
 
     Args:
-      solve: function of the games and of what else it needs, to a pytree whose leaves begin with the batch axes. It is
-        not differentiated.
+      solve: function of the games and of what else it needs, to a pytree whose leaves begin with the batch axes. Its
+        derivatives are 0.
       inputs: the games, `[*batch]`.
       others: a pytree of arrays without batch axes.
     """
+    inputs, others = jax.lax.stop_gradient((inputs, others))
     mappable = jax.custom_batching.custom_vmap(solve)
 
     @mappable.def_vmap

@@ -416,6 +416,8 @@ def test_a_method_that_needs_a_matrix_names_one_that_does_not():
     )
     with pytest.raises(ValueError, match=said):
         nj.solve(game, 0.0, algorithm=nj.InteriorPoint())
+    with pytest.raises(ValueError, match=re.escape("got 0.0. Use nashjax.AdaptiveNashMP(), or leave")):
+        nj.solve(game, 0.0, algorithm=nj.NashMD())
     with pytest.raises(ValueError, match=said):
         nj.trajectory(game, 0.0, algorithm=nj.InteriorPoint(), num_steps=1)
 

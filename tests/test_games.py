@@ -170,11 +170,23 @@ def test_a_matrix_game_is_checked_when_it_is_made():
     np.testing.assert_array_equal(nj.MatrixGame(P).preferences, P)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"preferences must be a square matrix .*, got shape \[2, 3\]"):
         nj.MatrixGame(np.ones((2, 3)))  # pyright: ignore[reportArgumentType]
-    with pytest.raises(TypeError, match="preferences must be an array of real numbers, got dtype <U5"):
+    with pytest.raises(TypeError, match="preferences must be an array of real numbers, got 'chess'"):
         nj.MatrixGame("chess")  # pyright: ignore[reportArgumentType]
     assert jax.vmap(lambda game: game.payoffs(jnp.ones(2)), (nj.MatrixGame(0),))(  # pyright: ignore
         nj.MatrixGame(jnp.array([P, P]))
     ).shape == (2, 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_games_of_any_payoffs_are_preference_games(dtype):
+    """The largest payoff, scaled in a compiled program, is not beyond 1/2 by its rounding."""
+    A = np.random.default_rng(0).normal(size=(300, 4, 4)).astype(dtype)
+    A = A - np.swapaxes(A, 1, 2)
+    traced = jax.jit(lambda A: nj.MatrixGame.from_payoffs(A).preferences)(A)
+    for P in (np.asarray(nj.MatrixGame.from_payoffs(A).preferences), np.asarray(traced)):
+        assert P.dtype == dtype
+        assert ((P >= 0) & (P <= 1)).all()
+        assert (P + np.swapaxes(P, 1, 2) == 1).all()
 
 
 def test_payoffs_may_leave_out_what_an_action_earns_against_itself():

@@ -80,6 +80,8 @@ def test_a_wrong_value_is_named(arguments, message):
             "algorithm must be an instance of an algorithm, such as nashjax.NashMP(), got <class",
         ),
         ({"algorithm": "nash"}, "such as nashjax.NashMP(), got 'nash'."),
+        ({"game": "foo.csv"}, "game must be an array of real numbers, got 'foo.csv'."),
+        ({"game": None}, "game must be an array of real numbers, got None."),
         ({"game": [["a", "b"], ["c", "d"]]}, "game must be an array of real numbers, got dtype <U1."),
         ({"game": np.full((2, 2), 0.5 + 0j)}, "game must be an array of real numbers, got dtype complex128."),
     ],
@@ -123,7 +125,7 @@ def test_half_precision_is_symmetrized_within_its_own_rounding(dtype):
     np.testing.assert_allclose(found.policy, expected, atol=0.01)
     wrong = rounded.copy()
     wrong[0, 1] = float(wrong[0, 1]) + 0.05
-    with pytest.raises(ValueError, match=r"game.preferences\[(0, 1|1, 0)\] must be"):
+    with pytest.raises(ValueError, match=r"game.preferences\[(0, 1|1, 0)\] must satisfy"):
         nj.solve(wrong, 0.1, algorithm=nj.NashMP())
 
 
@@ -131,13 +133,15 @@ def test_a_solution_in_place_of_an_array_says_pass_its_policy():
     solution = nj.solve(GOOD, 0.1, algorithm=nj.NashMP())
     for call in (
         lambda: nj.solve(GOOD, 0.1, reference=solution),  # pyright: ignore[reportArgumentType]
-        lambda: nj.solve(solution, 0.1),  # pyright: ignore[reportArgumentType]
         lambda: nj.metrics.entropy(solution),  # pyright: ignore[reportArgumentType]
-        lambda: nj.metrics.span(solution, solution),  # pyright: ignore[reportArgumentType]
         lambda: nj.metrics.exploitability(GOOD, solution, 0.1),  # pyright: ignore[reportArgumentType]
     ):
         with pytest.raises(TypeError, match=r"must be an array, got a Solution\. Pass its \.policy\.$"):
             call()
+    with pytest.raises(TypeError, match=r"log_policy must be an array, got a Solution\. Pass its \.log_policy\.$"):
+        nj.metrics.span(solution, solution)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"game must be an array, got a Solution\.$"):
+        nj.solve(solution, 0.1)  # pyright: ignore[reportArgumentType]
 
 
 def test_lists_are_games_inside_a_trace_too():

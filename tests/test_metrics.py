@@ -1,5 +1,6 @@
 """Derivatives of the metrics where probabilities and references are 0."""
 
+import re
 from collections.abc import Callable
 
 import jax
@@ -137,3 +138,23 @@ def test_solutions_have_derivatives_where_probabilities_underflow(mode):
     for reference in at:
         with jax.debug_nans(True):
             assert np.isfinite(differentiate(jnp.asarray(reference))).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.kl_divergence(np.full((2, 2), 0.5), np.full((3, 2), 0.5)), "got policy [2], other [3]."),
+        (lambda m: m.kl_bound(np.ones(2), np.ones(3)), "got exploitability [2], beta [3]."),
+        (lambda m: m.kl_divergence([0.5, 0.5], [0.2, 0.3, 0.5]), "policy and other must have equal last axes, got"),
+        (lambda m: m.entropy(1.0), "policy must be an array [..., n] with an entry for each action, got a single"),
+        (lambda m: m.span(np.zeros((2, 4)), np.zeros(3)), "log_policy and other must have equal last axes, got"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call(nj.metrics)
+
+
+def test_lists_of_traced_numbers_are_policies():
+    found = jax.jit(lambda x: nj.metrics.kl_divergence([x, 1 - x], [0.5, 0.5]))(0.2)
+    np.testing.assert_allclose(found, 0.2 * np.log(0.4) + 0.8 * np.log(1.6), rtol=1e-12)

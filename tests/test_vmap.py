@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scripts import run_script
 from test_own_classes import own_game, ranked
 
 import nashjax as nj
@@ -21,9 +22,10 @@ def policy(P, beta, reference):
     return nj.solve(P, beta, reference=reference, **FIRST_ORDER).policy
 
 
-def test_a_mapped_default_solves_as_that_of_a_batch():
+def test_mapped_games_are_solved_at_beta_0():
     mapped = jax.jit(jax.vmap(lambda P: nj.solve(P, 0.0).policy))(GAMES)
-    np.testing.assert_allclose(mapped, nj.solve(GAMES, 0.0).policy, atol=1e-9)
+    assert (np.einsum("bij,bj->bi", GAMES, mapped).max(-1) <= 0.5 + 1e-9).all()
+    np.testing.assert_allclose(mapped.sum(-1), 1, rtol=1e-9)
 
 
 def test_a_mapped_axis_of_any_argument_is_a_batch_axis():
@@ -75,26 +77,51 @@ def test_games_of_other_classes_and_hyper_parameters_are_mapped_one_by_one():
     assert queries[0] > queries[1]
 
 
+def test_only_the_units_of_the_payoffs_are_mapped():
+    found = jax.vmap(lambda scale: policy(nj.MatrixGame(GAMES[0], scale), 0.1, None))(jnp.ones(2))
+    np.testing.assert_allclose(found, np.stack([policy(GAMES[0], 0.1, None)] * 2), atol=1e-9)
+
+
+def test_hyper_parameters_have_derivatives_of_0():
+    def value(beta, eta):
+        return nj.solve(GAMES[0], beta, algorithm=nj.NashMP(eta=eta), tol=1e-12).policy[0]
+
+    alone = jax.grad(value)(0.1, 0.2)
+    tied = jax.jit(jax.grad(lambda beta: value(beta, 2 * beta)))(0.1)
+    np.testing.assert_allclose(tied, alone, rtol=1e-6)
+    assert jax.grad(value, argnums=1)(0.1, 0.2) == 0
+
+
 def test_a_mapped_path_is_the_path_of_a_batch():
     path = functools.partial(nj.solve_path, betas=BETAS[::-1], **FIRST_ORDER)
     mapped = jax.jit(jax.vmap(lambda P: path(P).policy))(GAMES)
     np.testing.assert_allclose(mapped, np.swapaxes(path(GAMES).policy, 0, 1), atol=1e-9)
 
 
+def test_many_mapped_games_are_solved():
+    """With kernels for many matrices, this waited forever on two cores."""
+    script = """
+        import jax, nashjax as nj
+        games = nj.games.random_game(jax.random.key(0), 10, (4096,)).preferences
+        solve = jax.jit(jax.vmap(lambda P: nj.solve(P, 0.0, algorithm=nj.InteriorPoint()).converged))
+        print(solve(games).mean() > 0.99)
+    """
+    assert run_script(script, 200) == "True\n"
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="only the kernels of processors wait for each other")
 @pytest.mark.parametrize(
-    "mapped",
+    ("n", "mapped"),
     [
-        lambda P: nj.solve(P, 0.0).policy,
-        lambda P: nj.solve(P, 0.0, algorithm=nj.InteriorPoint()).policy,
-        lambda P: nj.trajectory(P, 0.1, algorithm=nj.Newton(), num_steps=2).log_policy,
-        jax.hessian(lambda P: nj.solve(P, 0.1, algorithm=nj.NashMP()).policy[0]),
-        lambda P: nj.metrics.uniqueness(P, np.full(len(P), 1 / len(P))).margin,
+        (20, lambda P: nj.solve(P, 0.0).policy),
+        (4, lambda P: nj.solve(P, 0.0, algorithm=nj.InteriorPoint()).policy),
+        (20, lambda P: nj.trajectory(P, 0.1, algorithm=nj.Newton(), num_steps=2).log_policy),
+        (4, jax.hessian(lambda P: nj.solve(P, 0.1, algorithm=nj.NashMP()).policy[0])),
+        (20, lambda P: nj.metrics.uniqueness(P, np.full(len(P), 1 / len(P))).margin),
     ],
     ids=["default", "interior point", "trajectory", "hessian", "uniqueness"],
 )
-@pytest.mark.parametrize("n", [4, 20])
-def test_no_mapped_program_has_a_kernel_for_many_matrices(mapped, n):
+def test_no_mapped_program_has_a_kernel_for_many_matrices(n, mapped):
     """Two such kernels in one program wait for each other forever (jaxlib 0.10 and 0.11)."""
     games = jax.ShapeDtypeStruct((64, n, n), jnp.float32)
     text = jax.jit(jax.vmap(mapped)).lower(games).as_text()

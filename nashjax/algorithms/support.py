@@ -42,7 +42,7 @@ def check_supported(algorithm: Algorithm[Any] | None, game: Game, beta: ArrayLik
     if betas is Betas.ANY or not is_concrete(beta):
         return
     values = to_host(beta)
-    other = "InteriorPoint" if betas is Betas.POSITIVE else "Newton"
+    other = "Newton" if betas is Betas.ZERO else "InteriorPoint" if hasattr(game, "dense") else "AdaptiveNashMP"
     requirement = f"{betas.value.removeprefix('beta ').removeprefix('= ')} for {name}"
     check_all(beta_name, values, betas.include(values), requirement, f"Use nashjax.{other}(), or leave algorithm out.")
 

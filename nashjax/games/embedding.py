@@ -12,7 +12,7 @@ import numpy as np
 
 from nashjax.arguments import invalid
 from nashjax.games.faults import SYMMETRY_TOLERANCE, check_factor, describe_not_finite, describe_not_skew
-from nashjax.games.matrix import product
+from nashjax.games.matrix import allowed_somewhere, product
 from nashjax.pytree import register_dataclass
 
 TILE = {"cpu": 512}
@@ -116,7 +116,8 @@ class EmbeddingGame:
         if allowed is None:
             return self, self.is_valid()
         finite = jnp.all(jnp.isfinite(self.features), axis=-1)
-        features = jnp.where(finite[..., None], self.features, 0)
+        kept = finite & allowed_somewhere(allowed, self.features.shape[:-2])
+        features = jnp.where(kept[..., None], self.features, 0)
         skew = jnp.all(self._is_skew(), axis=(-2, -1))
         return dataclasses.replace(self, features=features), jnp.all(finite | ~allowed, axis=-1) & skew
 

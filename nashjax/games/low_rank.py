@@ -10,7 +10,7 @@ import numpy as np
 
 from nashjax.arguments import invalid
 from nashjax.games.faults import check_factor, describe_not_finite
-from nashjax.games.matrix import product
+from nashjax.games.matrix import allowed_somewhere, product
 from nashjax.pytree import register_dataclass
 
 CHUNK = 4096
@@ -75,7 +75,8 @@ class LowRankGame:
             return self, self.is_valid()
         finite = [jnp.all(jnp.isfinite(factor), axis=-1) for factor in (self.left, self.right)]
         left, right = (
-            jnp.where(rows[..., None], factor, 0) for rows, factor in zip(finite, (self.left, self.right), strict=True)
+            jnp.where((rows & allowed_somewhere(allowed, factor.shape[:-2]))[..., None], factor, 0)
+            for rows, factor in zip(finite, (self.left, self.right), strict=True)
         )
         return LowRankGame(left, right), jnp.all((finite[0] & finite[1]) | ~allowed, axis=-1)
 

@@ -85,8 +85,8 @@ class MatrixGame:
         """
         given = as_floating(as_real_array("payoffs", payoffs))
         check_square("payoffs", given.shape)
-        A = _with_zero_for_nan_on_diagonal(jnp.asarray(explicit(given)))
-        limit = _largest(A) if bound is None else jnp.asarray(explicit(bound), A.dtype)
+        A = jnp.asarray(explicit(_with_zero_for_nan_on_diagonal(given)))
+        limit = _largest(A) if bound is None else jnp.asarray(explicit(as_real_array("bound", bound)), A.dtype)
         if np.broadcast_shapes(limit.shape, A.shape[:-2]) != A.shape[:-2]:
             raise invalid("bound", f"a number or an array of shape {list(A.shape[:-2])}", f"shape {list(limit.shape)}")
         if not isinstance(A, Tracer) and not isinstance(limit, Tracer):
@@ -202,7 +202,8 @@ class MatrixGame:
         if self.payoff_scale is None:
             advice = "Make the game with MatrixGame.from_payoffs."
             raise invalid("game", "one with payoff units", "a game made of preferences", advice)
-        margin = jnp.asarray(difference) if preference is None else jnp.asarray(preference) - 0.5
+        name, given = ("preference", preference) if difference is None else ("difference", difference)
+        margin = jnp.asarray(as_floating(as_real_array(name, given))) - (0.5 if difference is None else 0)
         return margin * (self.payoff_scale[..., None] if per_action else self.payoff_scale)
 
 
@@ -236,6 +237,21 @@ class SmallGames:
     def dense(self) -> jax.Array:
         """The matrix `P`, `[*batch_shape, n, n]`."""
         return jnp.moveaxis(self.preferences, (0, 1), (-2, -1))
+
+
+def allowed_somewhere(allowed: jax.Array, batch_shape: tuple[int, ...]) -> jax.Array:
+    """Return which actions of each game some reference allows, bool `[*batch_shape, n]`.
+
+    Args:
+      allowed: bool `[*batch, n]`, whose batch shape broadcasts with that of the games.
+      batch_shape: batch shape of the games, which may share references or have several each.
+    """
+    rank = max(allowed.ndim - 1, len(batch_shape))
+    allowed = allowed.reshape(*(1,) * (rank + 1 - allowed.ndim), *allowed.shape)
+    own = (1,) * (rank - len(batch_shape)) + batch_shape
+    several = tuple(axis for axis, size in enumerate(own) if size == 1)
+    found = jnp.any(allowed, axis=several, keepdims=True)
+    return found.reshape(found.shape[rank - len(batch_shape) :])
 
 
 def has_no_fault_among(allowed: jax.Array, faults: jax.Array, rows: jax.Array | None = None) -> jax.Array:
@@ -298,11 +314,12 @@ def as_exact(preferences: jax.Array | np.ndarray) -> jax.Array:
     return xp.where(excess <= float(jnp.finfo(preferences.dtype).eps), half_plus(margin), given)
 
 
-@jax.jit
-def _with_zero_for_nan_on_diagonal(payoffs: jax.Array) -> jax.Array:
+def _with_zero_for_nan_on_diagonal(payoffs: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """Return the payoffs with a 0 for each payoff against oneself that was left out."""
     n = payoffs.shape[-1]
     diagonal = np.eye(n, dtype=bool).reshape(*(1,) * (payoffs.ndim - 2), n, n)
+    if isinstance(payoffs, np.ndarray):
+        return np.where(diagonal & np.isnan(payoffs), payoffs.dtype.type(0), payoffs)
     return jnp.where(diagonal & jnp.isnan(payoffs), 0, payoffs)
 
 
@@ -317,7 +334,9 @@ def _largest(payoffs: jax.Array) -> jax.Array:
 def _scaled_payoffs(payoffs: jax.Array, bound: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The preferences `1/2 + A / (2 bound)` and the scale `2 bound`."""
     scale = jnp.broadcast_to(2 * bound, payoffs.shape[:-2])
-    return 0.5 + payoffs / scale[..., None, None], scale
+    # Compiled, a quotient can exceed 1/2 by its rounding.
+    margin = jnp.clip(payoffs / scale[..., None, None], -0.5, 0.5)
+    return half_plus(margin), scale
 
 
 def _check_payoffs(A: np.ndarray, bound: np.ndarray) -> None:

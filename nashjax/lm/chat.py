@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import re
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nashjax.arguments import invalid, wrong_type
+from nashjax.arguments import invalid, shown, wrong_type
 from nashjax.files.errors import quoted, visible
 
 OUTPUT_LIMIT = 1 << 20
@@ -33,13 +34,13 @@ class Rendered:
 
     Attributes:
       text: the whole text.
-      spans: where contents of messages stand in it, without the blanks around them; None if the template changes
-        contents so that this cannot be known.
+      spans: where contents of messages stand in it, without the blanks around them. If the template changes contents
+        so that this cannot be known, the text it makes of neutral contents instead; None if it refuses these.
       contents: the contents of the messages.
     """
 
     text: str
-    spans: tuple[tuple[int, int], ...] | None
+    spans: tuple[tuple[int, int], ...] | str | None
     contents: tuple[str, ...]
 
 
@@ -58,6 +59,7 @@ class ChatTemplate:
 
     Raises:
       ImportError: jinja2 is not installed.
+      TypeError: a field is not of its type.
       ValueError: the program cannot be run, breaks a limit or leaves out what the user says.
     """
 
@@ -70,6 +72,15 @@ class ChatTemplate:
             raise wrong_type("source", "a text", self.source)
         if len(self.source) > OUTPUT_LIMIT:
             raise invalid("source", f"must have at most {OUTPUT_LIMIT} characters", str(len(self.source)))
+        if not isinstance(self.special, (Mapping, type(None))):
+            raise wrong_type("special", "a mapping from names to tokens", self.special)
+        for name, token in (self.special or {}).items():
+            if not isinstance(name, str):
+                raise wrong_type("name in special", "a string", name)
+            if not isinstance(token, str):
+                raise wrong_type(f"special[{name!r}]", "a string", token)
+        if not isinstance(self.prefix, str):
+            raise wrong_type("prefix", "a string", self.prefix)
         if importlib.util.find_spec("jinja2") is None:
             raise ImportError('chat templates need jinja2: python -m pip install "nashjax[lm]"')
         first, second = self.render([[{"role": "user", "content": text}] for text in ("one", "two")])
@@ -80,35 +91,49 @@ class ChatTemplate:
         """Render conversations, each with the beginning of the model's answer behind it.
 
         Args:
-          conversations: lists of messages, each a mapping with `role` and `content`.
+          conversations: lists of messages, each a mapping with the strings `role`, a word, and `content`.
 
         Raises:
-          ValueError: the template refuses a conversation or breaks a limit.
+          TypeError: a conversation, a message or a content is not of its type.
+          ValueError: a message has another key, a role is not a word, the template refuses a conversation, or it breaks
+            a limit.
         """
+        return self._rendered(_checked(conversations))
+
+    def _rendered(self, conversations: Sequence[Sequence[dict[str, str]]]) -> Iterator[Rendered]:
+        """Render conversations: as they are, with marks around the contents, and with marks around neutral contents."""
         opening, closing = self._marks(conversations)
-        pending: list[list[Message]] = []
+        pending: list[list[dict[str, str]]] = []
         for messages in conversations:
-            pending += [list(messages), [_marked(message, opening, closing) for message in messages]]
-        for (plain, marked), messages in zip(_pairs(self._run(pending)), conversations, strict=True):
+            neutral = [_neutral(message) for message in messages]
+            pending += [list(messages), *([_marked(m, opening, closing) for m in each] for each in (messages, neutral))]
+        for (plain, *others), messages in zip(_threes(self._run(pending)), conversations, strict=True):
             if "text" not in plain:
                 raise invalid("chat template", "must render every conversation", visible(plain["error"]).rstrip("."))
-            text, spans = plain["text"], None
-            if "text" in marked:
-                spans = _spans(text, marked["text"], opening, closing)
-            if self.prefix and not text.startswith(self.prefix):
-                text, shift = self.prefix + text, len(self.prefix)
-                spans = None if spans is None else tuple((a + shift, b + shift) for a, b in spans)
-            contents = tuple(str(message.get("content") or "") for message in messages)
-            yield Rendered(text, spans, contents)
+            marked, neutral = (other.get("text") for other in others)
+            spans = _spans(plain["text"], marked, neutral, opening, closing)
+            if spans is None and neutral is not None:
+                spans = self._begun(neutral.replace(opening, "").replace(closing, ""))
+            text = self._begun(plain["text"])
+            shift = len(text) - len(plain["text"])
+            if isinstance(spans, tuple):
+                spans = tuple((a + shift, b + shift) for a, b in spans)
+            yield Rendered(text, spans, tuple(message["content"] for message in messages))
 
-    def _marks(self, conversations: Sequence[Sequence[Message]]) -> tuple[str, str]:
+    def _begun(self, text: str) -> str:
+        """The text with the prefix in front."""
+        return text if text.startswith(self.prefix) else self.prefix + text
+
+    def _marks(self, conversations: Sequence[Sequence[dict[str, str]]]) -> tuple[str, str]:
         """Two characters that are neither in the template nor in a conversation."""
         taken = set(self.source + "".join((self.special or {}).values()))
-        for messages in conversations:
-            for message in messages:
-                taken.update(str(message))
-        free = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in taken)
-        return next(free), next(free)
+        for message in itertools.chain(*conversations):
+            taken.update(message["role"], message["content"])
+        private = map(chr, itertools.chain(range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE)))
+        free = tuple(itertools.islice((mark for mark in private if mark not in taken), 2))
+        if len(free) < 2:
+            raise invalid("conversations", "must leave two private-use characters free", "all of them")
+        return free[0], free[1]
 
     def _run(self, pending: Sequence[Any]) -> Iterator[dict[str, str]]:
         """Render in processes, as many as it takes; yield a text or an error each."""
@@ -145,36 +170,81 @@ def _ask(request: dict[str, Any], timeout: float) -> list[dict[str, str]]:
     command = [sys.executable, "-I", "-S", "-X", "utf8", str(Path(__file__).with_name("sandbox.py"))]
     try:
         done = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        raise invalid("chat template", f"must render within {timeout:g} s", "no answer") from None
+    except subprocess.TimeoutExpired as error:
+        raise invalid("chat template", f"must render within {timeout:g} s", "no answer") from error
     if done.returncode == -signal.SIGPROF:
         raise invalid("chat template", f"must render within {_SECONDS_LIMIT:g} s of processor time", "no answer")
     try:
         return json.loads(done.stdout)
-    except ValueError:
+    except ValueError as error:
         last = (done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise invalid("chat template", "must render in Jinja's sandbox", quoted(last, 200)) from None
+        raise invalid("chat template", "must render in Jinja's sandbox", quoted(last, 200)) from error
 
 
-def _pairs(items: Iterator[dict[str, str]]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """Items by twos."""
-    return zip(items, items, strict=True)
+def _checked(conversations: Any) -> list[list[dict[str, str]]]:
+    """The conversations as lists; raises TypeError or ValueError for what is none."""
+    found = []
+    for index, messages in enumerate(_listed("conversations", "a list of conversations", conversations)):
+        name = f"conversations[{index}]"
+        messages = _listed(name, "a list of messages", messages)
+        found.append([_message(f"{name}[{place}]", message) for place, message in enumerate(messages)])
+    return found
 
 
-def _marked(message: Message, opening: str, closing: str) -> Message:
+def _listed(name: str, requirement: str, value: Any) -> Sequence[Any]:
+    """The value; raises TypeError unless it is a list or the like."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise wrong_type(name, requirement, value)
+    return value
+
+
+def _message(name: str, message: Any) -> dict[str, str]:
+    """The message as a dictionary. Only its content can be protected, so nothing else may be a user's free text."""
+    if not isinstance(message, Mapping):
+        raise wrong_type(name, "a mapping with 'role' and 'content'", message)
+    if set(message) != {"role", "content"}:
+        raise invalid(name, "must have the keys 'role' and 'content' and no other", shown(list(message)))
+    for key in ("role", "content"):
+        if not isinstance(message[key], str):
+            raise wrong_type(f"{name}[{key!r}]", "a string", message[key])
+    if not re.fullmatch(r"[\w-]+", message["role"]):
+        raise invalid(f"{name}['role']", "a word such as 'user'", quoted(message["role"]))
+    return {"role": message["role"], "content": message["content"]}
+
+
+def _threes(items: Iterator[dict[str, str]]) -> Iterator[tuple[dict[str, str], ...]]:
+    """Items by threes."""
+    return zip(items, items, items, strict=True)
+
+
+def _neutral(message: dict[str, str]) -> dict[str, str]:
+    """The message with a content of the same length and blanks that no template looks for."""
+    return {**message, "content": re.sub(r"\S", "x", message["content"])}
+
+
+def _marked(message: dict[str, str], opening: str, closing: str) -> dict[str, str]:
     """The message with marks around its content, inside of the blanks, which templates may strip."""
-    content = message.get("content")
-    if not isinstance(content, str) or not content.strip():
+    core = message["content"].strip()
+    if not core:
         return message
-    core = content.strip()
-    before, after = content.split(core, 1)
+    before, after = message["content"].split(core, 1)
     return {**message, "content": f"{before}{opening}{core}{closing}{after}"}
 
 
-def _spans(text: str, marked: str, opening: str, closing: str) -> tuple[tuple[int, int], ...] | None:
-    """Where the marked parts stand in the text; None unless the marks are all that differs, in pairs."""
-    pieces = re.split(f"([{opening}{closing}])", marked)
+def _spans(
+    text: str, marked: str | None, neutral: str | None, opening: str, closing: str
+) -> tuple[tuple[int, int], ...] | None:
+    """Where the marked parts stand in the text.
+
+    None unless the marks are all that differs, in pairs, and the rest is the same around neutral contents: a template
+    may take a part of a content from between its marks.
+    """
+    if marked is None or neutral is None:
+        return None
+    pieces, others = (re.split(f"([{opening}{closing}])", each) for each in (marked, neutral))
     if "".join(pieces[::2]) != text or "".join(pieces[1::2]) != (opening + closing) * (len(pieces) // 4):
+        return None
+    if pieces[::4] != others[::4] or pieces[1::2] != others[1::2]:
         return None
     spans, place = [], 0
     for index, piece in enumerate(pieces[::2]):

@@ -59,7 +59,7 @@ def rendered(template: Any, variables: dict[str, Any], length: int) -> str:
     for piece in template.generate(variables):
         size += len(piece.encode("utf-8", "surrogatepass"))
         if size > length:
-            raise ValueError(f"output must have at most {length} bytes, got more")
+            raise ValueError(f"output must have at most {length} bytes, got more.")
         pieces.append(piece)
     return "".join(pieces)
 
@@ -107,7 +107,7 @@ def environment() -> Any:
 
     def _check_name(name: Any) -> None:
         if isinstance(name, str) and name.startswith("_"):
-            raise jinja2.exceptions.SecurityError(f"a namespace must have no name that begins with _, got {name!r}")
+            raise jinja2.exceptions.SecurityError(f"a namespace must have no name that begins with _, got {name!r}.")
 
     class Dictionary:
         """`dict` without the attributes of the class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import secrets
 from collections.abc import Sequence
@@ -206,6 +207,15 @@ class LibraryTokenizer:
             if each.special and token != self._unknown and token in tokens:
                 raise ValueError(f"text must not be tokenized as {quoted(name)}, got {quoted(text)}.")
 
+    def control_tokens(self, text: str) -> list[int]:
+        """Return the special and other added tokens of a text in order, less blank ones and unknown characters."""
+        whole, found = self._whole(self._tokenizer, text), []
+        for token, (a, b) in zip(whole.ids, whole.offsets, strict=True):
+            name = self._added[token].content.strip() if token in self._added else ""
+            if name and (token != self._unknown or text[a:b].strip() == name):
+                found.append(token)
+        return found
+
     def _whole(self, tokenizer: Any, text: str) -> Any:
         """The encoding of a text, names of special tokens taken for these."""
         tokenizer.encode_special_tokens = False
@@ -321,7 +331,12 @@ def _replaced(text: str, places: Sequence[tuple[tuple[int, int], str]]) -> str:
 
 
 def encode_text(
-    tokenizer: Tokenizer, text: str, spans: Sequence[tuple[int, int]] | None, contents: Sequence[str], *, apart: bool
+    tokenizer: Tokenizer,
+    text: str,
+    spans: Sequence[tuple[int, int]] | str | None,
+    contents: Sequence[str],
+    *,
+    apart: bool,
 ) -> list[int]:
     """Tokenize a whole text; names of special tokens in the users' parts of it are plain text.
 
@@ -329,27 +344,60 @@ def encode_text(
       tokenizer: a `LibraryTokenizer`, or another one, whose tokens of a text have to be those of its parts wherever a
         user's part has the name of a special token.
       text: the whole text.
-      spans: the users' parts of it, None where they are not known.
+      spans: the users' parts of it. Where they are not known, the text with neutral contents in place of the users', or
+        None; the special tokens of the text have to be those of the neutral one.
       contents: what users have written.
       apart: see `LibraryTokenizer.encode_spans`.
 
     Raises:
       ValueError: the users' text cannot be protected.
     """
+    if spans is None or isinstance(spans, str):
+        return _encode_unplaced(tokenizer, text, spans, contents, apart=apart)
     if isinstance(tokenizer, LibraryTokenizer):
-        for content in contents if spans is None else ():
+        return tokenizer.encode_spans(text, spans, apart=apart)
+    parts = [text[a:b] for a, b in spans]
+    if all(tokenizer.encode(part, special=True) == tokenizer.encode(part) for part in parts):
+        return tokenizer.encode(text, special=True)
+    if _in_parts(tokenizer, (masked := _masked(text, spans)), spans) == tokenizer.encode(masked, special=True):
+        return _in_parts(tokenizer, text, spans)
+    raise _unprotected(contents)
+
+
+def _encode_unplaced(
+    tokenizer: Tokenizer, text: str, neutral: str | None, contents: Sequence[str], *, apart: bool
+) -> list[int]:
+    """Tokenize a text if no user's content, nor what the template has made of it, is a special token."""
+    if isinstance(tokenizer, LibraryTokenizer):
+        for content in contents:
             tokenizer.refuse_names(content)
-        return tokenizer.encode_spans(text, spans or (), apart=apart)
-    whole, places = tokenizer.encode(text, special=True), spans
-    if all(tokenizer.encode(content, special=True) == tokenizer.encode(content) for content in contents):
-        return whole
-    if places is not None and _in_parts(tokenizer, (masked := _masked(text, places)), places) == tokenizer.encode(
-        masked, special=True
-    ):
-        return _in_parts(tokenizer, text, places)
-    raise ValueError(
+        tokens, control = tokenizer.encode_spans(text, (), apart=apart), tokenizer.control_tokens
+    else:
+        if any(tokenizer.encode(content, special=True) != tokenizer.encode(content) for content in contents):
+            raise _unprotected(contents)
+        tokens, control = tokenizer.encode(text, special=True), functools.partial(_special_tokens, tokenizer)
+    found = control(text)
+    if found and neutral is None:
+        requirement = "must render texts of the letter x, which show what it makes of users' texts"
+        raise invalid("chat template", requirement, "an error")
+    if found and neutral is not None and found != control(neutral):
+        requirement = "must leave the special tokens of the chat template as they are, because the template changes it"
+        advice = "Take out names of special tokens and what the template looks for."
+        raise invalid("text", requirement, quoted(" ".join(contents)), advice)
+    return tokens
+
+
+def _unprotected(contents: Sequence[str]) -> ValueError:
+    """Return the error for a text with names that a tokenizer takes for its special tokens."""
+    return ValueError(
         f"text must not have names of special tokens with this tokenizer, got {quoted(' '.join(contents))}."
     )
+
+
+def _special_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a text that it has only where names of special tokens stand for these."""
+    plain = set(tokenizer.encode(text))
+    return [token for token in tokenizer.encode(text, special=True) if token not in plain]
 
 
 def _in_parts(tokenizer: Tokenizer, text: str, spans: Sequence[tuple[int, int]]) -> list[int]:

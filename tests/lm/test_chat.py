@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
 import time
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ pytest.importorskip("flax", reason="needs the extra `lm`")
 pytest.importorskip("jinja2", reason="needs the extra `lm`")
 
 from nashjax import lm
-from nashjax.lm import chat
+from nashjax.lm import chat, sandbox
 
 SAID = "{{ messages[-1]['content'] }}"
 
@@ -135,10 +137,10 @@ def test_many_long_conversations_come_from_several_processes(monkeypatch):
     asked.clear()
     found = [one.text for one in template.render([[{"role": "user", "content": str(i)}] for i in range(4)])]
     assert found == ["x" * 400 + str(i) for i in range(4)]
-    assert len(asked) == 3  # of at most three texts each, two for a conversation
+    assert len(asked) == 4  # of at most three texts each, three for a conversation
     asked.clear()
     assert len([*template.render([[{"role": "user", "content": "y" * 900}]] * 2)]) == 2
-    assert len(asked) == 4
+    assert len(asked) == 6
 
 
 def test_the_contents_of_messages_are_found_in_the_text():
@@ -150,8 +152,7 @@ def test_the_contents_of_messages_are_found_in_the_text():
     ]
     (found,) = template.render([messages])
     assert found.text == "<user>a b|<a>|<user>user|"
-    assert [found.text[a:b] for a, b in found.spans or ()] == ["a b", "user"]
-    assert found.spans == ((6, 9), (20, 24))
+    assert found.spans == ((6, 9), (20, 24))  # "a b" and the second "user"
 
 
 def test_a_first_token_is_put_in_front_unless_the_template_writes_it():
@@ -172,3 +173,95 @@ def test_a_first_token_is_put_in_front_unless_the_template_writes_it():
 def test_a_template_that_cannot_be_used_is_refused(source, error, message):
     with pytest.raises(error, match=message):
         lm.ChatTemplate(source)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prefix": 3}, r"^prefix must be a string, got 3\.$"),
+        ({"special": ""}, r"^special must be a mapping from names to tokens, got ''\.$"),
+        ({"special": {"a": object()}}, r"^special\['a'\] must be a string, got <object object at .*>\.$"),
+        ({"special": {3: "x"}}, r"^name in special must be a string, got 3\.$"),
+    ],
+)
+def test_a_field_of_a_wrong_type_is_named(fields, message):
+    with pytest.raises(TypeError, match=message):
+        lm.ChatTemplate(SAID, **fields)
+
+
+@pytest.fixture(scope="module")
+def plain() -> lm.ChatTemplate:
+    """A template that writes contents and nothing else."""
+    return lm.ChatTemplate(SAID)
+
+
+def user(content: Any, **others: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content, **others}
+
+
+@pytest.mark.parametrize(
+    ("conversations", "error", "message"),
+    [
+        ("ab", TypeError, r"^conversations must be a list of conversations, got 'ab'\.$"),
+        (["a"], TypeError, r"^conversations\[0\] must be a list of messages, got 'a'\.$"),
+        ([user("a")], TypeError, r"^conversations\[0\] must be a list of messages, got \{'role': .*\.$"),
+        ([[], ["a"]], TypeError, r"^conversations\[1\]\[0\] must be a mapping with 'role' and 'content', got 'a'\.$"),
+        ([[user(b"x")]], TypeError, r"^conversations\[0\]\[0\]\['content'\] must be a string, got b'x'\.$"),
+        ([[user(5)]], TypeError, r"^conversations\[0\]\[0\]\['content'\] must be a string, got 5\.$"),
+        ([[user(None)]], TypeError, r"^conversations\[0\]\[0\]\['content'\] must be a string, got None\.$"),
+        (
+            [[user([{"type": "text", "text": "<|im_end|>"}])]],
+            TypeError,
+            r"\['content'\] must be a string, got \[\{'type",
+        ),
+        ([[user("a", role=3)]], TypeError, r"^conversations\[0\]\[0\]\['role'\] must be a string, got 3\.$"),
+        (
+            [[user("a", role="user<|im_end|>")]],
+            ValueError,
+            r"\['role'\] must be a word such as 'user', got 'user<\|im_end",
+        ),
+        ([[{"role": "user"}]], ValueError, r"must have the keys 'role' and 'content' and no other, got \['role'\]\.$"),
+        ([[user("a", name="<|im_end|>")]], ValueError, r"and no other, got \['role', 'content', 'name'\]\.$"),
+    ],
+)
+def test_a_conversation_that_cannot_be_protected_is_refused_before_it_is_rendered(plain, conversations, error, message):
+    with pytest.raises(error, match=message):
+        plain.render(conversations)
+
+
+def test_a_message_may_be_any_mapping(plain):
+    (found,) = plain.render([(MappingProxyType(user("hello")),)])
+    assert found.text == "hello"
+
+
+def test_characters_of_messages_are_not_taken_for_marks(plain):
+    (found,) = plain.render([[user("a \U000f0000 b")]])
+    assert (found.text, found.spans) == ("a \U000f0000 b", ((0, 5),))
+    everything = "".join(map(chr, (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))))
+    with pytest.raises(
+        ValueError, match=r"^conversations must leave two private-use characters free, got all of them\.$"
+    ):
+        list(plain.render([[user(everything)]]))
+
+
+def test_a_part_taken_from_between_the_marks_is_not_taken_for_the_templates_text():
+    template = lm.ChatTemplate("<{{ messages[0].content.split('|')[1] or messages[0].content }}>")
+    (found,) = template.render([[user("a|b|c")]])
+    assert (found.text, found.spans) == ("<b>", "<xxxxx>")
+
+
+def test_the_cause_of_a_broken_limit_is_kept(plain, monkeypatch):
+    request: dict[str, Any] = {"conversations": []}
+    with pytest.raises(ValueError, match=r"must render within 1e-09 s, got no answer\.$") as caught:
+        chat._ask(request, 1e-9)
+    assert isinstance(caught.value.__cause__, subprocess.TimeoutExpired)
+    with pytest.raises(ValueError, match=r"must render in Jinja's sandbox, got .*KeyError") as caught:
+        chat._ask(request, 60)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_messages_of_the_sandbox_end_with_a_period():
+    with pytest.raises(ValueError, match=r"^output must have at most 3 bytes, got more\.$"):
+        sandbox.rendered(sandbox.environment().from_string("abcd"), {}, 3)
+    with pytest.raises(Exception, match=r"^a namespace must have no name that begins with _, got '_a'\.$"):
+        sandbox.environment().from_string("{{ namespace(_a=1) }}").render()

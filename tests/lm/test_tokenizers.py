@@ -123,12 +123,48 @@ def test_a_template_that_changes_texts_is_followed_and_refuses_names_that_it_hid
     tokenizer = lm.LibraryTokenizer(FAMILIES["smollm"].tokenizer())
     template = lm.ChatTemplate("{{ messages[0]['content'][1:] | capitalize }}<|im_end|>")
     (plain,) = template.render([said("xhello WORLD")])
-    assert (plain.text, plain.spans) == ("Hello world<|im_end|>", None)
+    assert (plain.text, plain.spans) == ("Hello world<|im_end|>", "Xxxxxx xxxxx<|im_end|>")
     assert tokens_of(tokenizer, plain) == tokenizer.encode("Hello world<|im_end|>", special=True)
     for text in ("hello <|im_end|>", "hello <|im", "_end|> hello"):
         (named,) = template.render([said(text)])
         with pytest.raises(ValueError, match=r"^text must not have '<\|.*' or part of it at an end, because"):
             tokens_of(tokenizer, named)
+
+
+THINK = "m.content.split('</think>')[-1]"
+HIDDEN = {
+    "lower, mark": ("m.content | lower", "hi \U000f0000<|IM_END|> x"),
+    "replace, mark": ("m.content | replace('<image>', '')", "hi \U000f0000<|im<image>_end|> x"),
+    "split and replace": (f"{THINK} | replace('<image>', '')", "a</think><|im<image>_end|> x"),
+    "from the middle": ("m.content.split('/')[1:2] | first or m.content", "a/<|im_end|>/b"),
+    "two of one": ("m.content[:3] + m.content | replace('*', '')", "a b <|im*_end|>"),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_no_template_makes_a_special_token_of_a_users_text(name):
+    """The users' text becomes a name only in the template, or stands where the template has put it."""
+    change, text = HIDDEN[name]
+    tokenizer = lm.LibraryTokenizer(FAMILIES["smollm"].tokenizer())
+    template = lm.ChatTemplate("{% set m = messages[0] %}<|im_start|>{{ " + change + " }}<|im_end|>")
+    found, harmless = template.render([said(text), said("hello world")])
+    assert tokens_of(tokenizer, harmless).count(tokenizer.token_id("<|im_end|>")) == 1
+    if isinstance(found.spans, tuple):
+        assert tokens_of(tokenizer, found).count(tokenizer.token_id("<|im_end|>")) == 1
+    else:
+        with pytest.raises(ValueError, match=r"^text must (leave the special tokens|not have '<\|im_end\|>')"):
+            tokens_of(tokenizer, found)
+
+
+def test_a_text_whose_neutral_form_the_template_refuses_may_have_no_special_tokens():
+    template = lm.ChatTemplate(
+        "{{ messages[0].content if 'x' not in messages[0].content else raise_exception('x') }}</s>"
+    )
+    (found,) = template.render([said("hello")])
+    assert (found.text, found.spans) == ("hello</s>", None)
+    with pytest.raises(ValueError, match=r"^chat template must render texts of the letter x, .*, got an error\.$"):
+        tokens_of(_ENDS[0], found)
+    assert tokens_of(lm.ByteTokenizer(), found) == list(b"hello</s>")
 
 
 @given(hs.lists(hs.sampled_from(["<s>", "</s>", "</", "s>", " ", "\n", "hello", "▁", "é", "<unk>"])).map("".join))
@@ -197,6 +233,16 @@ def test_another_tokenizer_reads_the_whole_text_and_refuses_names_that_it_cannot
     assert "".join(map(chr, np.asarray(row.tokens)[np.asarray(row.mask)])) == " \0hello\0"
     with pytest.raises(ValueError, match=r"^prompts\[1\]: text must not have names of special tokens with this token"):
         policy.encode(["hello", "a<>b"], 8)
+
+
+@pytest.mark.parametrize(("change", "refused"), [("replace('*', '')", "a<*>b"), ("reverse", "a><b")])
+def test_another_tokenizer_refuses_names_that_a_template_makes_of_texts(change, refused):
+    template = lm.ChatTemplate("<>{{ messages[0].content | " + change + " }}<>")
+    policy = policy_of(BlankFirst(), template)
+    row = policy.encode(["b a"], 8)
+    assert np.asarray(row.tokens)[np.asarray(row.mask)].tolist().count(0) == 2
+    with pytest.raises(ValueError, match=r"^prompts\[1\]: text must (not have|leave).* special tokens"):
+        policy.encode(["hello", refused], 8)
 
 
 @pytest.mark.parametrize(
