@@ -16,7 +16,6 @@ from jax.typing import ArrayLike
 from nashjax import simplex
 from nashjax.arguments import (
     SUM_TOLERANCE,
-    as_floating,
     as_real_array,
     check_all,
     check_not_solution,
@@ -28,7 +27,7 @@ from nashjax.arguments import (
     wrong_type,
 )
 from nashjax.games import EmbeddingGame, Game, LowRankGame, MatrixGame
-from nashjax.games.matrix import half_plus
+from nashjax.games.matrix import as_exact as _as_exact
 from nashjax.games.validity import check_game, prepare_game
 from nashjax.problem import RegularizedGame
 from nashjax.pytree import Classes
@@ -247,17 +246,6 @@ def _as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
         with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
             preferences = jnp.asarray(explicit(preferences))
     return MatrixGame(_as_exact(preferences))
-
-
-def _as_exact(preferences: jax.Array | np.ndarray) -> jax.Array:
-    """Return preferences in float32 or float64; of half precision, those that sum to 1 within its rounding do so."""
-    given = as_floating(preferences)
-    if not jnp.issubdtype(preferences.dtype, jnp.floating) or preferences.dtype.itemsize >= 4:
-        return given
-    xp: Any = np if isinstance(given, np.ndarray) else jnp
-    margin = (given - xp.swapaxes(given, -1, -2)) / 2
-    excess = xp.abs(given + xp.swapaxes(given, -1, -2) - 1)
-    return xp.where(excess <= float(jnp.finfo(preferences.dtype).eps), half_plus(margin), given)
 
 
 def _check_attributes(game: Any) -> None:

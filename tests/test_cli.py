@@ -112,6 +112,24 @@ def test_matrix_with_a_reference_that_excludes_an_item(tmp_path: Path):
     np.testing.assert_allclose(p[1] / p[0], np.e ** (0.5 / 0.5), rtol=1e-2)
 
 
+def test_padding_that_the_reference_excludes_reaches_no_answer(tmp_path: Path):
+    rps = np.array([[0.5, 0.25, 1.0], [0.75, 0.5, 0.0], [0.0, 1.0, 0.5]])
+    wide = np.full((5, 5), np.nan)
+    wide[:3, :3] = rps
+    np.save(tmp_path / "g.npy", wide)
+    np.save(tmp_path / "r.npy", np.array([1, 1, 1, 0, 0]) / 3)
+    np.save(tmp_path / "small.npy", rps)
+    more = ("--beta", 0.5, "--reference", tmp_path / "r.npy", "--output", tmp_path / "a.json")
+    done = run("solve", tmp_path / "g.npy", *more)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nan" not in done.stdout
+    run("solve", tmp_path / "small.npy", "--beta", 0.5, "--output", tmp_path / "b.json")
+    found, expected = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    np.testing.assert_allclose(found["policy"], [*expected["policy"], 0, 0], atol=1e-5)
+    assert np.isfinite(found["payoffs"]).all()
+    assert np.isfinite(found["mean_win_rate"]).all()
+
+
 def test_batch_of_arrays(tmp_path: Path):
     P = np.array([[0.5, 0.9], [0.1, 0.5]])
     np.save(tmp_path / "g.npy", np.stack([P, P.T, np.full((2, 2), 0.5)]).astype(np.float32))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from nashjax.files import Answer, BadInput, Columns, check_output, memory, read_games, read_reference, write_answer
+from nashjax.files.source import Source
 
 ROCK_PAPER_SCISSORS = np.array([[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]])
 
@@ -68,6 +69,67 @@ def test_sums_that_are_1_only_to_rounding_are_made_exact(tmp_path: Path):
     read = read_games(tmp_path / "g.npy").preferences
     np.testing.assert_array_equal(read + read.T, 1)
     np.testing.assert_allclose(read, P, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["g.npy", "g.npz"])
+def test_half_precision_needs_to_sum_to_1_within_its_own_rounding_only(tmp_path: Path, name: str):
+    P = np.array([[0.5, 0.1, 0.3], [0.9, 0.5, 0.7], [0.7, 0.3, 0.5]], np.float16)
+    assert np.abs(P.astype(float) + P.T.astype(float) - 1).max() > 1e-5
+    path = tmp_path / name
+    np.save(path, P) if name == "g.npy" else np.savez(path, P)
+    read = read_games(path).preferences
+    np.testing.assert_array_equal(read + read.T, 1)
+    np.testing.assert_allclose(read, P, rtol=0, atol=5e-4)
+    P[0, 1] = 0.2
+    np.save(path, P) if name == "g.npy" else np.savez(path, P)
+    assert "must satisfy P[i, j] + P[j, i] = 1 within 1e-6" in _error(lambda: read_games(path))
+
+
+def test_a_diagonal_without_numbers_becomes_one_half(tmp_path: Path):
+    P = np.array(ROCK_PAPER_SCISSORS, np.float64)
+    P[1, 1], P[2, 2] = np.nan, np.inf
+    np.save(tmp_path / "g.npy", P)
+    np.testing.assert_array_equal(read_games(tmp_path / "g.npy").preferences, ROCK_PAPER_SCISSORS)
+
+
+@pytest.mark.parametrize("filler", [0.0, np.nan, np.inf, -7.0])
+def test_nothing_in_excluded_rows_and_columns_of_an_array_is_checked(tmp_path: Path, filler: float):
+    P = np.full((2, 5, 5), filler)
+    P[:, :3, :3] = ROCK_PAPER_SCISSORS
+    P[0, 3, 4], P[0, 4, 3] = 0.25, 0.75
+    np.save(tmp_path / "g.npy", P)
+    game = read_games(tmp_path / "g.npy", reference=Source("0.2,0.3,0.5,0,0"))
+    np.testing.assert_array_equal(game.reference, [0.2, 0.3, 0.5, 0, 0])
+    expected = np.full((2, 5, 5), 0.5)
+    expected[:, :3, :3] = ROCK_PAPER_SCISSORS
+    expected[0, 3, 4], expected[0, 4, 3] = 0.25, 0.75  # as a game has
+    np.testing.assert_array_equal(game.preferences, expected)
+    assert "g.npy, entry [0, 0, 3] must " in _error(
+        lambda: read_games(tmp_path / "g.npy", reference=Source("0.2,0.3,0.4,0.1,0"))
+    )
+
+
+def test_pairs_that_any_of_several_references_allows_are_checked(tmp_path: Path):
+    P, path = np.array(ROCK_PAPER_SCISSORS, np.float64), tmp_path / "g.npy"
+    P[0, 1] = np.nan
+    np.save(path, P)
+    np.save(tmp_path / "apart.npy", np.array([[0.5, 0, 0.5], [0, 0.5, 0.5]]))
+    game = read_games(path, reference=Source(tmp_path / "apart.npy"))
+    np.testing.assert_array_equal(game.preferences, [[0.5, 0.5, 1], [0.5, 0.5, 0], [0, 1, 0.5]])
+    np.save(tmp_path / "together.npy", np.array([[0.5, 0, 0.5], [0.5, 0.5, 0]]))
+    message = _error(lambda: read_games(path, reference=Source(tmp_path / "together.npy")))
+    assert "g.npy, entry [0, 1] must be a finite probability, got nan." in message
+    np.save(path, np.stack([P, np.array(ROCK_PAPER_SCISSORS)]))
+    assert read_games(path, reference=Source(tmp_path / "together.npy")).preferences[0, 0, 1] == 0.5, "its own one"
+
+
+def test_cells_of_excluded_items_of_a_matrix_may_hold_anything(tmp_path: Path):
+    path = _write(tmp_path, "item,a,b,c\na,0.5,,0.25\nb,nan,?,-3\nc,0.75,x,0.5\n")
+    game = read_games(path, reference=Source("0.5,0,0.5"))
+    np.testing.assert_array_equal(game.preferences, [[0.5, 0.5, 0.25], [0.5, 0.5, 0.5], [0.75, 0.5, 0.5]])
+    for reference in (None, Source("0.25,0.25,0.5")):
+        message = _error(lambda reference=reference: read_games(path, reference=reference))
+        assert "line 2: b must be a number in [0, 1], got ''." in message
 
 
 def test_npz_with_names(tmp_path: Path):

@@ -17,7 +17,7 @@ from nashjax.commands.report import counted
 from nashjax.commands.run_settings import LARGEST_RANK, LONGEST_ANSWER, RUN_FILE, read_settings
 from nashjax.commands.terminal import errors_in_one_line, library_errors, number_option, put
 from nashjax.files import BadInput
-from nashjax.files.errors import bad_input, quoted, visible
+from nashjax.files.errors import bad_input, quoted, sentence, visible
 from nashjax.files.source import DEFAULT_LIMIT, Source
 from nashjax.files.write import write_whole
 
@@ -180,8 +180,8 @@ def finetune(
             try:
                 _run(policy, listed, training, held_out, compare, chosen, beta, steps, settings, seed, output)
             except lm.JudgeError as error:
-                further = "" if output is None else "; the same command with --resume goes on"
-                raise BadInput(f"the judge failed{further}: {visible(str(error))}") from error
+                further = "" if output is None else " Continue by the same command with --resume."
+                raise BadInput(f"The judge failed: {sentence(str(error))}{further}") from error
 
 
 def _run(

@@ -44,8 +44,8 @@ MaxFileSize = Annotated[
         parser=size_option,
         metavar="SIZE",
         show_default="1G",
-        help="Most bytes to read of a pipe, a device or standard input (-), and most that packed data may unpack to, "
-        "such as 500M or 4G. A regular file may also be as large as the free memory.",
+        help="Most bytes to read of a pipe, a device or standard input (-), and most that packed data (gzip, .npz, "
+        ".parquet) may unpack to, such as 500M or 4G. A regular file may also be as large as the free memory.",
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

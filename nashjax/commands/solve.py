@@ -44,7 +44,6 @@ from nashjax.files import (
     GameFile,
     check_output,
     read_games,
-    read_reference,
     write_answer,
 )
 from nashjax.files.errors import bad_input, number, quoted, visible
@@ -122,9 +121,9 @@ def solve(
         pulled = None if reference is None else Source(reference, max_file_size)
         if pulled is not None and source.is_standard_input and pulled.is_standard_input:
             raise bad_input("--reference", "", "another source than FILE", "standard input for both")
-        game = read_games(source, format=form, columns=columns, tie_words=tie_word or (), prior=prior)
-        policy = None if pulled is None else read_reference(pulled, game.items, game.preferences.shape[:-2])
-        solution = _solve(game, betas, policy, tol=tol, max_queries=max_queries, x64=x64)
+        words = tie_word or ()
+        game = read_games(source, format=form, columns=columns, tie_words=words, prior=prior, reference=pulled)
+        solution = _solve(game, betas, tol=tol, max_queries=max_queries, x64=x64)
         answer = _gather(game, betas, solution)
         if output is not None:
             write_answer(output, answer)
@@ -164,9 +163,9 @@ def demo(
         drawn = nj.games.random_game(jax.random.key(seed), num_actions, (num_games,), kind=kind)
         game = GameFile(tuple(map(str, range(num_actions))), np.asarray(drawn.preferences, np.float64))
         start = time.perf_counter()
-        _solve(game, betas, None, tol=tol, x64=x64)
+        _solve(game, betas, tol=tol, x64=x64)
         compiled = time.perf_counter()
-        solution = _solve(game, betas, None, tol=tol, x64=x64)
+        solution = _solve(game, betas, tol=tol, x64=x64)
         end = time.perf_counter()
         answer = _gather(game, betas, solution)
         console = report.make_console()
@@ -181,7 +180,6 @@ def demo(
 def _solve(
     game: GameFile,
     betas: np.ndarray,
-    reference: np.ndarray | None,
     *,
     tol: float,
     x64: bool,
@@ -189,7 +187,7 @@ def _solve(
 ) -> nj.Solution:
     """Solve every game at every beta in one call; the axis of several betas comes first."""
     jax.config.update("jax_enable_x64", x64)
-    preferences = game.preferences.astype(np.float64 if x64 else np.float32)
+    reference, preferences = game.reference, game.preferences.astype(np.float64 if x64 else np.float32)
     batch = np.broadcast_shapes(preferences.shape[:-2], () if reference is None else reference.shape[:-1])
     beta = betas.reshape(-1, *(1,) * len(batch)) if betas.size > 1 else betas[0]
 

@@ -14,7 +14,7 @@ from nashjax.commands.options import Debug, Double, MaxFileSize, OneBeta, Tolera
 from nashjax.commands.report import counted
 from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, library_errors, number_option, put, warn
 from nashjax.files import BadInput
-from nashjax.files.errors import bad_input, visible
+from nashjax.files.errors import bad_input, sentence, visible
 from nashjax.files.source import DEFAULT_LIMIT
 from nashjax.games.random import KINDS
 from nashjax.sweeps.sources import LARGEST_CHUNK, MOST_RANDOM_GAMES, GameFolder
@@ -121,4 +121,4 @@ def _join(option: str, coordinator: str | None, num_processes: int | None, proce
     try:
         nj.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
-        raise BadInput(f"{option}: cannot join the other processes: {visible(str(error))}") from error
+        raise BadInput(f"{option} failed to join the other processes: {sentence(str(error))}") from error

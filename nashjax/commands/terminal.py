@@ -18,7 +18,7 @@ import typer
 
 from nashjax.arguments import message
 from nashjax.files import BadInput
-from nashjax.files.errors import bad_input, number, quoted, unwritable, visible
+from nashjax.files.errors import bad_input, number, quoted, sentence, unwritable, visible
 
 NOT_CONVERGED, OUTPUT_FAILED, BAD_INPUT, INTERRUPTED = 1, 1, 2, 130
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -183,7 +183,7 @@ def library_errors(**options: str) -> Iterator[None]:
         where = "a file" if error.filename is None else str(error.filename)
         raise bad_input(where, "", "readable and writable", f"the error {error.strerror or error}") from error
     except (jax.errors.JaxRuntimeError, MemoryError) as error:  # such as a device with less memory than the machine
-        raise BadInput(f"the computation failed: {visible(str(error) or 'not enough memory')}") from error
+        raise BadInput(f"The computation failed: {sentence(str(error) or 'not enough memory')}") from error
 
 
 @contextlib.contextmanager

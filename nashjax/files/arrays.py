@@ -17,6 +17,7 @@ import numpy as np
 from nashjax.files.errors import bad_input, listed
 from nashjax.files.memory import check_game_memory, check_memory, size
 from nashjax.files.source import DEFAULT_LIMIT, Source, parsing
+from nashjax.games.matrix import as_exact
 
 SHAPE_ALLOWED = "a square matrix [..., n, n] with n >= 2"
 
@@ -55,11 +56,11 @@ def read_game_array(source: str | Path | Source) -> tuple[list[str] | None, np.n
         stream.seek(0)
         if not packed:
             check = _check_preferences(str(source), source)
-            return None, as_float64(read_array(stream, stream_size(stream), str(source), check))
+            return None, _as_preferences(read_array(stream, stream_size(stream), str(source), check))
         with zipfile.ZipFile(stream) as archive:
             name, names = _preferences_in(archive, source)
             check = _check_preferences(f"{source}, array {name}", source)
-            preferences = as_float64(read_member(archive, name, str(source), check, source.limit))
+            preferences = _as_preferences(read_member(archive, name, str(source), check, source.limit))
             return (_read_items(archive, source, preferences.shape[-1]) if "items" in names else None), preferences
 
 
@@ -141,6 +142,11 @@ def read_header(stream: IO[bytes], num_bytes: int, where: str, check: Check) -> 
     if needed > there:
         raise bad_input(where, "", f"{needed} bytes long after its header of shape {list(shape)}", str(there))
     return Header(shape, dtype)
+
+
+def _as_preferences(array: np.ndarray) -> np.ndarray:
+    """The array in double precision; in half precision, entries that sum to 1 within its rounding do so."""
+    return as_float64(np.asarray(as_exact(array)) if array.dtype.kind == "f" and array.dtype.itemsize < 4 else array)
 
 
 def as_float64(array: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ class BadInput(ValueError):  # noqa: N818 (the name says what happened)
     """A file or an option that cannot be used; the message is one line for the user."""
 
 
-def bad_input(where: object, subject: str, requirement: str, got: str = "", advice: str = "") -> BadInput:
+def bad_input(where: object, subject: str, requirement: str, got: str, advice: str = "") -> BadInput:
     """Return the error `WHERE: SUBJECT must be REQUIREMENT, got GOT. ADVICE`.
 
     Args:
@@ -20,8 +20,6 @@ def bad_input(where: object, subject: str, requirement: str, got: str = "", advi
       advice: one full sentence that says how to fix it, or nothing.
     """
     place = shortened(str(where), 300)
-    if not got:  # the old form, until its last caller has gone
-        return BadInput(f"{place}: found {subject}; allowed {requirement}")
     named = f"{place}: {subject}" if place and subject else place or subject
     return BadInput(message(named, requirement, got, advice))
 
@@ -46,6 +44,11 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def sentence(text: str) -> str:
+    """The text made visible, with a period at its end."""
+    return f"{visible(text.strip()).rstrip('.')}."
 
 
 def shortened(name: str, limit: int = 60) -> str:

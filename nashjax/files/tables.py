@@ -7,7 +7,7 @@ import csv
 import io
 import itertools
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,8 +169,15 @@ def recognize(table: Table, columns: Columns) -> str:
     )
 
 
-def read_matrix(table: Table) -> tuple[list[str], np.ndarray, list[int]]:
+def read_matrix(
+    table: Table, wanted: Callable[[list[str]], np.ndarray | None] = lambda names: None
+) -> tuple[list[str], np.ndarray, list[int]]:
     """Read a matrix with item names in the header and, in the same order, in the first column.
+
+    Args:
+      table: the open file.
+      wanted: called with the names; returns which cells must hold a number, bool `[n, n]`, or None for all. Other cells
+        without a number become NaN.
 
     Returns:
       The names, the matrix `[n, n]` (values not checked), and the line of each row.
@@ -178,6 +185,7 @@ def read_matrix(table: Table) -> tuple[list[str], np.ndarray, list[int]]:
     names = table.header[1:]
     check_names(names, lambda position: f"{table.header_line}, column {position + 2}")
     check_game_memory(table.source, len(names))
+    needed = wanted(names)
     matrix, lines = np.empty((len(names), len(names))), []
     for record in table.records:
         if not record:
@@ -190,10 +198,13 @@ def read_matrix(table: Table) -> tuple[list[str], np.ndarray, list[int]]:
             raise bad_input(
                 table.line(), "name", f"{quoted(names[row])}, in the order of the header", quoted(record[0])
             )
+        fields = record[1:]
+        if needed is not None:
+            fields = [f if must or _is_number(f) else "nan" for f, must in zip(fields, needed[row], strict=True)]
         try:
-            matrix[row] = [number(field) for field in record[1:]]
+            matrix[row] = [number(field) for field in fields]
         except ValueError as error:
-            raise _no_number(table, names, record[1:]) from error
+            raise _no_number(table, names, fields) from error
         lines.append(table.line_number)
     if len(lines) < len(names):
         raise bad_input(table.source, "", SQUARE, f"{len(names)} columns and {len(lines)} rows")

@@ -314,6 +314,21 @@ def half_plus(margin: A) -> A:
     return xp.where(margin >= 0, larger, 1 - larger)
 
 
+def as_exact(preferences: jax.Array | np.ndarray) -> jax.Array:
+    """Return preferences in float32 or float64; of half precision, those that sum to 1 within its rounding do so.
+
+    A numpy array stays a numpy array.
+    """
+    given = as_floating(preferences)
+    if not jnp.issubdtype(preferences.dtype, jnp.floating) or preferences.dtype.itemsize >= 4:
+        return given
+    xp: Any = np if isinstance(given, np.ndarray) else jnp
+    with np.errstate(invalid="ignore"):
+        margin = (given - xp.swapaxes(given, -1, -2)) / 2
+        excess = xp.abs(given + xp.swapaxes(given, -1, -2) - 1)
+    return xp.where(excess <= float(jnp.finfo(preferences.dtype).eps), half_plus(margin), given)
+
+
 def _with_zero_for_nan_on_diagonal(payoffs: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """Return the payoffs with a 0 for each payoff against oneself that was left out."""
     n = payoffs.shape[-1]

@@ -36,6 +36,8 @@ _SPLIT_RULES = ("gpt-2", "smollm")
 """Rules that cut text before byte-pair encoding. The other rules of GGUF files are not implemented."""
 _SENTENCEPIECE = "llama"
 """Kind of tokenizer, for which llama.cpp puts the first token in front unless the file says otherwise."""
+_LONGEST_TOKEN = 512
+"""Limit of the bytes of a token: the longest in published vocabularies are 128 blanks, of 2 or 3 bytes each."""
 _LARGEST_BASE = 1e12
 """Bases of rotary positions are at most some 1e9 in published models."""
 
@@ -263,6 +265,9 @@ def _tokens(header: GGUFHeader, vocabulary_size: int) -> dict[str, int]:
     for index, name in enumerate(names):
         if not name or tokens.setdefault(name, index) != index:
             raise header.fault(f"tokenizer.ggml.tokens[{index}]", "a new token of a character or more", quoted(name))
+        if len(name) > _LONGEST_TOKEN or len(name.encode()) > _LONGEST_TOKEN:
+            requirement, got = f"at most {_LONGEST_TOKEN} bytes long", f"{len(name.encode())}"
+            raise header.fault(f"tokenizer.ggml.tokens[{index}]", requirement, got)
     return tokens
 
 

@@ -21,10 +21,12 @@ from nashjax.files.errors import bad_input, quoted, shortened, unreadable
 
 MOST_KEYS = 2**16
 """Limit of the keys of a file, and of its tensors."""
-MOST_ENTRIES = 2**22
-"""Limit of the strings and nested arrays in all arrays of a header together: bounds time and memory."""
-MOST_TEXT = 2**27
-"""Limit of the bytes of all strings of a header together."""
+MOST_ENTRIES = 2**20
+"""Limit of the strings in all arrays of a header together; large vocabularies have 300,000 tokens, 600,000 merges."""
+MOST_NESTED = 2**16
+"""Limit of the arrays inside of arrays, all together; published files have none."""
+MOST_TEXT = 2**25
+"""Limit of the bytes of all strings of a header together; large vocabularies have some 10 MB."""
 MOST_NAME = 2**16 - 1
 """Limit of the bytes in the name of a key or tensor, from the definition of the format."""
 MOST_DEPTH = 4
@@ -199,7 +201,7 @@ class _Cursor:
 
     def __init__(self, path: str | Path, data: np.ndarray):
         self.path, self.at, self._data = path, 0, data.data
-        self._entries = self._text_bytes = 0
+        self._entries = self._nested = self._text_bytes = 0
 
     @property
     def left(self) -> int:
@@ -261,11 +263,34 @@ class _Cursor:
             raise bad_input(self.path, key, f"at most {most} entries, all that the file has room for", f"{length}")
         if kind in _SCALARS:
             return self._numbers(key, kind, length)
+        if kind == _STRING:
+            return self._texts(key, length)
+        self._nested += length
+        if self._nested > MOST_NESTED:
+            got = f"at least {self._nested}"
+            raise bad_input(self.path, "header", f"at most {MOST_NESTED} arrays inside of arrays", got)
+        return [self.value(f"{key}[{index}]", kind, depth) for index in range(length)]
+
+    def _texts(self, key: str, length: int) -> list[str]:
+        """Return the next strings, read in a short loop; `text` reads the one that is at fault again, to name it."""
         self._entries += length
         if self._entries > MOST_ENTRIES:
             got = f"at least {self._entries} entries"
             raise bad_input(self.path, "header", f"strings in arrays of at most {MOST_ENTRIES} entries", got)
-        return [self.value(f"{key}[{index}]", kind, depth) for index in range(length)]
+        data, read_size, found, start = self._data, struct.Struct("<Q").unpack_from, [], self.at
+        last = min(len(data), start + 8 * length + MOST_TEXT - self._text_bytes)
+        for _ in range(length):
+            try:
+                begin = self.at + 8
+                end = begin + read_size(data, self.at)[0]
+                if end > last:
+                    break
+                found.append(str(data[begin:end], "utf-8"))
+            except (struct.error, UnicodeDecodeError):
+                break
+            self.at = end
+        self._text_bytes += self.at - start - 8 * len(found)
+        return found + [self.text(f"{key}[{index}]") for index in range(len(found), length)]
 
     def _numbers(self, key: str, kind: int, length: int) -> np.ndarray:
         found = np.frombuffer(self.take(length * _SCALARS[kind].itemsize, key), _SCALARS[kind])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ import numpy as np
 from nashjax.lm.gguf_header import GGUFHeader
 from nashjax.lm.tokenizers import LibraryTokenizer
 
+MOST_CHARACTERS = 2**22
+"""Limit of the characters of all tokens: those of 262,144 tokens of 16, SentencePiece's limit of a token by default."""
+MOST_MERGES = 2**21
+"""Limit of the merges; vocabularies of 262,144 tokens have some 600,000."""
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 """Kinds of tokens in a GGUF file."""
 
@@ -23,7 +28,8 @@ def sentencepiece_tokenizer(header: GGUFHeader, tokens: Mapping[str, int], kinds
       kinds: the kind of each token.
 
     Raises:
-      BadInput: the scores are missing or not finite numbers, one for each token.
+      BadInput: the scores are missing or not finite numbers, one for each token, or the tokens are too long or have
+        too many merges.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
@@ -35,8 +41,14 @@ def sentencepiece_tokenizer(header: GGUFHeader, tokens: Mapping[str, int], kinds
         raise header.fault(f"tokenizer.ggml.scores[{index}]", "finite", str(float(scores[index])))
     of_kind = {kind: [name for name, each in zip(tokens, kinds, strict=True) if each == kind] for kind in range(7)}
     pieces = {name: float(scores[tokens[name]]) for name in of_kind[NORMAL] + of_kind[USER_DEFINED]}
+    if sum(map(len, pieces)) > MOST_CHARACTERS:
+        got = f"{sum(map(len, pieces))}"
+        raise header.fault("tokenizer.ggml.tokens", f"of at most {MOST_CHARACTERS} characters together", got)
+    merges = merges_of_scores(pieces)
+    if len(merges) > MOST_MERGES:
+        raise header.fault("tokenizer.ggml.tokens", f"tokens with at most {MOST_MERGES} merges", "more")
     unknown = of_kind[UNKNOWN][0] if of_kind[UNKNOWN] else None
-    model = models.BPE(dict(tokens), merges_of_scores(pieces), unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    model = models.BPE(dict(tokens), merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     made: Any = Tokenizer(model)
     prefix = header.flag("tokenizer.ggml.add_space_prefix", default=True)
     blanks = normalizers.Replace(" ", "▁")
@@ -50,13 +62,17 @@ def sentencepiece_tokenizer(header: GGUFHeader, tokens: Mapping[str, int], kinds
 
 
 def merges_of_scores(scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Return the merges of pieces into pieces, those with the highest score of the whole first."""
-    found = [
+    """Return the merges of pieces into pieces, those with the highest score of the whole first.
+
+    At most one more than `MOST_MERGES` are looked for.
+    """
+    every = (
         (score, end, len(piece) - end, piece)
         for piece, score in scores.items()
         for end in range(1, len(piece))
         if piece[:end] in scores and piece[end:] in scores
-    ]
+    )
+    found = list(itertools.islice(every, MOST_MERGES + 1))
     found.sort(key=lambda one: one[:3], reverse=True)
     return [(piece[:end], piece[end:]) for _, end, _, piece in found]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from nashjax.arguments import wrong_type
 from nashjax.files.errors import BadInput, bad_input, listed, number, quoted, shortened
-from nashjax.files.memory import check_game_memory, check_memory
+from nashjax.files.memory import check_game_memory, check_memory, size
 from nashjax.files.source import Source
 from nashjax.files.tables import (
     LARGEST_COUNT,
@@ -345,19 +345,53 @@ def _of_parquet(source: Source, request: Request) -> Records:
     with source.open("Parquet") as stream:
         file = pyarrow.parquet.ParquetFile(stream)
         names = _needed(file.schema_arrow.names, str(source), request)
-        num_rows = file.metadata.num_rows
-        check_memory(source, f"{num_rows} rows", 32 * num_rows * len(names))
-        read = file.read(columns=names)
+        types = {name: file.schema_arrow.field(name).type for name in names}
+        for name in names:
+            if pa.types.is_nested(types[name]):  # such as a list in each row
+                raise _bad_type(source, name, types[name])
+        # A text that many rows share is kept once, however long it is.
+        file = pyarrow.parquet.ParquetFile(stream, metadata=file.metadata, read_dictionary=names)
+        _check_parquet(source, file, types)
+        parts, num_bytes = [file.schema_arrow.empty_table().select(names)], 0
+        for group in range(file.num_row_groups):
+            parts.append(file.read_row_group(group, columns=names))
+            num_bytes += parts[-1].nbytes
+            _check_unpacked(source, num_bytes)
+        read = pa.concat_tables(parts)
         columns = {}
         for name in names:
             try:
                 columns[name] = _of_arrow(read[name])
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:  # such as a list in each row
-                got = quoted(str(read[name].type))
-                raise bad_input(source, f"type of column {shortened(name)}", "text, number or truth", got) from error
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise _bad_type(source, name, types[name]) from error
     return Records(
         str(source), columns, read.num_rows, places=lambda rows: ((i, f"{source}, row {i + 1}") for i in rows)
     )
+
+
+def _check_parquet(source: Source, file: Any, types: dict[str, Any]) -> None:
+    """Raise BadInput for columns that unpack to too much, before they are read."""
+    num_rows, num_bytes, schema = file.metadata.num_rows, 0, file.metadata.schema
+    check_memory(source, f"{num_rows} rows", 32 * num_rows * len(types))
+    for kind in types.values():
+        num_bytes += num_rows * (kind.byte_width if pa.types.is_fixed_size_binary(kind) else 4)
+    needed = [i for i in range(len(schema)) if schema.column(i).path in types]
+    for group in range(file.num_row_groups):
+        # Of a damaged column this raises an error, while pyarrow's `column` ends the process.
+        next(file.iter_batches(1, row_groups=[group], columns=list(types)), None)
+        row_group = file.metadata.row_group(group)
+        num_bytes += sum(row_group.column(i).total_uncompressed_size for i in needed)
+    _check_unpacked(source, num_bytes)
+
+
+def _check_unpacked(source: Source, num_bytes: int) -> None:
+    if num_bytes > source.limit:
+        requirement, advice = f"at most {size(source.limit)} long", "Use --max-file-size to raise the limit."
+        raise bad_input(source, "unpacked columns", requirement, size(num_bytes), advice)
+
+
+def _bad_type(source: Source, name: str, kind: Any) -> BadInput:
+    return bad_input(source, f"type of column {shortened(name)}", "text, number or truth", quoted(str(kind)))
 
 
 def _of_series(series: Any) -> Column:
@@ -378,6 +412,9 @@ def _of_arrow(column: pa.ChunkedArray) -> Column:
         if whole.num_chunks == 0:
             return Column(np.zeros(0, np.int32), [])
         whole = whole.chunk(0)
-    texts = ["" if text is None else str(text) for text in whole.dictionary.to_pylist()]
+    values = whole.dictionary
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        values = pc.cast(values, pa.string())
+    texts = ["" if text is None else str(text) for text in values.to_pylist()]
     codes = pc.fill_null(whole.indices, len(texts)).to_numpy(zero_copy_only=False)  # pyright: ignore
     return Column(codes.astype(np.int32, copy=False), [*texts, ""])

@@ -23,7 +23,7 @@ from nashjax import distributed
 from nashjax.arguments import check_integer, check_number, invalid, shown, wrong_type
 from nashjax.cores import num_cores
 from nashjax.files import BadInput
-from nashjax.files.errors import bad_input, visible
+from nashjax.files.errors import bad_input, sentence, visible
 from nashjax.games.faults import first_fault
 from nashjax.inputs import as_inputs
 from nashjax.progress import progress_line
@@ -284,7 +284,7 @@ class _Run:
         except ValueError as error:
             fault = first_fault(chunk.games)
             if fault is None:
-                raise BadInput(f"{chunk.where(0)} and the games after it: {visible(str(error))}") from error
+                raise BadInput(f"{chunk.where(0)} and the games after it failed: {sentence(str(error))}") from error
             entry = f"entry {list(fault.index[1:])}"
             raise bad_input(chunk.where(fault.index[0]), entry, fault.allowed, fault.found) from error
         return as_shard(chunk.number, chunk.first_game, solution, chunk.digest)

@@ -35,6 +35,7 @@ from nashjax.files.memory import check_game_memory
 from nashjax.files.source import DEFAULT_LIMIT
 from nashjax.files.source import Source as FileSource
 from nashjax.games import MatrixGame
+from nashjax.games.matrix import as_exact
 from nashjax.games.random import KINDS, random_game
 
 MOST_GAMES, MOST_ENTRIES = 2**16, 2**24
@@ -399,6 +400,8 @@ def _as_games(item: Any, name: str) -> np.ndarray:
     array = np.asarray(as_real_array(name, item))
     if array.ndim not in (2, 3) or array.shape[-1] != array.shape[-2] or array.shape[-1] < 2 or not len(array):
         raise invalid(name, "preferences [n, n] or [games, n, n] with n >= 2", f"shape {list(array.shape)}")
+    if array.dtype.itemsize < 4:
+        array = np.asarray(as_exact(array))
     return array.reshape(-1, *array.shape[-2:])
 
 

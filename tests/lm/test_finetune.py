@@ -204,7 +204,8 @@ def test_a_judge_that_fails_ends_the_run_which_goes_on_where_it_was(judging, run
     command = ("finetune", "--judge", "judging:shaky", "--steps", STEPS, "--output", "RUN")
     (judging / "broken").touch()
     failed = run(*command)
-    assert_refused(failed, "error: the judge failed; the same command with --resume goes on: ")
+    assert_refused(failed, "error: The judge failed: ")
+    assert failed.stderr.endswith(". Continue by the same command with --resume.\n")
     assert "'the line is dead'" in failed.stderr
     assert [line[:6] for line in failed.stdout.splitlines()] == ["Before", "step 1"]
     assert any((judging / "RUN" / "checkpoints").iterdir())

@@ -23,6 +23,7 @@ pytest.importorskip("tokenizers", reason="needs the extra `lm`")
 from nashjax import lm
 from nashjax.files import BadInput
 from nashjax.lm import gguf as loading
+from nashjax.lm import sentencepiece
 from nashjax.lm.gguf_header import GGUFHeader
 
 U8, I32, U32, F32, BOOL, STRING, ARRAY, U64 = 0, 5, 4, 6, 7, 8, 9, 10
@@ -265,6 +266,72 @@ def test_strings_longer_than_the_file_are_refused_at_once(tmp_path):
     refused(path, f"{path}: long must be within the ", f"bytes that are left of the file, got a length of {2**63}.")
     path = write(tmp_path / "m.gguf", {}, {}, num_keys=1, extra=struct.pack("<Q", 2**40) + b"key" + b"\0" * 20)
     refused(path, f"{path}: name of key 0 must be within the ", f"got a length of {2**40}.")
+
+
+def test_as_many_strings_as_the_limit_are_read_in_seconds_and_one_more_is_refused(tmp_path):
+    def of(length: int) -> Raw:
+        return Raw(struct.pack("<IQ", STRING, length) + text("ab") * length)
+
+    path = write(tmp_path / "m.gguf", {"many": (ARRAY, of(2**20))}, {})
+    start = time.process_time()
+    assert GGUFHeader(path).fields["many"] == ["ab"] * 2**20
+    assert time.process_time() - start < 3
+    path = write(tmp_path / "m.gguf", {"many": (ARRAY, of(2**20 + 1))}, {})
+    refused(path, f"{path}: header must be strings in arrays of at most {2**20} entries, got ", f"{2**20 + 1} entries.")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([text("a"), text(b"\xff")], "many[1] must be UTF-8, got b'\\xff'."),
+        ([text("a"), struct.pack("<Q", 2**63)], f"bytes that are left of the file, got a length of {2**63}."),
+        ([text("a"), struct.pack("<Q", 2**63 + 9)], "many[1] must be within the "),
+        ([text("x" * (2**25 - 4)), text("y")], f"header must be at most {2**25} bytes of text, got {2**25 + 1}."),
+    ],
+)
+def test_a_string_of_an_array_that_does_not_fit_is_named(tmp_path, entries, message):
+    value = Raw(struct.pack("<IQ", STRING, len(entries)) + b"".join(entries))
+    path = write(tmp_path / "m.gguf", {"many": (ARRAY, value)}, {}, alignment=64)
+    with pytest.raises(BadInput, match=re.escape(message)):
+        GGUFHeader(path)
+
+
+def test_arrays_of_many_arrays_are_refused_at_once(tmp_path):
+    value = Raw(struct.pack("<IQ", ARRAY, 2**17) + struct.pack("<IQ", U8, 0) * 2**17)
+    path = write(tmp_path / "m.gguf", {"many": (ARRAY, value)}, {})
+    refused(path, f"{path}: header must be at most 65536 arrays inside of arrays, got at least 131072.", "")
+
+
+def test_a_token_that_is_too_long_is_named_before_its_merges_are_looked_for(tmp_path):
+    """A token of 512 bytes is still one."""
+    start = time.process_time()
+    for size, message in [(513, "513"), (220_000, "220000")]:
+        for kind in ("gpt2", "llama"):
+            tokens = (ARRAY, (STRING, [*TOKENS[:9], "a" * size]))
+            scores = (ARRAY, (F32, [0.0] * 10))
+            keys = good_keys() | {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.scores": scores}
+            keys["tokenizer.ggml.model"] = (STRING, kind)
+            path = write(tmp_path / "m.gguf", keys, good_tensors())
+            refused(path, f"{path}: tokenizer.ggml.tokens[9] must be at most 512 bytes long, got {message}.", "")
+    keys["tokenizer.ggml.tokens"] = (ARRAY, (STRING, [*TOKENS[:9], "a" * 512]))
+    header = GGUFHeader(write(tmp_path / "m.gguf", keys, good_tensors()))
+    assert loading._tokenizer(header, 10).vocabulary_size == 10
+    assert time.process_time() - start < 5
+
+
+def test_vocabularies_with_too_many_characters_or_merges_are_refused(tmp_path, monkeypatch):
+    scores = {"tokenizer.ggml.scores": (ARRAY, (F32, [0.0] * 10)), "tokenizer.ggml.model": (STRING, "llama")}
+    path = write(tmp_path / "m.gguf", good_keys() | scores, good_tensors())
+    header = GGUFHeader(path)
+    assert loading._tokenizer(header, 10).encode("ab") == [8]
+    for name, most, message in [
+        ("MOST_CHARACTERS", 9, "of at most 9 characters together, got 10."),
+        ("MOST_MERGES", 0, "tokens with at most 0 merges, got more."),
+    ]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sentencepiece, name, most)
+            with pytest.raises(BadInput, match=f"ggml.tokens must be {message}"):
+                loading._tokenizer(header, 10)
 
 
 @pytest.mark.parametrize("counts", [{"num_keys": 2**63}, {"num_tensors": 2**63}, {"num_keys": 10**6}])

@@ -151,6 +151,22 @@ def test_slow_addresses_of_hosts_end_by_the_deadline(monkeypatch):
         failed_in_time(judge)
 
 
+def test_a_lookup_of_an_address_under_way_lets_the_process_end():
+    script = textwrap.dedent(
+        """
+        import socket, time
+        from nashjax.lm.judges.transport import Connections
+        socket.getaddrinfo = lambda *_, **__: time.sleep(300)
+        try:
+            Connections(1).post("http://slow.invalid/v1", b"", {}, timeout=0.3, most_bytes=1)
+        except TimeoutError:
+            print("in time")
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("in time\n", "")
+
+
 def test_repetitions_are_bounded_too(serve):
     server = serve(DRIPPING["headers byte by byte"])
     url = f"http://{server.address}/v1"

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from nashjax.files import BadInput, read_games
+from nashjax.files.source import Source
 
 pd = pytest.importorskip("pandas", reason="needs the extra `rank`")
-pytest.importorskip("pyarrow", reason="needs the extra `rank`")
+pa = pytest.importorskip("pyarrow", reason="needs the extra `rank`")
+pytest.importorskip("pyarrow.parquet")
 
-from nashjax.ranking import Battles  # noqa: E402
+from nashjax.ranking import Battles, reading  # noqa: E402
 
 ROWS = [("x", "y", "model_a"), ("y", "z", "model_b"), ("z", "x", "tie"), ("x", "y", "model_b"), ("x", "y", "Model_A ")]
 
@@ -229,6 +231,87 @@ def test_a_parquet_column_of_lists_is_refused_by_its_name(tmp_path: Path):
 def test_a_parquet_file_that_is_none(tmp_path: Path):
     with pytest.raises(BadInput, match="Parquet"):
         Battles.read(write(tmp_path, "model_a,model_b,winner\n", "b.parquet"))
+
+
+NUM_ROWS = 20_000
+
+
+def parquet(path: Path, winner: Any, num_rows: int = NUM_ROWS, **options: Any) -> Path:
+    """A file of battles of `a` and `b` with this column of winners."""
+    table = pa.table({"model_a": ["a"] * num_rows, "model_b": ["b"] * num_rows, "winner": winner})
+    pa.parquet.write_table(table, path, compression="zstd", **options)
+    return path
+
+
+def repeated(text: Any) -> Any:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(NUM_ROWS, np.int32)), [text])
+
+
+@pytest.mark.parametrize("text", ["x" * 100_000, b"x" * 100_000], ids=["text", "binary"])
+def test_a_long_text_that_many_rows_of_a_parquet_file_share_is_kept_once(tmp_path: Path, text: str | bytes):
+    """A file of 800 bytes, whose texts have 2 GB together."""
+    path = parquet(tmp_path / "b.parquet", repeated(text), store_schema=False)
+    assert path.stat().st_size < 1000
+    usual = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(pool)
+    try:
+        with pytest.raises(BadInput, match=r"20000 rows that cannot be used, .* row 1: winner must be one of .* 'xxx"):
+            Battles.read(path)
+    finally:
+        pa.set_memory_pool(usual)
+    assert 0 < pool.max_memory() < 5e7
+
+
+@pytest.mark.parametrize(
+    ("winner", "options", "limit", "message"),
+    [
+        (["x" * 1000] * NUM_ROWS, {"use_dictionary": False}, 10**7, "at most 10 MB long, got 20.5 MB"),
+        (pa.array([b"x" * 1000] * NUM_ROWS, pa.binary(1000)), {}, 10**7, "at most 10 MB long, got 20.2 MB"),
+        (repeated("tie"), {}, 2 * 10**5, "at most 0.2 MB long, got 0.24 MB"),
+    ],
+    ids=["plain", "fixed", "rows"],
+)
+def test_a_parquet_file_that_unpacks_to_more_than_the_limit_is_refused(tmp_path: Path, winner, options, limit, message):
+    path = parquet(tmp_path / "b.parquet", winner, **options)
+    with pytest.raises(BadInput, match=f"unpacked columns must be {message}. Use --max-file-size to raise the limit."):
+        Battles.read(Source(path, limit))
+
+
+def test_a_parquet_file_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path, monkeypatch):
+    path = parquet(tmp_path / "b.parquet", [f"{i} {'x' * 1000}" for i in range(NUM_ROWS)], row_group_size=1000)
+    monkeypatch.setattr(reading, "_check_parquet", lambda *_: None)
+    with pytest.raises(BadInput, match=r"unpacked columns must be at most 5 MB long, got 5\.1 MB"):
+        Battles.read(Source(path, 5 * 10**6))
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.binary(3), pa.dictionary("int8", "str")]
+)
+def test_all_types_of_text_of_a_parquet_file_are_read(tmp_path: Path, kind: Any):
+    winner = pa.array(["tie", None, "tie"], pa.string())
+    winner = winner.cast(pa.binary()).cast(kind) if pa.types.is_fixed_size_binary(kind) else winner.cast(kind)
+    battles = Battles.read(parquet(tmp_path / "b.parquet", winner, 3, row_group_size=2))
+    assert (battles.num_comparisons, battles.bad_rows.count) == (2, 1)
+
+
+def test_damaged_parquet_files_are_read_or_refused_but_never_crash(tmp_path: Path):
+    random, path, refusals = np.random.default_rng(0), tmp_path / "damaged.parquet", []
+    good = [
+        parquet(path, repeated("x" * 10_000), store_schema=False).read_bytes(),
+        parquet(path, ["tie", "model_a", None], 3, row_group_size=2).read_bytes(),
+    ]
+    for trial in range(200):
+        content = bytearray(good[trial % 2])
+        for at in random.integers(0, len(content), random.integers(1, 4)):
+            content[at] = random.choice([0, 1, 127, 128, 255, random.integers(256)])
+        path.write_bytes(content)
+        try:
+            Battles.read(path)
+        except BadInput as error:
+            refusals.append(str(error))
+    assert len(refusals) > 100
+    assert all(said.startswith(str(path)) and said.isprintable() for said in refusals)
 
 
 ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {

@@ -185,6 +185,23 @@ def test_an_iterator(tmp_path: Path):
     check_policies(tmp_path, games(0, 12))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_games_in_half_precision_are_solved(dtype: str, folder: Path, tmp_path: Path):
+    """Their probabilities sum to 1 within the rounding of that precision only."""
+    batch = games(3, 4).astype(jnp.dtype(dtype))
+    wide = batch.astype(np.float64)
+    assert np.abs(wide + wide.swapaxes(-1, -2) - 1).max() > 1e-5
+    for name, source in (("a", batch), ("b", [nj.MatrixGame(jnp.asarray(batch))])):
+        assert nj.sweep(source, tmp_path / name, beta=0.1, progress=False).games == 4
+    if dtype == "float16":  # numpy saves no others
+        np.savez(folder / "a.npz", preferences=batch)
+        nj.sweep(folder, tmp_path / "c", beta=0.1, progress=False)
+    batch = batch.copy()
+    batch[2, 0, 1] += 0.125
+    with pytest.raises(BadInput, match=r"source\[0\], game 2: entry \[0, 1\] must satisfy"):
+        nj.sweep(batch, tmp_path / "d", beta=0.1, progress=False)
+
+
 def test_an_iterator_that_writes_each_game_over_the_last(tmp_path: Path):
     def draw() -> Iterator[np.ndarray]:
         same = np.empty((3, 3))

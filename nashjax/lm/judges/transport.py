@@ -12,6 +12,7 @@ import functools
 import ssl
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import httpx
@@ -48,6 +49,7 @@ class Connections:
             timeout=None, limits=limits, mounts=local, follow_redirects=False, verify=_certificates()
         )
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(_DaemonThreads())
         self._thread = threading.Thread(target=_run, args=(self._loop,), daemon=True)
         self._thread.start()
         self._finish = weakref.finalize(self, _stop, self._loop, self._client)  # also for a judge that is not closed
@@ -104,6 +106,28 @@ class Connections:
         """Close all connections; requests under way end with an error."""
         self._finish()
         self._thread.join(CLOSING)
+
+
+class _DaemonThreads(concurrent.futures.ThreadPoolExecutor):
+    """Threads in which the addresses of hosts are looked up; a lookup under way lets the process end.
+
+    Python waits at its end for the threads of other executors, and a lookup cannot be cancelled.
+    """
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Call a function in a thread of its own; a call that nobody waits for any more runs on."""
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        return future
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
