@@ -236,7 +236,7 @@ def test_a_matrix_says_what_it_does_not_know():
     [
         (
             ([[0.5, 0.7], [0.4, 0.5]], ["p"], ["a", "b"]),
-            r"preferences\[0, 1\] must satisfy .*, got 0.7, and 0.4 at the",
+            r"preferences\[0, 1\] must satisfy .*, got 0.7, and 0.4 at",
         ),
         (([[[0.5, 1.2], [-0.2, 0.5]]], ["p"], ["a", "b"]), r"preferences\[0, 0, 1\] must be a prob.*, got 1.2"),
         (([[0.5, np.nan], [0.5, 0.5]], ["p"], ["a", "b"]), r"preferences\[0, 1\] must be .* got nan"),

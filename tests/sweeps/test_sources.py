@@ -123,21 +123,21 @@ def store_bomb(path: Path) -> None:
         (store_object, "dtype must be a number type, got object"),
         (store_bomb, "must be small enough for the .* of free memory"),
         (lambda path: rewrite(path, lambda content: content[:-30]), "must be an undamaged "),
-        (lambda path: rewrite(path, lambda content: b""), r"must be a \.npz file, got content of another format"),
+        (lambda path: rewrite(path, lambda content: b""), r"must be a \.npz file, got content"),
         (
             lambda path: rewrite(path, lambda content: b"\x80\x04pickle"),
-            r"must be a \.npz file, got content of another format",
+            r"must be a \.npz file, got content",
         ),
         (lambda path: rewrite(path, lambda content: content[:200] + b"????" + content[204:]), "damaged"),
         (lambda path: np.savez(path, preferences=np.ones((2, 3))), r"shape \[2, 3\]"),
         (lambda path: np.savez(path, preferences=np.ones((0, 3, 3))), r"shape \[0, 3, 3\]"),
         (
             lambda path: np.savez(path, preferences=np.array([["a", "b"], ["c", "d"]])),
-            "dtype must be a real number type, got <U1",
+            "got <U1",
         ),
         (
             lambda path: np.savez(path, a=games(0, 1), b=games(0, 1)),
-            "must be an archive with an array 'preferences', got arrays 'a', 'b'",
+            "must be an archive with an array",
         ),
         (lambda path: (path.unlink(), path.mkdir()), "a directory"),
         (
