@@ -1,4 +1,7 @@
-"""From texts to tokens and back."""
+"""From texts to tokens and back.
+
+One file, though long: the kinds of tokenizers share the protection of special names in texts of users.
+"""
 
 from __future__ import annotations
 

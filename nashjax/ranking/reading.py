@@ -1,4 +1,7 @@
-"""Comparisons from files and tables of millions of rows: each distinct text is understood once (pyarrow)."""
+"""Comparisons from files and tables of millions of rows: each distinct text is understood once (pyarrow).
+
+One file, though long: the readers of each format share how a column of texts and its faults are kept.
+"""
 
 from __future__ import annotations
 

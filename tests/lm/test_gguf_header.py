@@ -1,6 +1,8 @@
 """Headers of GGUF files that lie: each number is checked before it is used, in time and memory of the file's size.
 
 The files are written byte by byte, since the package `gguf` writes none that lie.
+
+One file, though long: its tests share what writes a file byte by byte.
 """
 
 from __future__ import annotations

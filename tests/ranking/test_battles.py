@@ -304,7 +304,7 @@ def test_damaged_parquet_files_are_read_or_refused_but_never_crash(tmp_path: Pat
     for trial in range(200):
         content = bytearray(good[trial % 2])
         for at in random.integers(0, len(content), random.integers(1, 4)):
-            content[at] = random.choice([0, 1, 127, 128, 255, random.integers(256)])
+            content[at] = random.choice([0, 1, 127, 128, 255, int(random.integers(256))])
         path.write_bytes(content)
         try:
             Battles.read(path)

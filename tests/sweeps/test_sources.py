@@ -99,7 +99,7 @@ def test_invalid_games_are_named(folder: Path, tmp_path: Path):
     ):
         sweep(folder, tmp_path)
     assert [len(policy) for policy in policies(tmp_path)] == [4, 4, 1]  # what was solved before stays
-    with pytest.raises(BadInput, match=r"source\[1\], game 0: entry \[0, 0\] must be a finite probability, got nan"):
+    with pytest.raises(BadInput, match=r"source\[1\], game 0: entry \[0, 1\] must be a finite probability, got nan"):
         nj.sweep([games(0, 4), np.full((4, 3, 3), np.nan)], tmp_path / "other", beta=0.1, chunk_size=4)
 
 
