@@ -331,11 +331,17 @@ def as_exact(preferences: jax.Array | np.ndarray) -> jax.Array:
 
 def _with_zero_for_nan_on_diagonal(payoffs: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """Return the payoffs with a 0 for each payoff against oneself that was left out."""
+    # A numpy array stays one: `jax.debug_nans` refuses to make a jax array of NaN.
+    return _replace_nan(payoffs, np) if isinstance(payoffs, np.ndarray) else _replace_nan_in_jax(payoffs)
+
+
+def _replace_nan(payoffs: Any, xp: Any) -> Any:
     n = payoffs.shape[-1]
     diagonal = np.eye(n, dtype=bool).reshape(*(1,) * (payoffs.ndim - 2), n, n)
-    if isinstance(payoffs, np.ndarray):
-        return np.where(diagonal & np.isnan(payoffs), payoffs.dtype.type(0), payoffs)
-    return jnp.where(diagonal & jnp.isnan(payoffs), 0, payoffs)
+    return xp.where(diagonal & xp.isnan(payoffs), payoffs.dtype.type(0), payoffs)
+
+
+_replace_nan_in_jax = jax.jit(functools.partial(_replace_nan, xp=jnp))
 
 
 @jax.jit
