@@ -680,8 +680,8 @@ def test_outputs_that_cannot_be_written(tmp_path: Path):
     assert "suffix must be one of .json, .csv, .npz, got '.txt'." in _error(
         lambda: check_output(tmp_path / "o.txt", source)
     )
-    assert "got no directory." in _error(lambda: check_output(tmp_path / "no" / "o.json", source))
-    assert "got a file." in _error(lambda: check_output(source / "o.json", source))
+    assert "in a directory that exists, got" in _error(lambda: check_output(tmp_path / "no" / "o.json", source))
+    assert "in a directory that exists, got the file " in _error(lambda: check_output(source / "o.json", source))
     assert "must be another file than the input" in _error(lambda: check_output(source, source))
     (tmp_path / "d.json").mkdir()
     assert "must be a file to write, got a directory." in _error(lambda: check_output(tmp_path / "d.json", source))
