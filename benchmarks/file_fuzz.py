@@ -51,7 +51,7 @@ MOST_SECONDS, MOST_MEGABYTES = 10.0, 1000.0
 PATIENCE, WARM_UP = 60.0, 900.0
 """Seconds that a worker may take for a case, on a machine with other work, and to run all valid files at first."""
 SHARES = {"npy": 0.18, "npz": 0.22, "csv": 0.18, "json": 0.18, "gguf": 0.12, "weights": 0.12}
-"""Of all cases, for each format."""
+"""Count all cases of each format."""
 NO_MEMORY = re.compile("does not fit into memory|MemoryError|nable to allocate|not enough memory|RESOURCE_EXHAUSTED")
 
 
@@ -182,7 +182,7 @@ def _peak() -> float:
 
 
 def verdict(done: dict[str, Any], file_bytes: int) -> str:
-    """Which kind of end this is: answered, refused, or a failure."""
+    """Return how the case ended: answered, refused, or a failure."""
     lines = done["errors"].splitlines()
     if done["code"] == "hang" or done["seconds"] > MOST_SECONDS:
         return "hang"

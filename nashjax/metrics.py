@@ -37,7 +37,7 @@ __all__ = [
 def best_response(
     game: Game | ArrayLike, policy: ArrayLike, beta: ArrayLike, reference: ArrayLike | None = None
 ) -> jax.Array:
-    """Return the best response to a policy, `b ∝ r exp(P p / beta)` (spec 2).
+    """Return the best response to a policy, `b ∝ r exp(P p / beta)`.
 
     At `beta = 0` it is the reference restricted to the best actions.
 
@@ -61,7 +61,7 @@ def best_response(
 def exploitability(
     game: Game | ArrayLike, policy: ArrayLike, beta: ArrayLike, reference: ArrayLike | None = None
 ) -> jax.Array:
-    """Return what the best response gains over a policy, `E_b(p)` (spec 2).
+    """Return the exploitability of a policy: the gain of the best response over it, `E_b(p)`.
 
     At `beta = 0` that is `max_i (P p)_i - 1/2` over the actions that the reference allows.
 

@@ -1,4 +1,4 @@
-"""What a solve checks of an algorithm before it computes anything."""
+"""Validation of the algorithm of a solve."""
 
 from __future__ import annotations
 

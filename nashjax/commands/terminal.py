@@ -214,7 +214,7 @@ def errors_in_one_line(debug: bool = False) -> Iterator[None]:
 
 
 def _platform_problem() -> str | None:
-    """What is wrong with the platforms that JAX_PLATFORMS names, in one line; None if jax can use them."""
+    """Return one line about the platforms in JAX_PLATFORMS that jax cannot use, None if it can use them."""
     wanted = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
     if not wanted:
         return None

@@ -114,7 +114,7 @@ def missing_columns(where: str, missing: list[str], header: list[str]) -> BadInp
 
 
 def width_requirement(width: int) -> str:
-    """What a record must be in a table of so many columns."""
+    """Return the requirement for a record in a table of so many columns."""
     return f"a record of {width} fields, as in the header"
 
 
@@ -279,7 +279,7 @@ def outcome_words(names: tuple[str, str, str], tie_words: Iterable[str]) -> dict
 
 
 def winner_requirement(outcomes: Iterable[str]) -> str:
-    """What the winner of a battle must be."""
+    """Return the requirement for the winner of a battle."""
     return f"one of {listed(list(outcomes), 20)}"
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the arrays that games are made of, as messages that name the entry."""
+"""Faults in the arrays of games, as messages that name the entry."""
 
 from __future__ import annotations
 

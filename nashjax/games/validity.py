@@ -1,4 +1,4 @@
-"""Which games of a batch are preference games, and the error for the first that is not."""
+"""Validity of the games of a batch, and the error for the first that is not a preference game."""
 
 from __future__ import annotations
 
