@@ -108,7 +108,7 @@ def test_a_run_learns_what_is_preferred_and_says_so(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "options", "lora_rank"),
-    [("two_loop", {"inner_steps": 10}, 0), ("two_loop", {"inner_steps": 10}, 32), ("target", {"rate": 0.05}, 0)],
+    [("two_loop", {"inner_steps": 10}, 0), ("two_loop", {"inner_steps": 10}, 32), ("target", {}, 0)],
     ids=["two_loop", "adapters of full rank", "target"],
 )
 def test_the_equilibrium_of_a_listed_game_is_found(name, options, lora_rank):
@@ -126,7 +126,7 @@ def test_the_equilibrium_of_a_listed_game_is_found(name, options, lora_rank):
     end = game.exploitability(preferences, result.params, 0.1)
     assert end.max() < 2e-3 < start.max() / 10
     exact = nj.solve(preferences, 0.1, reference=np.exp(game.log_policy(game.policy.params)).astype(float)).policy
-    np.testing.assert_allclose(np.exp(game.log_policy(result.params)), exact, atol=0.06)
+    np.testing.assert_allclose(np.exp(game.log_policy(result.params)), exact, atol=0.05)
 
 
 @pytest.mark.parametrize("lora_rank", [0, 16])
