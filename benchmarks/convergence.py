@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 
 import nashjax as nj
 from benchmarks.record import RESULTS, write_results
-from nashjax import simplex
+from nashjax._math import simplex
 from nashjax.games.random import KINDS
 
 FIGURES = Path(__file__).parent / "figures"

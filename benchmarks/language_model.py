@@ -32,6 +32,7 @@ import numpy as np
 from benchmarks.record import RESULTS, write_file
 from benchmarks.tables import interval
 from nashjax import lm
+from nashjax.games import Game
 from nashjax.problem import RegularizedGame
 
 ABOUT = (
@@ -130,12 +131,18 @@ class Arena:
         return {"preferences": rounded(1 / (1 + np.exp(-logits)), 7), "log_reference": rounded(self.log_reference, 7)}
 
 
-class _Logistic:
+class _Logistic(Game):
     """A `Game` whose preferences are `sigmoid(left @ right.T)`, never stored as a whole."""
 
     def __init__(self, left: jax.Array, right: jax.Array):
         self.left, self.right = left, right
-        self.num_actions, self.batch_shape = left.shape[0], ()
+
+    batch_shape = ()
+
+    @property
+    def num_actions(self) -> int:
+        """Number of actions."""
+        return self.left.shape[0]
 
     def payoffs(self, weights: jax.Array) -> jax.Array:
         """`P weights`."""

@@ -73,10 +73,6 @@ def measure(study: str, processes: int, devices: int, process: int, port: int) -
 
     import nashjax as nj
     from benchmarks.throughput import median_seconds
-    from nashjax import spread
-    from nashjax.hybrid import beta_kinds
-    from nashjax.inputs import as_inputs
-    from nashjax.solve import _solve_spread
 
     if processes > 1:
         nj.distributed.initialize(f"localhost:{port}", processes, process)
@@ -93,10 +89,10 @@ def measure(study: str, processes: int, devices: int, process: int, port: int) -
     row["queries"] = round(float(solution.queries.mean()), 1)
     row["seconds"] = float(f"{median_seconds(lambda: nj.solve(games, 0.01)):.4g}")
     if everywhere > 1:
-        inputs = as_inputs(games, 0.01, tol=1e-6, in_place=True)
-        where = spread.layout(inputs)
-        kinds = beta_kinds(0.01, inputs.beta.dtype)
-        lowered = _solve_spread.lower(spread.place(inputs, where), None, 100_000, None, kinds, where=where)
+        problem = Problem.build(games, 0.01, tol=1e-6, in_place=True)
+        where, stage = mesh.layout(problem), nj.Auto().stages_for(problem.game)[0]
+        arguments = (stage, mesh.place(problem, where), None, 100_000, where, None)
+        lowered = mesh.lower_stage(*arguments)
         row |= count_collectives(str(lowered.compile().as_text()))
     return row
 

@@ -7,10 +7,14 @@ language models, `ranking` ranks items from their battles, `plotting` draws.
 
 from typing import TYPE_CHECKING, Any
 
-from nashjax import distributed, games, metrics, sweeps
+from nashjax import algorithms, distributed, games, metrics, sweeps
+from nashjax._solve import solve, solve_path, trajectory
 from nashjax.algorithms import (
     EGPO,
     AdaptiveNashMP,
+    Algorithm,
+    Auto,
+    Betas,
     ExtragradientRM,
     InteriorPoint,
     MagneticMirrorDescent,
@@ -22,12 +26,13 @@ from nashjax.algorithms import (
     OptimisticMWU,
     PredictiveRM,
     SelfPlayMWU,
+    Stage,
+    When,
 )
 from nashjax.files.errors import BadInput
 from nashjax.games import Game, MatrixGame
 from nashjax.problem import RegularizedGame
-from nashjax.solution import Solution, Status
-from nashjax.solve import Trajectory, solve, solve_path, trajectory
+from nashjax.solution import Solution, Status, Trajectory
 from nashjax.sweeps import sweep
 from nashjax.version import __version__ as __version__
 
@@ -40,7 +45,10 @@ if TYPE_CHECKING:
 __all__ = [
     "EGPO",
     "AdaptiveNashMP",
+    "Algorithm",
+    "Auto",
     "BadInput",
+    "Betas",
     "ExtragradientRM",
     "Game",
     "InteriorPoint",
@@ -56,8 +64,11 @@ __all__ = [
     "RegularizedGame",
     "SelfPlayMWU",
     "Solution",
+    "Stage",
     "Status",
     "Trajectory",
+    "When",
+    "algorithms",
     "distributed",
     "games",
     "metrics",

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nashjax.arguments import as_real_array, check_square, invalid, wrong_type
+from nashjax._execution.mesh import put
+from nashjax._math.transfers import to_host
+from nashjax._validation import as_real_array, check_square, invalid, wrong_type
 from nashjax.games import MatrixGame
-from nashjax.spread import put
-from nashjax.transfers import to_host
 
 __all__ = ["games_mesh", "gather", "initialize", "shard", "shard_local", "shard_rows"]
 

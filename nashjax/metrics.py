@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax import linear, problem, simplex
-from nashjax.arguments import as_floating, as_real_array, check_all, check_policy, invalid
+from nashjax import problem as bounds
+from nashjax._math import layout, linear, simplex
+from nashjax._math.transfers import explicit, is_concrete
+from nashjax._validation import as_floating, as_numbers, as_policy, as_real_array, check_all, check_policy, invalid
 from nashjax.games import Game
-from nashjax.inputs import Inputs, as_inputs, as_numbers, as_policy_of
-from nashjax.transfers import explicit, is_concrete
+from nashjax.problem import Problem, RegularizedGame, rounding_floor
 
 __all__ = [
     "Uniqueness",
@@ -54,8 +55,8 @@ def best_response(
       TypeError: an argument is of a wrong type.
       ValueError: an argument has a wrong value.
     """
-    inputs = as_inputs(game, beta, reference)
-    return _best_response(*explicit((inputs, as_policy_of(inputs.game, "policy", policy))))
+    problem = Problem.build(game, beta, reference)
+    return _best_response(*explicit((problem, _policy_of(problem, policy))))
 
 
 def exploitability(
@@ -79,8 +80,8 @@ def exploitability(
     >>> float(nj.metrics.exploitability([[0.5, 0.75], [0.25, 0.5]], [0.5, 0.5], beta=0.0))
     0.125
     """
-    inputs = as_inputs(game, beta, reference)
-    return _exploitability(*explicit((inputs, as_policy_of(inputs.game, "policy", policy))))
+    problem = Problem.build(game, beta, reference)
+    return _exploitability(*explicit((problem, _policy_of(problem, policy))))
 
 
 class Uniqueness(NamedTuple):
@@ -113,8 +114,8 @@ def uniqueness(game: Game | ArrayLike, policy: ArrayLike, reference: ArrayLike |
     Raises:
       ValueError: an argument is not valid, or the game has no `dense()`.
     """
-    inputs = as_inputs(game, 0.0, reference)
-    return _uniqueness(*explicit((inputs, as_policy_of(inputs.game, "policy", policy))))
+    problem = Problem.build(game, 0.0, reference)
+    return _uniqueness(*explicit((problem, _policy_of(problem, policy))))
 
 
 def kl_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
@@ -176,6 +177,10 @@ def entropy(policy: ArrayLike) -> jax.Array:
     return _entropy(*_policies(policy=policy))
 
 
+def _policy_of(problem: Problem, policy: ArrayLike) -> jax.Array:
+    return as_policy("policy", policy, problem.game.num_actions, problem.beta.dtype)
+
+
 def _floating(exploitability: ArrayLike, beta: ArrayLike) -> tuple[jax.Array, jax.Array]:
     given = {"exploitability": exploitability, "beta": beta}
     for name, value in given.items():
@@ -224,7 +229,7 @@ def _same_dtype(*arrays: ArrayLike) -> list[jax.Array]:
 
 
 def _actions_first(*arrays: jax.Array) -> list[jax.Array]:
-    return [jnp.moveaxis(array, -1, 0) for array in jnp.broadcast_arrays(*arrays)]
+    return [layout.actions_first(array) for array in jnp.broadcast_arrays(*arrays)]
 
 
 @jax.jit
@@ -245,33 +250,33 @@ def _span(log_policy: jax.Array, other: jax.Array) -> jax.Array:
 @jax.jit
 def _kl_bound(exploitability: jax.Array, beta: jax.Array) -> jax.Array:
     exploitability, beta = jnp.broadcast_arrays(exploitability, beta)
-    return problem.kl_bound(exploitability, beta, problem.rounding_floor(beta, beta.dtype))
+    return bounds.kl_bound(exploitability, beta, rounding_floor(beta, beta.dtype))
 
 
 @jax.jit
 def _l1_bound(exploitability: jax.Array, beta: jax.Array) -> jax.Array:
     exploitability, beta = jnp.broadcast_arrays(exploitability, beta)
-    return problem.l1_bound(exploitability, beta, problem.rounding_floor(beta, beta.dtype))
+    return bounds.l1_bound(exploitability, beta, rounding_floor(beta, beta.dtype))
 
 
 @jax.jit
-def _best_response(inputs: Inputs, policy: jax.Array) -> jax.Array:
-    regularized, _, payoffs = _ask(inputs, policy)
-    return jnp.moveaxis(jnp.exp(regularized.best_response(payoffs)), 0, -1)
+def _best_response(problem: Problem, policy: jax.Array) -> jax.Array:
+    regularized, _, payoffs = _ask(problem, policy)
+    return layout.actions_last(jnp.exp(regularized.best_response(payoffs)))
 
 
 @jax.jit
-def _exploitability(inputs: Inputs, policy: jax.Array) -> jax.Array:
-    regularized, log_policy, payoffs = _ask(inputs, policy)
+def _exploitability(problem: Problem, policy: jax.Array) -> jax.Array:
+    regularized, log_policy, payoffs = _ask(problem, policy)
     found = regularized.exploitability(log_policy, payoffs)
     found = found + regularized.beta * _slope_at_zero(regularized, log_policy, payoffs)
-    if inputs.reference is None:
+    if problem.reference is None:
         return found
     excluded = jnp.isneginf(regularized.log_reference) & (log_policy > -jnp.inf)  # not NaN, of a game that is none
     return jnp.where(jnp.any(excluded, axis=0), jnp.inf, found)
 
 
-def _slope_at_zero(regularized: problem.RegularizedGame, log_policy: jax.Array, payoffs: jax.Array) -> jax.Array:
+def _slope_at_zero(regularized: RegularizedGame, log_policy: jax.Array, payoffs: jax.Array) -> jax.Array:
     """Derivative of the exploitability in beta at `beta = 0`, a constant; 0 elsewhere and where it is infinite."""
     best = jnp.where(regularized.shortfall(payoffs) > 0, -jnp.inf, regularized.log_reference)
     divergence = simplex.kl_divergence(log_policy, regularized.log_reference)
@@ -280,14 +285,14 @@ def _slope_at_zero(regularized: problem.RegularizedGame, log_policy: jax.Array, 
 
 
 @jax.jit
-def _uniqueness(inputs: Inputs, policy: jax.Array) -> Uniqueness:
-    plain, log_policy, payoffs = _ask(inputs, policy)
+def _uniqueness(problem: Problem, policy: jax.Array) -> Uniqueness:
+    plain, log_policy, payoffs = _ask(problem, policy)
     shortfall, support = plain.shortfall(payoffs), plain.support(log_policy, payoffs)
     others = ~support & ~jnp.isneginf(plain.log_reference)
     margin = jnp.min(jnp.where(others, shortfall, jnp.inf), axis=0)
-    inside = jnp.moveaxis(support, 0, -1)
+    inside = layout.actions_last(support)
     both = inside[..., :, None] & inside[..., None, :]
-    on_support = jnp.where(both, simplex.to_rank(linear.margins(plain.game), both), 0)
+    on_support = jnp.where(both, simplex.to_rank(plain.margins(), both), 0)
     size = linear.singular_values(on_support)
     rounding = 16 * jnp.finfo(size.dtype).eps * policy.shape[-1]
     rank = jnp.sum(size > rounding * jnp.maximum(jnp.max(size, axis=-1, keepdims=True), 0.5), axis=-1)
@@ -295,13 +300,13 @@ def _uniqueness(inputs: Inputs, policy: jax.Array) -> Uniqueness:
     return Uniqueness(margin, null_dimension, (margin > rounding) & (null_dimension == 1))
 
 
-def _ask(inputs: Inputs, policy: jax.Array) -> tuple[problem.RegularizedGame, jax.Array, jax.Array]:
+def _ask(problem: Problem, policy: jax.Array) -> tuple[RegularizedGame, jax.Array, jax.Array]:
     """The problem, `log p` and its query, `[n, *batch]`; NaN where the game is not valid."""
     # The policy takes part in the broadcast, so it stands in the place of an initial one.
-    inputs = inputs._replace(initial=policy)
-    regularized, _, valid = inputs.prepare()
-    batch = inputs.batch_shape
-    weights = jnp.moveaxis(jnp.broadcast_to(policy, (*batch, policy.shape[-1])), -1, 0)
+    problem = problem._replace(initial=policy)
+    regularized, _, valid = problem.regularized()
+    batch = problem.batch_shape
+    weights = layout.actions_first(jnp.broadcast_to(policy, (*batch, policy.shape[-1])))
     # An action that is not part of the game and not played has no derivative.
     weights = jnp.where(jnp.isneginf(regularized.log_reference) & (weights == 0), 0, weights)
     weights = simplex.choose(valid, weights, jnp.nan)

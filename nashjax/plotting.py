@@ -26,8 +26,10 @@ try:
 except ImportError as error:
     raise ImportError(f'nashjax.plotting needs {error.name}: python -m pip install "nashjax[plot]"') from error
 
-from nashjax import simplex
-from nashjax.arguments import (
+from nashjax._math import layout, simplex
+from nashjax._solve import solve
+from nashjax._validation import (
+    as_numbers,
     check_all,
     check_choice,
     check_integer,
@@ -38,8 +40,8 @@ from nashjax.arguments import (
     wrong_type,
 )
 from nashjax.games import Game
-from nashjax.inputs import as_inputs, as_numbers
-from nashjax.solve import Trajectory, solve
+from nashjax.problem import Problem
+from nashjax.solution import Trajectory
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
 """Where the three actions of a triangle lie, `[3, 2]`: left, right, top. A policy `p` lies at `p @ CORNERS`."""
@@ -129,7 +131,7 @@ def simplex_dynamics(
       TypeError: an argument has the wrong type.
       ValueError: an argument is not valid.
     """
-    inputs = as_inputs(game, beta, reference)
+    inputs = Problem.build(game, beta, reference)
     if inputs.game.num_actions != 3 or inputs.batch_shape != ():
         found = f"{inputs.game.num_actions} actions and the batch shape {list(inputs.batch_shape)}"
         raise invalid("game", "one game of 3 actions, also with beta and reference", found)
@@ -380,7 +382,7 @@ def _divergence(place: str, path: Trajectory, equilibrium: ArrayLike | None) -> 
     check_policy("equilibrium", star)
     with np.errstate(divide="ignore"):
         log_star = jnp.asarray(np.log(stars), path.log_policy.dtype)
-    return simplex.kl_divergence(jnp.moveaxis(log_star, -1, 0)[..., None], jnp.moveaxis(path.log_policy, -1, 0))
+    return simplex.kl_divergence(layout.actions_first(log_star)[..., None], layout.actions_first(path.log_policy))
 
 
 def _path(name: str, path: Trajectory | ArrayLike) -> np.ndarray:

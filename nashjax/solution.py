@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax.pytree import register_dataclass
+from nashjax._math import layout
+from nashjax._math.pytree import register_dataclass
 
 
 class Status(enum.IntEnum):
@@ -78,3 +79,67 @@ class Solution:
 
 
 _is_converged = jax.jit(lambda status: status == Status.CONVERGED)
+
+
+class Trajectory(NamedTuple):
+    """Path of an algorithm; a pytree, the batch axes first.
+
+    Attributes:
+      log_policy: `[*batch, num_steps + 1, n]`; entry 0 is the initial policy.
+      exploitability: exploitability of each policy, `[*batch, num_steps + 1]`.
+      queries: evaluations of `P v` so far, int32 `[*batch, num_steps + 1]`.
+      step_size: the `eta` of each step (the `a` of methods that have one), `[*batch, num_steps]`. One step is one
+        trial; a rejected trial repeats the policy.
+      stage: index of the stage of `Auto` that made each step, int8 `[*batch, num_steps]`; 0 for a single algorithm, and
+        -1 after a game is finished, where the last policy is repeated.
+    """
+
+    log_policy: jax.Array
+    exploitability: jax.Array
+    queries: jax.Array
+    step_size: jax.Array
+    stage: jax.Array
+
+    def batch_first(self) -> Trajectory:
+        """Convert arrays `[steps, n, *batch]` and `[steps, *batch]` to the layout of the public functions."""
+        log_policy = layout.actions_last(self.log_policy, 2)
+        return Trajectory(log_policy, *(layout.actions_last(x) for x in self[1:]))
+
+
+class Progress(NamedTuple):
+    """How far a solve has come; leaves `[*batch]`, batch axes first between stages and actions first within one.
+
+    The first six fields are those of `Solution`.
+
+    Attributes:
+      log_policy: the best policy so far, `[*batch, n]`.
+      exploitability: certificate of it; inf before the first stage that plays the game.
+      kl_bound: as in `Solution`.
+      queries: as in `Solution`.
+      steps: as in `Solution`.
+      status: what the status would be if no further stage played.
+      unfinished: whether a later stage may go on, bool.
+      last: log-policy at which the next stage starts, `[*batch, n]`.
+    """
+
+    log_policy: jax.Array
+    exploitability: jax.Array
+    kl_bound: jax.Array
+    queries: jax.Array
+    steps: jax.Array
+    status: jax.Array
+    unfinished: jax.Array
+    last: jax.Array
+
+    def actions_first(self) -> Progress:
+        """Return the progress in the layout of the core."""
+        log_policy, last = layout.actions_first(self.log_policy), layout.actions_first(self.last)
+        return self._replace(log_policy=log_policy, last=last)
+
+    def actions_last(self) -> Progress:
+        """Return the progress in the layout of the public functions."""
+        return self._replace(log_policy=layout.actions_last(self.log_policy), last=layout.actions_last(self.last))
+
+    def solution(self) -> Solution:
+        """Return what the caller of a solve gets."""
+        return Solution(*self[:6])

@@ -14,7 +14,7 @@ import pytest
 from independent import draw_games, equilibrium
 
 import nashjax as nj
-from nashjax import simplex
+from nashjax._math import simplex
 from nashjax.games.random import KINDS
 
 
@@ -200,8 +200,8 @@ def test_queries_are_counted(method):
     asked = []
 
     @jax.tree_util.register_pytree_node_class
-    class Counting:
-        num_actions, batch_shape = 5, ()
+    class Counting(nj.Game):
+        num_actions, batch_shape, has_matrix = 5, (), True
 
         def payoffs(self, weights):
             jax.debug.callback(lambda: asked.append(1))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nashjax import arguments
+from nashjax import _validation as arguments
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), jnp.int32(3)])

@@ -113,7 +113,7 @@ def test_excluded_actions_have_no_derivative():
 
 def test_a_game_without_a_matrix_says_what_is_missing():
     @jax.tree_util.register_pytree_node_class
-    class Rank1:
+    class Rank1(nj.Game):
         batch_shape = ()
 
         def __init__(self, u):
@@ -140,6 +140,7 @@ def test_a_game_without_a_matrix_says_what_is_missing():
     expected = jax.grad(lambda u: nj.solve(jax.vmap(Rank1(u).payoffs, 1, 1)(jnp.eye(4)), 0.1, **EXACTLY).policy[0])(u)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     with pytest.raises(
-        ValueError, match=r"game must be a game with a matrix, dense\(\), for InteriorPoint, got an instance of Rank1"
+        ValueError,
+        match=r"game must be a game with a matrix, dense\(\), for InteriorPoint, got an instance of Rank1",
     ):
         nj.solve(Rank1(u), 0.0, algorithm=nj.InteriorPoint())

@@ -183,8 +183,8 @@ def test_newton_without_a_matrix():
 
 
 def test_linear_solves_that_fail_are_nan(monkeypatch):
-    monkeypatch.setattr("nashjax.linear.MOST_RESTARTS", 1)
-    monkeypatch.setattr("nashjax.linear.KRYLOV_DIMENSION", 2)
+    monkeypatch.setattr("nashjax._math.linear.MOST_RESTARTS", 1)
+    monkeypatch.setattr("nashjax._math.linear.KRYLOV_DIMENSION", 2)
     game, _ = embedding_game(40, 6)
 
     def derivative():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import nashjax as nj
-from nashjax import linear
+from nashjax._math import linear
 
 WAYS = ["_ELIMINATION", "_LU_ONE_BY_ONE", "_BATCHED_LU"]  # the last is that of accelerators
 

@@ -8,8 +8,8 @@ from independent import draw_games
 from test_data import every_set, load, solve_all
 
 import nashjax as nj
+from nashjax.algorithms.auto import first_order_budget
 from nashjax.games.random import KINDS
-from nashjax.hybrid import first_order_budget
 
 
 @every_set

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import nashjax as nj
-from nashjax.pytree import Classes
+from nashjax._math.pytree import Classes
 
 register = functools.partial(jax.tree_util.register_dataclass, data_fields=["u"], meta_fields=[])
 
@@ -17,7 +18,7 @@ register = functools.partial(jax.tree_util.register_dataclass, data_fields=["u"]
 def own_game(payoffs, batch_shape=()):
     """An instance of a class of its own with this query."""
     members = {"num_actions": 3, "batch_shape": batch_shape, "payoffs": payoffs}
-    cls = dataclasses.make_dataclass("Own", [("u", jax.Array)], namespace=members, frozen=True)
+    cls = dataclasses.make_dataclass("Own", [("u", jax.Array)], bases=(nj.Game,), namespace=members, frozen=True)
     register(cls)
     return cls(jnp.array([0.1, -0.2, 0.05]))
 
@@ -48,7 +49,7 @@ def own_method(step_size):
         "init": lambda self, problem, log_policy: nj.OnlineMirrorDescent().init(problem, log_policy),
         "step": lambda self, problem, state: nj.OnlineMirrorDescent(step_size).step(problem, state),
     }
-    cls = dataclasses.make_dataclass("Own", [("u", float)], namespace=members, frozen=True)
+    cls = dataclasses.make_dataclass("Own", [("u", float)], bases=(nj.Algorithm,), namespace=members, frozen=True)
     register(cls)
     return cls(0.0)
 
@@ -89,7 +90,7 @@ def test_what_is_missing_is_named():
         def payoffs(self, weights):
             return weights
 
-    with pytest.raises(TypeError, match=r"got an instance of Bare, which has no num_actions and no batch_shape\."):
+    with pytest.raises(TypeError, match=r"game must be .*, got .*\. Derive the class from nashjax\.Game\."):
         nj.solve(Bare(), 0.1)  # pyright: ignore[reportArgumentType]
 
     class Method:
@@ -97,11 +98,21 @@ def test_what_is_missing_is_named():
 
         def step(self, problem, state): ...
 
-    with pytest.raises(TypeError, match=r"algorithm must be an algorithm that declares queries_per_step, .*, got an "):
-        nj.solve(jnp.full((2, 2), 0.5), 0.1, algorithm=Method())  # pyright: ignore[reportArgumentType]
-    Method.queries_per_step = 1  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(TypeError, match=r"algorithm must be a pytree, got an instance of Method\."):
-        nj.solve(jnp.full((2, 2), 0.5), 0.1, algorithm=Method())  # pyright: ignore[reportArgumentType]
+    even: Any = jnp.full((2, 2), 0.5)
+    with pytest.raises(TypeError, match=r"algorithm must be .*, got .*\. Derive the class from nashjax\.Algorithm\."):
+        nj.solve(even, 0.1, algorithm=Method())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"Undeclared\.queries_per_step must be an integer, .*, got nothing\."):
+        type("Undeclared", (nj.Algorithm,), {})
+
+    class Unregistered(nj.Algorithm):
+        queries_per_step = 1
+
+        def init(self, problem, log_policy): ...
+
+        def step(self, problem, state): ...
+
+    with pytest.raises(TypeError, match=r"algorithm must be a pytree, got an instance of Unregistered\."):
+        nj.solve(even, 0.1, algorithm=Unregistered())
 
 
 def test_numpy_and_jax_arrays_share_a_program():

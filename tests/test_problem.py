@@ -11,7 +11,7 @@ from scipy.optimize import linprog, minimize
 from scipy.special import logsumexp
 
 import nashjax as nj
-from nashjax import simplex
+from nashjax._math import simplex
 from nashjax.games.random import KINDS
 
 

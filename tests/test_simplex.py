@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from independent import exact_kl
 from scipy.stats import entropy as scipy_entropy
 
-from nashjax import simplex
+from nashjax._math import simplex
 
 log_weights = st.lists(st.floats(-30, 30), min_size=2, max_size=12)
 

@@ -12,9 +12,9 @@ import pytest
 from independent import equilibrium
 
 import nashjax as nj
+from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.base import BasicState
 from nashjax.games.random import KINDS
-from nashjax.pytree import register_dataclass
 
 
 def weighted_rps(a: float, b: float, c: float) -> np.ndarray:
@@ -234,7 +234,7 @@ def test_a_bad_game_inside_a_trace_ends_as_invalid_and_harms_no_other():
 def test_a_method_that_holds_wrong_payoffs_does_not_certify_itself():
     @register_dataclass
     @dataclasses.dataclass(frozen=True)
-    class Flatters:
+    class Flatters(nj.Algorithm):
         queries_per_step: ClassVar[int] = 1
 
         def init(self, problem, log_policy):
@@ -260,7 +260,7 @@ def test_a_method_that_loses_its_policy_certifies_nothing():
 
     @register_dataclass
     @dataclasses.dataclass(frozen=True)
-    class Loses:
+    class Loses(nj.Algorithm):
         queries_per_step: ClassVar[int] = 1
 
         def init(self, problem, log_policy):

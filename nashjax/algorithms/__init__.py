@@ -1,7 +1,8 @@
 """The methods, one file each; `base.py` is the interface they share."""
 
 from nashjax.algorithms.adaptive_nash_mp import AdaptiveNashMP
-from nashjax.algorithms.base import Algorithm, Betas, State
+from nashjax.algorithms.auto import Auto
+from nashjax.algorithms.base import Algorithm, BasicState, Betas, State
 from nashjax.algorithms.egpo import EGPO
 from nashjax.algorithms.extragradient_rm import ExtragradientRM
 from nashjax.algorithms.interior_point import InteriorPoint
@@ -14,11 +15,14 @@ from nashjax.algorithms.online_mirror_descent import OnlineMirrorDescent
 from nashjax.algorithms.optimistic_mwu import OptimisticMWU
 from nashjax.algorithms.predictive_rm import PredictiveRM
 from nashjax.algorithms.self_play_mwu import SelfPlayMWU
+from nashjax.algorithms.stage import Stage, When
 
 __all__ = [
     "EGPO",
     "AdaptiveNashMP",
     "Algorithm",
+    "Auto",
+    "BasicState",
     "Betas",
     "ExtragradientRM",
     "InteriorPoint",
@@ -31,5 +35,7 @@ __all__ = [
     "OptimisticMWU",
     "PredictiveRM",
     "SelfPlayMWU",
+    "Stage",
     "State",
+    "When",
 ]

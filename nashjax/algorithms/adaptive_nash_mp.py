@@ -9,11 +9,11 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax import simplex
-from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter
+from nashjax._math import simplex
+from nashjax._math.pytree import register_dataclass
+from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperparameter
 from nashjax.algorithms.nash_mp import PAPER_STEP
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 LARGEST_STEP = 1e6
 
@@ -40,7 +40,7 @@ class AdaptiveNashMPState(NamedTuple):
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class AdaptiveNashMP:
+class AdaptiveNashMP(Algorithm[AdaptiveNashMPState]):
     """Nash Mirror Prox with a step of its own for each game, tested before it is made (spec 3).
 
     A trial predicts payoffs `g~`, forms `h = prox(p, g~)` and `p' = prox(p, P h)`, and moves to `p'` if

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import abc
 import enum
 import math
 from numbers import Real
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax import simplex
-from nashjax.arguments import check_all, check_number
+from nashjax._math import simplex
+from nashjax._math.transfers import is_concrete, to_host
+from nashjax._validation import check_all, check_number, invalid, message, wrong_type
+from nashjax.games import Game
 from nashjax.problem import RegularizedGame
 
 UNREGULARIZED_STEP = 1 / 8
@@ -62,23 +65,78 @@ class Betas(enum.Enum):
                 return beta == 0
 
 
-class Algorithm(Protocol[S]):
-    """A method: a frozen dataclass whose numeric hyper-parameters are pytree leaves.
+class Algorithm(abc.ABC, Generic[S]):
+    """Iterative method that finds the equilibria of regularized games.
 
-    `solve` raises for what an algorithm does not support. Two optional class attributes declare that: `betas`, a
-    `Betas`, by default any beta, and `needs_matrix`, whether the game must offer its matrix, `dense()`, by default not.
+    A method is a frozen dataclass, registered as a pytree, whose numeric hyperparameters are leaves. Its class
+    attributes declare what it can do; `nashjax.solve` raises for anything else. The code is written for one game,
+    actions on axis 0, and runs a block of games unchanged, because all batch axes come last.
+
+    Attributes:
+      queries_per_step: largest number of queries that one step asks. Every subclass has to declare it.
+      betas: values of beta at which the method converges to the equilibrium; by default any.
+      needs_matrix: whether the game has to offer its matrix (`Game.has_matrix`).
+      max_steps: number of steps after which the method gives a game up; None if it never does.
+      solves_systems: whether a step solves linear systems, which need several matrices for each game.
+      polishes: whether the method offers `polish`.
+
+    Example:
+      >>> import dataclasses, functools
+      >>> import nashjax as nj
+      >>> @functools.partial(jax.tree_util.register_dataclass, data_fields=["step_size"], meta_fields=[])
+      ... @dataclasses.dataclass(frozen=True)
+      ... class FictitiousPlay(nj.Algorithm):  # moves towards the best response
+      ...     step_size: float = 0.02
+      ...     queries_per_step = 1
+      ...
+      ...     def init(self, problem, log_policy):
+      ...         return nj.algorithms.BasicState.start(problem, log_policy)
+      ...
+      ...     def step(self, problem, state):
+      ...         response = problem.best_response(state.payoffs)
+      ...         p = (1 - self.step_size) * jnp.exp(state.log_policy) + self.step_size * jnp.exp(response)
+      ...         return state.move(problem, jnp.log(p), self.step_size)
+      >>> solution = nj.solve([[0.5, 0.9], [0.1, 0.5]], beta=0.5, algorithm=FictitiousPlay())
+      >>> [round(float(p), 3) for p in solution.policy]
+      [0.69, 0.31]
     """
 
     queries_per_step: ClassVar[int]
-    """The most queries that one step asks."""
+    betas: ClassVar[Betas] = Betas.ANY
+    needs_matrix: ClassVar[bool] = False
+    solves_systems: ClassVar[bool] = False
+    polishes: ClassVar[bool] = False
+    max_steps: Any = None
 
+    @abc.abstractmethod
     def init(self, problem: RegularizedGame, log_policy: jax.Array) -> S:
         """Start from a policy `[n, *batch]`; asks its query."""
-        ...
 
+    @abc.abstractmethod
     def step(self, problem: RegularizedGame, state: S) -> S:
-        """Make one step (an adaptive method: one trial)."""
-        ...
+        """Make one step; for an adaptive method, one trial."""
+
+    def polish(
+        self, problem: RegularizedGame, log_policy: jax.Array, payoffs: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Improve a policy close to the equilibrium, with two queries; only of methods that declare `polishes`.
+
+        Returns:
+          The new policy and its query.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not polish.")
+
+    def proves(self, state: S) -> jax.Array | None:
+        """Return the games whose policy is proved to be the answer, bool `[*batch]`; None for no such proof."""
+        del state
+        return None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Check the declarations."""
+        super().__init_subclass__(**options)
+        if not any("queries_per_step" in vars(base) for base in cls.__mro__):
+            requirement = "an integer, the largest number of queries of one step"
+            raise TypeError(message(f"{cls.__name__}.queries_per_step", requirement, "nothing"))
 
 
 class BasicState(NamedTuple):
@@ -186,3 +244,36 @@ def check_hyperparameter(name: str, value: object, low: float, high: float, *, c
     elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         good = np.isfinite(value) & ((value >= low) if closed else (value > low)) & (value < high)
         check_all(name, value, good, f"a finite number {'>=' if closed else '>'} {low:g} and < {high:g}")
+
+
+def check_algorithm(algorithm: object, *kinds: type) -> None:
+    """Raise TypeError unless this is an instance of an algorithm that jax can take apart, or of one of the kinds."""
+    if kinds and isinstance(algorithm, kinds):
+        return
+    if not isinstance(algorithm, Algorithm):
+        defines = not isinstance(algorithm, type) and "step" in vars(type(algorithm))
+        advice = "Derive the class from nashjax.Algorithm." if defines else ""
+        raise wrong_type("algorithm", "an instance of an algorithm, such as nashjax.NashMP()", algorithm, advice)
+    if any(leaf is algorithm for leaf in jax.tree.leaves(algorithm)):
+        advice = "Register the class with jax.tree_util.register_dataclass."
+        raise TypeError(message("algorithm", "a pytree", f"an instance of {type(algorithm).__name__}", advice))
+
+
+def check_matrix(algorithm: Algorithm[Any], game: Game) -> None:
+    """Raise ValueError if an algorithm needs the matrix of a game that offers none."""
+    if algorithm.needs_matrix and not game.has_matrix:
+        name, advice = type(algorithm).__name__, "Use nashjax.AdaptiveNashMP(), or leave algorithm out."
+        requirement = f"a game with a matrix, dense(), for {name}"
+        raise invalid("game", requirement, f"an instance of {type(game).__name__}", advice)
+
+
+def check_supported(algorithm: Algorithm[Any], game: Game, beta: Any, beta_name: str = "beta") -> None:
+    """Raise ValueError unless an algorithm supports the game and all betas; traced betas are not checked."""
+    check_matrix(algorithm, game)
+    betas, name = algorithm.betas, type(algorithm).__name__
+    if betas is Betas.ANY or not is_concrete(beta):
+        return
+    values = to_host(beta)
+    other = "Newton" if betas is Betas.ZERO else "InteriorPoint" if game.has_matrix else "AdaptiveNashMP"
+    requirement = f"{betas.value.removeprefix('beta ').removeprefix('= ')} for {name}"
+    check_all(beta_name, values, betas.include(values), requirement, f"Use nashjax.{other}(), or leave algorithm out.")

@@ -8,16 +8,16 @@ from typing import ClassVar
 
 import jax
 
-from nashjax import simplex
-from nashjax.algorithms.base import BasicState, Betas, at_most_best_response, check_hyperparameter
+from nashjax._math import simplex
+from nashjax._math.pytree import register_dataclass
+from nashjax.algorithms.base import Algorithm, BasicState, Betas, at_most_best_response, check_hyperparameter
 from nashjax.algorithms.nash_mp import PAPER_STEP
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class EGPO:
+class EGPO(Algorithm[BasicState]):
     """The extragradient method on the regularised payoffs (spec 6; Zhou, Fazel and Du 2025).
 
     `log h = normalise((1 - a beta) log p + a (beta log r + P p))`, then `p'` in the same way from `p` with `P h`: two

@@ -9,10 +9,10 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax import simplex
-from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter
+from nashjax._math import simplex
+from nashjax._math.pytree import register_dataclass
+from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperparameter
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 
 class ExtragradientRMState(NamedTuple):
@@ -35,7 +35,7 @@ class ExtragradientRMState(NamedTuple):
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ExtragradientRM:
+class ExtragradientRM(Algorithm[ExtragradientRMState]):
     """Extragradient regret matching plus (ExRM+): the last iterate converges (spec 6; Cai et al. 2023).
 
     On `{R >= 0, sum R >= 1}`, with the projection `Pi` onto it and the gains `u(R) = P p - 1/2`, `p = R / sum R`:

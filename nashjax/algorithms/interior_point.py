@@ -8,11 +8,11 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax import linear, simplex
-from nashjax.algorithms.base import Betas
-from nashjax.arguments import check_integer
+from nashjax._math import linear, simplex
+from nashjax._math.pytree import register_dataclass
+from nashjax._validation import check_integer
+from nashjax.algorithms.base import Algorithm, Betas
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 LONGEST_MOVE = 0.9
 """Share of the way to the boundary of the positive numbers that a step goes at most, until it is near the end."""
@@ -42,7 +42,7 @@ class InteriorPointState(NamedTuple):
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class InteriorPoint:
+class InteriorPoint(Algorithm[InteriorPointState]):
     """Mehrotra's predictor-corrector method on the linear program of a symmetric game, which is its own dual.
 
     The program is `min v` subject to `w = v - A p >= 0`, `p` a policy; for every policy `<p, w> = v`, so that any
@@ -60,6 +60,7 @@ class InteriorPoint:
     """
 
     queries_per_step: ClassVar[int] = 1
+    solves_systems: ClassVar[bool] = True
     betas: ClassVar[Betas] = Betas.ZERO
     needs_matrix: ClassVar[bool] = True
 
@@ -90,7 +91,7 @@ class InteriorPoint:
         p, w, level = jnp.exp(state.log_policy), state.slack, state.level
         allowed = p > 0
         scale = simplex.sqrt(p / w)
-        solve = linear.factorize(linear.skew_system(problem.game, scale))
+        solve = linear.factorize(linear.skew_system(problem.margins(), scale))
 
         def solve_scaled(rhs: jax.Array) -> jax.Array:
             return scale * solve(scale * rhs)

@@ -9,14 +9,14 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from nashjax.algorithms.base import UNREGULARIZED_STEP, BasicState, Betas, check_hyperparameter
+from nashjax._math.pytree import register_dataclass
+from nashjax.algorithms.base import UNREGULARIZED_STEP, Algorithm, BasicState, Betas, check_hyperparameter
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class MagneticMirrorDescent:
+class MagneticMirrorDescent(Algorithm[BasicState]):
     """Mirror descent that is drawn to the reference as to a magnet (spec 6; Sokota et al. 2023).
 
     `log p' = normalise((log p + a P p + a beta log r) / (1 + a beta))`, the proximal map against the current policy:

@@ -9,8 +9,10 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax import simplex
+from nashjax._math import simplex
+from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.base import (
+    Algorithm,
     BasicState,
     Betas,
     at_most_best_response,
@@ -18,7 +20,6 @@ from nashjax.algorithms.base import (
     decreasing_step,
 )
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 
 class NashMDState(NamedTuple):
@@ -41,7 +42,7 @@ class NashMDState(NamedTuple):
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class NashMD:
+class NashMD(Algorithm[NashMDState]):
     """Mirror descent against a geometric mixture of the policy with the reference (spec 6; Munos et al. 2024).
 
     `m = normalise((1 - a beta) log p + a beta log r)`, `log p' = normalise(m + a P exp(m))`. The method asks `P m`

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import jax
 
-from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter, relative_step
+from nashjax._math.pytree import register_dataclass
+from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperparameter, relative_step
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 PAPER_STEP = 2.0
 """The largest `s = eta / beta` that the theory covers for every game (spec 3)."""
@@ -18,7 +18,7 @@ PAPER_STEP = 2.0
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class NashMP:
+class NashMP(Algorithm[BasicState]):
     """Nash Mirror Prox (spec 3; Tiapkin et al. 2025): an improved opponent, then the update against it.
 
     `h = prox(p, P p)`, `p' = prox(p, P h)`: two queries a step. At `eta <= 2 beta`, for every game,

@@ -9,11 +9,11 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax import simplex
+from nashjax._math import simplex
+from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.adaptive_nash_mp import AdaptiveNashMP, AdaptiveNashMPState
-from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter, relative_step
+from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperparameter, relative_step
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 DEFAULT_STEP = 16.0
 """`s = eta / beta`. Of 2, 4, ..., 128 and 512 the values 16 to 64 needed the fewest queries at beta 0.003 to 0.3."""
@@ -39,7 +39,7 @@ class NashProxState(NamedTuple):
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class NashProx:
+class NashProx(Algorithm[NashProxState]):
     """Nash Prox, the proximal point method (spec 6; the 2026 revision of Tiapkin et al. 2025).
 
     The next policy is the equilibrium of the *inner game*, which pulls by `beta` towards the reference and by

@@ -9,11 +9,11 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax import simplex
-from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter
-from nashjax.arguments import check_integer
+from nashjax._math import simplex
+from nashjax._math.pytree import register_dataclass
+from nashjax._validation import check_integer
+from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperparameter
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 
 class NewtonState(NamedTuple):
@@ -46,7 +46,7 @@ class NewtonState(NamedTuple):
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Newton:
+class Newton(Algorithm[NewtonState]):
     """Proximal steps whose improved opponent comes from Newton's method (spec 3).
 
     The best opponent of a proximal step is one that already answers itself, `h = prox(p, P h)`: then any step is
@@ -71,6 +71,8 @@ class Newton:
     """
 
     queries_per_step: ClassVar[int] = 3
+    solves_systems: ClassVar[bool] = True
+    polishes: ClassVar[bool] = True
     betas: ClassVar[Betas] = Betas.ANY
 
     first_step: float | jax.Array = 16.0

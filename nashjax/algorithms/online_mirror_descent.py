@@ -9,21 +9,22 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from nashjax import simplex
+from nashjax._math import simplex
+from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.base import (
     UNREGULARIZED_STEP,
+    Algorithm,
     BasicState,
     Betas,
     at_most_best_response,
     check_hyperparameter,
 )
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class OnlineMirrorDescent:
+class OnlineMirrorDescent(Algorithm[BasicState]):
     """Mirror descent on the regularised payoffs at the current policy (spec 6; Calandriello et al. 2024).
 
     `log p' = normalise((1 - a beta) log p + a beta log r + a P p)`: one query a step, the same step as that of

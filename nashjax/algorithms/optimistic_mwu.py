@@ -9,10 +9,10 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax import simplex
-from nashjax.algorithms.base import BasicState, Betas, check_hyperparameter
+from nashjax._math import simplex
+from nashjax._math.pytree import register_dataclass
+from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperparameter
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 
 class OptimisticMWUState(NamedTuple):
@@ -35,7 +35,7 @@ class OptimisticMWUState(NamedTuple):
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class OptimisticMWU:
+class OptimisticMWU(Algorithm[OptimisticMWUState]):
     """Multiplicative weights that count the last payoffs twice (spec 6; Daskalakis and Panageas 2019, Wei et al. 2021).
 
     `log p' = normalise(log p + a (2 g - g_before))`, `g = P p`: one query a step. For the game at `beta = 0`: the last

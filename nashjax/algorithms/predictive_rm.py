@@ -8,9 +8,9 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax.algorithms.base import Average, BasicState, Betas
+from nashjax._math.pytree import register_dataclass
+from nashjax.algorithms.base import Algorithm, Average, BasicState, Betas
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 
 class PredictiveRMState(NamedTuple):
@@ -39,7 +39,7 @@ class PredictiveRMState(NamedTuple):
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class PredictiveRM:
+class PredictiveRM(Algorithm[PredictiveRMState]):
     """Predictive regret matching plus (PRM+), averaged: no step to choose (spec 6; Farina et al. 2021).
 
     With the regrets `R >= 0` and the gains `u = P p - 1/2` of the actions against the last policy, plays in proportion

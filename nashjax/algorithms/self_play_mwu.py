@@ -9,10 +9,10 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nashjax import simplex
-from nashjax.algorithms.base import Average, BasicState, Betas, check_hyperparameter, decreasing_step
+from nashjax._math import simplex
+from nashjax._math.pytree import register_dataclass
+from nashjax.algorithms.base import Algorithm, Average, BasicState, Betas, check_hyperparameter, decreasing_step
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 
 
 class SelfPlayMWUState(NamedTuple):
@@ -41,7 +41,7 @@ class SelfPlayMWUState(NamedTuple):
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SelfPlayMWU:
+class SelfPlayMWU(Algorithm[SelfPlayMWUState]):
     """Multiplicative weights against oneself, averaged (spec 6; Wu et al. 2024).
 
     `log p' = normalise(log p + a_t P p)`, one query a step. For the game at `beta = 0`, and for the average of the

@@ -1,52 +1,100 @@
-"""Validation of the algorithm of a solve."""
+"""The exact equilibrium of the plain game, `beta = 0`, on a support, with a proof that it is the only one."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import jax
-from jax.typing import ArrayLike
+import jax.numpy as jnp
 
-from nashjax.algorithms.base import Algorithm, Betas
-from nashjax.arguments import check_all, invalid, message, wrong_type
-from nashjax.games import Game
-from nashjax.transfers import is_concrete, to_host
+from nashjax._math import linear, simplex
+from nashjax._math.pytree import register_dataclass
+from nashjax.algorithms.base import Algorithm, BasicState, Betas
+from nashjax.problem import RegularizedGame
 
-
-def check_algorithm(algorithm: object, *, allow_none: bool = True) -> None:
-    """Raise TypeError unless this is an instance of an algorithm, or None where that stands for the default."""
-    if algorithm is None and allow_none:
-        return
-    if isinstance(algorithm, type) or not (hasattr(algorithm, "init") and hasattr(algorithm, "step")):
-        raise wrong_type("algorithm", "an instance of an algorithm, such as nashjax.NashMP()", algorithm)
-    name = type(algorithm).__name__
-    if not hasattr(algorithm, "queries_per_step"):
-        requirement = "an algorithm that declares queries_per_step, the most queries of one step"
-        raise TypeError(message("algorithm", requirement, f"an instance of {name}"))
-    if any(leaf is algorithm for leaf in jax.tree.leaves(algorithm)):
-        advice = "Register the class with jax.tree_util.register_dataclass."
-        raise TypeError(message("algorithm", "a pytree", f"an instance of {name}", advice))
+LARGEST_NOISE = 1e-3
+"""A support whose system is so ill-conditioned that rounding exceeds this proves nothing."""
 
 
-def check_supported(algorithm: Algorithm[Any] | None, game: Game, beta: ArrayLike, beta_name: str = "beta") -> None:
-    """Raise ValueError unless an algorithm supports the game and all betas; traced betas cannot be checked."""
-    if algorithm is None:
-        return
-    name = type(algorithm).__name__
-    if getattr(algorithm, "needs_matrix", False) and not hasattr(game, "dense"):
-        advice = "Use nashjax.AdaptiveNashMP(), or leave algorithm out."
-        raise invalid(
-            "game", f"a game with a matrix, dense(), for {name}", f"an instance of {type(game).__name__}", advice
+class ExactSupportState(NamedTuple):
+    """State of `ExactSupport`.
+
+    Attributes:
+      log_policy: `log p`, `[n, *batch]`.
+      payoffs: `P p`, `[n, *batch]`.
+      queries: int32 `[*batch]`.
+      step_size: 0, there is none, `[*batch]`.
+      proved: whether `p` is proved to be the only equilibrium, bool `[*batch]`.
+    """
+
+    log_policy: jax.Array
+    payoffs: jax.Array
+    queries: jax.Array
+    step_size: jax.Array
+    proved: jax.Array
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ExactSupport(Algorithm[ExactSupportState]):
+    """Solve for the equilibrium on the support that a nearly exact policy shows; one step, two queries.
+
+    On the support `B` of the only equilibrium `A_BB p_B = 0` with `A = P - 1/2`, and `p_B` sums to 1. Hence
+    `(A_BB + 1 1^T) p_B = 1`. The solution is the only equilibrium if `p_B > 0`, all other actions earn strictly less,
+    and the null space of `A_BB` has one dimension, which is the case if the system is regular.
+    """
+
+    queries_per_step: ClassVar[int] = 1
+    solves_systems: ClassVar[bool] = True
+    betas: ClassVar[Betas] = Betas.ZERO
+    needs_matrix: ClassVar[bool] = True
+    max_steps: Any = dataclasses.field(default=1, metadata={"static": True})
+
+    def init(self, problem: RegularizedGame, log_policy: jax.Array) -> ExactSupportState:
+        """Start from a nearly exact policy `[n, *batch]`: one query."""
+        start = BasicState.start(problem, log_policy)
+        return ExactSupportState(*start, proved=jnp.zeros(start.queries.shape, bool))
+
+    def step(self, problem: RegularizedGame, state: ExactSupportState) -> ExactSupportState:
+        """Solve on the support: one query, one matrix factorized."""
+        support = problem.support(state.log_policy, state.payoffs)
+        solve, noise = factorize_support(problem, support)
+        exact = solve(support.astype(state.log_policy.dtype))
+        log_exact = simplex.normalize(jnp.where(support, jnp.log(jnp.where(support, exact, 1)), -jnp.inf))
+        payoffs = problem.payoffs(log_exact)
+        others = ~support & ~jnp.isneginf(problem.log_reference)
+        margin = jnp.min(jnp.where(others, 0.5 - payoffs, jnp.inf), axis=0)
+        proved = (jnp.min(jnp.where(support, exact, 1), axis=0) > noise) & (margin > noise)
+        proved &= problem.exploitability(log_exact, payoffs) <= noise
+        return ExactSupportState(
+            log_policy=simplex.choose(proved, log_exact, state.log_policy),
+            payoffs=simplex.choose(proved, payoffs, state.payoffs),
+            queries=state.queries + 1,
+            step_size=state.step_size,
+            proved=proved,
         )
-    betas = supported_betas(algorithm)
-    if betas is Betas.ANY or not is_concrete(beta):
-        return
-    values = to_host(beta)
-    other = "Newton" if betas is Betas.ZERO else "InteriorPoint" if hasattr(game, "dense") else "AdaptiveNashMP"
-    requirement = f"{betas.value.removeprefix('beta ').removeprefix('= ')} for {name}"
-    check_all(beta_name, values, betas.include(values), requirement, f"Use nashjax.{other}(), or leave algorithm out.")
+
+    def proves(self, state: ExactSupportState) -> jax.Array:
+        """Return the games whose policy is proved to be the only equilibrium, bool `[*batch]`."""
+        return state.proved
 
 
-def supported_betas(algorithm: Algorithm[Any]) -> Betas:
-    """Return what an algorithm declares; a user's own need not inherit the declaration from `Algorithm`."""
-    return getattr(algorithm, "betas", Betas.ANY)
+def factorize_support(
+    problem: RegularizedGame, support: jax.Array
+) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+    """Factorize the system `A_BB + 1 1^T` of a support, bool `[n, *batch]`.
+
+    Returns:
+      The function that solves for right-hand sides `[n, *batch]`, in which actions off the support keep theirs; and the
+      rounding of its solutions, `[*batch]`, inf where the system may be singular: where more than one policy on the
+      support is an equilibrium.
+    """
+    solve = linear.factorize(linear.support_system(problem.margins(), support))
+    dtype = problem.log_reference.dtype
+    # What the inverse makes of a vector without a pattern tells how large it is.
+    probe = jnp.cos(jnp.arange(len(support), dtype=dtype) ** 2).reshape(-1, *(1,) * (support.ndim - 1))
+    size = jnp.max(jnp.abs(solve(jnp.where(support, probe, 0))), axis=0)
+    noise = 16 * jnp.finfo(dtype).eps * jnp.maximum(size, 1)
+    return solve, jnp.where(noise < LARGEST_NOISE, noise, jnp.inf)  # inf for NaN too

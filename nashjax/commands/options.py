@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nashjax.arguments import LARGEST_SEED
+from nashjax._validation import LARGEST_SEED
 from nashjax.commands.terminal import number_option, size_option
 from nashjax.files import TIE_WORDS
 from nashjax.files.errors import bad_input, quoted

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 import nashjax as nj
-from nashjax.arguments import LARGEST_INT, LARGEST_SEED
+from nashjax._validation import LARGEST_INT, LARGEST_SEED
 from nashjax.commands import report
 from nashjax.commands.options import (
     Debug,

@@ -9,7 +9,7 @@ import jax
 import typer
 
 import nashjax as nj
-from nashjax.arguments import LARGEST_SEED
+from nashjax._validation import LARGEST_SEED
 from nashjax.commands.options import Debug, Double, MaxFileSize, OneBeta, Tolerance, check_kind
 from nashjax.commands.report import counted
 from nashjax.commands.terminal import NOT_CONVERGED, errors_in_one_line, library_errors, number_option, put, warn

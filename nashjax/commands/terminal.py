@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import typer
 
-from nashjax.arguments import message
+from nashjax._validation import message
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, number, quoted, sentence, unwritable, visible
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nashjax.arguments import message
+from nashjax._validation import message
 
 
 class BadInput(ValueError):  # noqa: N818 (the name says what happened)

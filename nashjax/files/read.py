@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nashjax.arguments import check_texts
+from nashjax._validation import check_texts
 from nashjax.files.arrays import read_game_array
 from nashjax.files.counts import preferences_of_counts
 from nashjax.files.errors import BadInput, bad_input, quoted, visible

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nashjax.arguments import SUM_TOLERANCE, first_index
+from nashjax._validation import SUM_TOLERANCE, first_index
 from nashjax.files.arrays import read_vector_array
 from nashjax.files.errors import BadInput, bad_input, listed, number, quoted, shortened, visible
 from nashjax.files.source import Source

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax.arguments import invalid
+from nashjax._math.linear import product
+from nashjax._math.pytree import register_dataclass
+from nashjax._validation import invalid
+from nashjax.games.base import Game
 from nashjax.games.faults import SYMMETRY_TOLERANCE, check_factor, describe_not_finite, describe_not_skew
-from nashjax.games.matrix import allowed_somewhere, holds_where_allowed, product
-from nashjax.pytree import register_dataclass
+from nashjax.games.matrix import allowed_somewhere, holds_where_allowed
 
 TILE = {"cpu": 512}
 """Rows and columns of a tile: what the cache of a core holds. 1,024 and 2,048 took 10 and 40 % longer."""
@@ -23,7 +25,7 @@ LARGE_TILE = 2048
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class EmbeddingGame:
+class EmbeddingGame(Game):
     """Preference games `P[i, j] = sigmoid(x_i^T S x_j)` of actions with features (spec 1).
 
     General preference models are of this form, and with `S` of blocks `[[0, 1], [-1, 0]]` every skew-symmetric matrix
@@ -81,7 +83,7 @@ class EmbeddingGame:
         x = _pad(self.features.astype(dtype), count * tile - n, -2)
         v = _pad(weights.astype(dtype), count * tile - n, 0)
         skew = self.skew.astype(dtype)
-        skew = (skew - jnp.swapaxes(skew, -1, -2)) / 2
+        skew = (skew - skew.mT) / 2
         y = product("...id,...de->...ie", x, skew)
 
         # In reverse mode a tile is computed again: those of all pairs would be the matrix.
@@ -136,7 +138,7 @@ class EmbeddingGame:
         return jnp.isfinite(self.skew) & (self._excess() <= self._allowed())
 
     def _excess(self) -> jax.Array:
-        return jnp.abs(self.skew + jnp.swapaxes(self.skew, -1, -2))
+        return jnp.abs(self.skew + self.skew.mT)
 
     def _allowed(self) -> jax.Array:
         return SYMMETRY_TOLERANCE * jnp.max(jnp.abs(self.skew), axis=(-2, -1), keepdims=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax.arguments import first_index, invalid, message, wrong_type
+from nashjax._validation import first_index, invalid, message, wrong_type
 
 SYMMETRY_TOLERANCE = 1e-6
 """How far `P + P^T` may be from 1, entry by entry (spec 2)."""
@@ -59,7 +59,7 @@ def first_fault(preferences: np.ndarray, allowed: np.ndarray | None = None) -> F
     if P.size and (P.min() < 0 or P.max() > 1):
         index = first_index((P < 0) | (P > 1))
         return Fault(index, str(given[index]), "a probability in [0, 1]", _advice(P, ignored))
-    excess = np.abs(P + np.swapaxes(P, -1, -2) - 1)
+    excess = np.abs(P + P.mT - 1)
     if P.size and excess.max() > SYMMETRY_TOLERANCE:
         index = tuple(int(i) for i in np.unravel_index(np.argmax(excess), P.shape))
         mirrored = (*index[:-2], index[-1], index[-2])
@@ -70,7 +70,7 @@ def first_fault(preferences: np.ndarray, allowed: np.ndarray | None = None) -> F
 
 def _advice(P: np.ndarray, ignored: np.ndarray) -> str:
     """Say what numbers outside [0, 1] seem to be."""
-    largest, sums = np.abs(P).max(), P + np.swapaxes(P, -1, -2)
+    largest, sums = np.abs(P).max(), P + P.mT
     margin = np.where(ignored, 0, sums)
     if (np.abs(margin) <= SYMMETRY_TOLERANCE * largest).all():
         return "For a skew-symmetric payoff matrix, use MatrixGame.from_payoffs."
@@ -117,7 +117,7 @@ def describe_not_finite(name: str, array: jax.Array, allowed: np.ndarray | None,
 def describe_not_skew(name: str, array: ArrayLike, tolerance: ArrayLike, index: tuple[int, ...] = ()) -> str | None:
     """Return the message for the entry farthest from `A[i, j] = -A[j, i]`; None if none is beyond the tolerance."""
     A = np.asarray(array)
-    excess = np.abs(A + np.swapaxes(A, -1, -2))
+    excess = np.abs(A + A.mT)
     if (excess <= tolerance).all():
         return None
     i = tuple(int(k) for k in np.unravel_index(np.argmax(excess), excess.shape))

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax.arguments import invalid
+from nashjax._math.linear import product
+from nashjax._math.pytree import register_dataclass
+from nashjax._validation import invalid
+from nashjax.games.base import Game
 from nashjax.games.faults import check_factor, describe_not_finite
-from nashjax.games.matrix import allowed_somewhere, holds_where_allowed, product
-from nashjax.pytree import register_dataclass
+from nashjax.games.matrix import allowed_somewhere, holds_where_allowed
 
 CHUNK = 4096
 """Actions summed one after the other."""
@@ -20,7 +22,7 @@ SUMS = "...ir,i...->r..."
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LowRankGame:
+class LowRankGame(Game):
     """Preference games `P = 1/2 + L R^T - R L^T` given by two factors (spec 1); a query costs `O(n r)`.
 
     Whether every entry of `P` lies in [0, 1] cannot be found in `O(n r)`, so it is not looked for: with factors that

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import operator
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,11 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from nashjax import simplex
-from nashjax.arguments import (
+from nashjax._math import layout, simplex
+from nashjax._math.linear import product, times
+from nashjax._math.pytree import register_dataclass
+from nashjax._math.transfers import explicit
+from nashjax._validation import (
     as_floating,
     as_real_array,
     check_all,
@@ -24,9 +26,8 @@ from nashjax.arguments import (
     invalid,
     message,
 )
+from nashjax.games.base import Game
 from nashjax.games.faults import SYMMETRY_TOLERANCE, describe_not_skew, first_fault
-from nashjax.pytree import register_dataclass
-from nashjax.transfers import explicit
 
 MOST_SMALL = 32
 """Up to this many actions a batch of games is queried all at once; above, by a product for each game."""
@@ -34,7 +35,7 @@ MOST_SMALL = 32
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class MatrixGame:
+class MatrixGame(Game):
     """Preference games given by their matrices (spec 1).
 
     Attributes:
@@ -47,6 +48,8 @@ class MatrixGame:
       TypeError: the preferences are not an array of real numbers.
       ValueError: they are not `[*batch_shape, n, n]` with `n >= 2`. Values are checked when the game is solved.
     """
+
+    has_matrix: ClassVar[bool] = True
 
     preferences: jax.Array
     payoff_scale: jax.Array | None = None
@@ -114,7 +117,7 @@ class MatrixGame:
 
     def symmetrized(self) -> MatrixGame:
         """Return the game `1/2 + (P - P^T)/2`, in which `P + P^T = 1` but for the rounding of each entry (spec 2)."""
-        half_margin = (self.preferences - jnp.swapaxes(self.preferences, -1, -2)) / 2
+        half_margin = (self.preferences - self.preferences.mT) / 2
         exact = 0.5 + jnp.where(self._diagonal(), 0, half_margin)
         return dataclasses.replace(self, preferences=simplex.materialize(exact, self.preferences))
 
@@ -138,7 +141,7 @@ class MatrixGame:
             valid = has_no_fault_among(allowed, ~good)
             exact = dataclasses.replace(exact, preferences=jnp.where(good, exact.preferences, 0.5))
         if self.num_actions <= MOST_SMALL and math.prod(self.batch_shape) > 1:
-            batch_last = jnp.moveaxis(exact.preferences, (-2, -1), (0, 1))
+            batch_last = layout.actions_first(exact.preferences, 2)
             return SmallGames(simplex.materialize(batch_last, self.preferences)), valid
         return exact, valid
 
@@ -209,12 +212,14 @@ class MatrixGame:
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SmallGames:
+class SmallGames(Game):
     """A batch of games with few actions, the batch axes last: one vector instruction works on many games.
 
     Attributes:
       preferences: `[n, n, *batch_shape]`, float, symmetrised; otherwise as in `MatrixGame`.
     """
+
+    has_matrix: ClassVar[bool] = True
 
     preferences: jax.Array
 
@@ -236,7 +241,7 @@ class SmallGames:
 
     def dense(self) -> jax.Array:
         """The matrix `P`, `[*batch_shape, n, n]`."""
-        return jnp.moveaxis(self.preferences, (0, 1), (-2, -1))
+        return layout.actions_last(self.preferences, 2)
 
 
 def allowed_somewhere(allowed: jax.Array, batch_shape: tuple[int, ...]) -> jax.Array:
@@ -290,19 +295,6 @@ def has_no_fault_among(allowed: jax.Array, faults: jax.Array, rows: jax.Array | 
     return jnp.sum(by_row * rows, axis=-1) == 0
 
 
-def product(subscripts: str, *arrays: jax.Array) -> jax.Array:
-    """`einsum` in full precision, always: a certificate computed in bfloat16 or TF32 is false (spec 2)."""
-    return jnp.einsum(subscripts, *arrays, precision=jax.lax.Precision.HIGHEST)
-
-
-def times(matrices: jax.Array, vectors: jax.Array) -> jax.Array:
-    """The products of small matrices `[n, n, *batch]` with vectors `[n, *batch]`, all at once.
-
-    Not by products of matrices: a call for each of them would take longer than the product.
-    """
-    return functools.reduce(operator.add, [matrices[:, j] * vectors[j][None] for j in range(matrices.shape[1])])
-
-
 A = TypeVar("A", jax.Array, np.ndarray)
 
 
@@ -324,8 +316,8 @@ def as_exact(preferences: jax.Array | np.ndarray) -> jax.Array:
         return given
     xp: Any = np if isinstance(given, np.ndarray) else jnp
     with np.errstate(invalid="ignore"):
-        margin = (given - xp.swapaxes(given, -1, -2)) / 2
-        excess = xp.abs(given + xp.swapaxes(given, -1, -2) - 1)
+        margin = (given - given.mT) / 2
+        excess = xp.abs(given + given.mT - 1)
     return xp.where(excess <= float(jnp.finfo(preferences.dtype).eps), half_plus(margin), given)
 
 

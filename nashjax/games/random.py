@@ -8,10 +8,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from nashjax import simplex
-from nashjax.arguments import check_choice, check_integer, check_key, check_number, check_shape
-from nashjax.games.matrix import MatrixGame, half_plus, product
-from nashjax.transfers import explicit
+from nashjax._math import simplex
+from nashjax._math.linear import product
+from nashjax._math.transfers import explicit
+from nashjax._validation import check_choice, check_integer, check_key, check_number, check_shape
+from nashjax.games.matrix import MatrixGame, half_plus
 
 KINDS = ("gaussian", "uniform", "tournament", "cyclic", "bradley_terry", "low_rank")
 
@@ -90,11 +91,11 @@ def _margin(key: jax.Array, n: int, batch: tuple[int, ...], kind: str, scale: ja
         case _:  # low_rank
             blades, chests = normal(2, *batch, n, rank)
             upper = product("...ir,...jr->...ij", blades, chests)
-            margin = _logit_margin(scale * (upper - jnp.swapaxes(upper, -1, -2)) / math.sqrt(2 * rank))
+            margin = _logit_margin(scale * (upper - upper.mT) / math.sqrt(2 * rank))
     # Where two entries that should mirror each other differ by rounding, the upper one counts. It is kept in memory:
     # computed again for its mirror image, it could be rounded differently.
     upper = simplex.materialize(jnp.triu(margin, 1), jax.random.key_data(key))
-    return upper - jnp.swapaxes(upper, -1, -2)
+    return upper - upper.mT
 
 
 def _logit_margin(logits: jax.Array) -> jax.Array:
@@ -106,4 +107,4 @@ def _circular_margin(key: jax.Array, n: int, batch: tuple[int, ...]) -> jax.Arra
     position = jnp.argsort(jax.random.uniform(key, (*batch, n), jnp.float32), axis=-1)
     ahead = (position[..., None, :] - position[..., :, None]) % n
     beats = ((ahead >= 1) & (ahead <= (n - 1) // 2)).astype(jnp.result_type(float))
-    return (beats - jnp.swapaxes(beats, -1, -2)) / 2
+    return (beats - beats.mT) / 2

@@ -1,41 +1,34 @@
-"""Validity of the games of a batch, and the error for the first that is not a preference game."""
+"""Validation of the games of a batch, and the error for the first invalid one."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from nashjax.arguments import first_index, invalid, place_name
+from nashjax._math.pytree import Classes
+from nashjax._math.transfers import explicit, is_concrete, to_host
+from nashjax._validation import first_index, invalid, place_name
 from nashjax.games.base import Game
-from nashjax.pytree import Classes
-from nashjax.transfers import explicit, is_concrete, to_host
 
 NOT_A_GAME = "a preference game, P + P^T = 1 with P in [0, 1]"
 
 
-def prepare_game(game: Any, reference: jax.Array | None) -> tuple[Game, jax.Array]:
-    """Return a game in the form that is solved, and which games are preference games, bool `[*batch]`.
-
-    Actions that the reference excludes are not looked at. Traceable.
-    """
-    if hasattr(game, "prepared"):
-        return game.prepared(None if reference is None else reference > 0)
-    return game, game.is_valid() if hasattr(game, "is_valid") else jnp.ones(game.batch_shape, bool)
+def allowed_actions(reference: jax.Array | None) -> jax.Array | None:
+    """Return the actions that a reference `[*batch, n]` allows, bool of the same shape; None for all."""
+    return None if reference is None else reference > 0
 
 
-_valid_games = jax.jit(lambda game, reference, classes: prepare_game(game, reference)[1])
+_valid_games = jax.jit(lambda game, reference, classes: game.prepared(allowed_actions(reference))[1])
 
 
 def check_game(game: Game, reference: jax.Array | None) -> None:
-    """Raise ValueError that names the first bad entry unless these are preference games.
+    """Raise ValueError that names the first bad entry unless all games are preference games.
 
-    Traced games cannot be checked. Actions that the reference excludes are not looked at.
+    Traced games are not checked, nor are actions that the reference excludes.
     """
-    checked = hasattr(game, "prepared") or hasattr(game, "is_valid")
-    if not checked or not is_concrete((game, reference)):
+    if not game.checks_values() or not is_concrete((game, reference)):
         return
     with jax.ensure_compile_time_eval():  # a concrete game can also stand inside a trace
         valid = to_host(_valid_games(*explicit((game, reference)), Classes.of(game)))
@@ -43,14 +36,18 @@ def check_game(game: Game, reference: jax.Array | None) -> None:
         raise _bad_game(game, reference, first_index(~valid))
 
 
-def _bad_game(game: Any, reference: jax.Array | None, bad: tuple[int, ...]) -> ValueError:
+def _bad_game(game: Game, reference: jax.Array | None, bad: tuple[int, ...]) -> ValueError:
     """Return the error for the game at the place `bad` of the batch."""
     index = bad[len(bad) - len(game.batch_shape) :]
-    here = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(game))
-    allowed = allowed_at(reference, bad)
-    fault = None
-    if here and hasattr(game, "fault"):
-        fault = jax.tree.map(lambda leaf: leaf_at(leaf, index), game).fault(allowed, index)
+    own = None
+    if all(not isinstance(leaf, jax.Array) or leaf.is_fully_addressable for leaf in jax.tree.leaves(game)):
+        own = jax.tree.map(lambda leaf: leaf_at(leaf, index), game)
+    return game_error(own, allowed_at(reference, bad), index)
+
+
+def game_error(own: Game | None, allowed: np.ndarray | None, index: tuple[int, ...]) -> ValueError:
+    """Return the error for one invalid game; `own` is None if its arrays are out of reach."""
+    fault = None if own is None else own.fault(allowed, index)
     return ValueError(f"game.{fault}") if fault else invalid(place_name("game", index), NOT_A_GAME, "another matrix")
 
 
@@ -61,7 +58,7 @@ def leaf_at(leaf: Any, index: tuple[int, ...]) -> np.ndarray:
 
 
 def allowed_at(reference: Any, index: tuple[int, ...]) -> np.ndarray | None:
-    """Return which actions the reference `[*batch, n]` allows the game at `index`, bool `[n]`; None for all."""
+    """Return the actions that the reference `[*batch, n]` allows the game at `index`, bool `[n]`; None for all."""
     if reference is None:
         return None
     values = to_host(reference)

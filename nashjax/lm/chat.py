@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nashjax.arguments import invalid, shown, wrong_type
+from nashjax._validation import invalid, shown, wrong_type
 from nashjax.files.errors import quoted, visible
 
 OUTPUT_LIMIT = 1 << 20

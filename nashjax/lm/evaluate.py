@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from nashjax.arguments import check_integer, check_key, invalid, message, wrong_type
+from nashjax._validation import check_integer, check_key, invalid, message, wrong_type
 from nashjax.lm.judges import Judge
 from nashjax.lm.judges.base import ask_rows
 from nashjax.lm.policy import LanguagePolicy

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from nashjax._math.pytree import register_dataclass
 from nashjax.lm.decoding import Decoder, Tokens, generate, log_probs
 from nashjax.lm.policy import LanguagePolicy, mixture
 from nashjax.lm.sharding import place_weights, split_rows, to_mesh
-from nashjax.pytree import register_dataclass
 from nashjax.stochastic.policies import Params
 
 

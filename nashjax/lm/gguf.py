@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from nashjax.arguments import LARGEST_INT
+from nashjax._validation import LARGEST_INT
 from nashjax.files.errors import listed, quoted
 from nashjax.files.memory import check_memory
 from nashjax.lm.chat import ChatTemplate, read_template

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from nashjax.arguments import shown
+from nashjax._validation import shown
 from nashjax.files.errors import bad_input, quoted, shortened, unreadable
 
 MOST_KEYS = 2**16

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nashjax.arguments import check_choice, check_integer, check_positive, invalid
+from nashjax._math.pytree import register_dataclass
+from nashjax._validation import check_choice, check_integer, check_positive, invalid
 from nashjax.lm.decoding import Tokens
-from nashjax.pytree import register_dataclass
 from nashjax.stochastic.policies import Params
 
 DTYPES = ("float32", "bfloat16")

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from nashjax.arguments import check_choice, check_integer, invalid
+from nashjax._validation import check_choice, check_integer, invalid
 from nashjax.stochastic.methods import (
     AveragedNashMP,
     NashMDPolicyGradient,

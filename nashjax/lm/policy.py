@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax.arguments import check_integer, check_number, check_positive, invalid, shown, wrong_type
+from nashjax._validation import check_integer, check_number, check_positive, invalid, shown, wrong_type
 from nashjax.files.errors import quoted
 from nashjax.lm.chat import ChatTemplate, Rendered, renderings
 from nashjax.lm.decoding import Decoder, Tokens, generate, log_probs

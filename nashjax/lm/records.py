@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nashjax.arguments import invalid
+from nashjax._validation import invalid
 from nashjax.files.errors import bad_input, quoted
 from nashjax.files.source import Source
 from nashjax.files.write import whole_file

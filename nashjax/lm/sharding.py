@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nashjax.arguments import invalid, wrong_type
+from nashjax._validation import invalid, wrong_type
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from nashjax import metrics
-from nashjax.arguments import check_integer
+from nashjax._validation import check_integer
 from nashjax.lm.decoding import Tokens
 from nashjax.lm.judges import Judge, ask
 from nashjax.lm.llama import Llama, LlamaConfig, LlamaDecoder

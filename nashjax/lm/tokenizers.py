@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from nashjax.arguments import invalid
+from nashjax._validation import invalid
 from nashjax.files.errors import quoted
 
 

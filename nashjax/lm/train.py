@@ -13,7 +13,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from nashjax.arguments import LARGEST_INT, check_integer, check_key, check_positive, invalid, message, shown, wrong_type
+from nashjax._validation import (
+    LARGEST_INT,
+    check_integer,
+    check_key,
+    check_positive,
+    invalid,
+    message,
+    shown,
+    wrong_type,
+)
 from nashjax.lm import step as steps
 from nashjax.lm.decoding import Tokens
 from nashjax.lm.game import LanguageGame

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nashjax.arguments import check_all, check_choice, check_texts, invalid, shown
+from nashjax._validation import as_numbers, check_all, check_choice, check_texts, invalid, shown
 from nashjax.files.counts import preferences_of_counts
 from nashjax.files.errors import bad_input, listed, quoted
-from nashjax.inputs import as_numbers
 
 if TYPE_CHECKING:
     from nashjax.ranking.reading import Records

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from nashjax import metrics
+from nashjax._solve import solve
 from nashjax.ranking.compare_next import SMALLEST_BETA
 from nashjax.solution import Status
-from nashjax.solve import solve
 
 _ENTRIES_AT_A_TIME = 2**24
 """Of the matrices that are solved in one call."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nashjax.arguments import check_integer, check_number, invalid, wrong_type
+from nashjax._validation import check_integer, check_number, invalid, wrong_type
 from nashjax.ranking.battles import BadRows, Battles
 from nashjax.ranking.bradley_terry import bradley_terry
 from nashjax.ranking.compare_next import SMALLEST_BETA, Suggestion, compare_next

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nashjax.arguments import wrong_type
+from nashjax._validation import wrong_type
 from nashjax.files.errors import BadInput, bad_input, listed, number, quoted, shortened
 from nashjax.files.memory import check_game_memory, check_memory, size
 from nashjax.files.source import Source

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax.arguments import message
+from nashjax._validation import message
 from nashjax.files.errors import BadInput, visible
 from nashjax.files.settings import first_difference, told
 from nashjax.files.source import reason

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax.arguments import (
+from nashjax._math.transfers import explicit
+from nashjax._validation import (
     check_integer,
     check_shape,
     invalid,
@@ -20,8 +21,7 @@ from nashjax.arguments import (
     wrong_type,
 )
 from nashjax.games import Game, MatrixGame
-from nashjax.inputs import as_inputs
-from nashjax.transfers import explicit
+from nashjax.problem import Problem
 
 
 class OracleError(ValueError):
@@ -78,9 +78,9 @@ class _MatrixOracle:
     """An oracle that looks its answers up in a matrix."""
 
     def __init__(self, game: Game | ArrayLike, *, contextual: bool = False):
-        checked: Any = as_inputs(game, 1.0).game
+        checked: Any = Problem.build(game, 1.0).game
         if not isinstance(checked, MatrixGame):
-            if not hasattr(checked, "dense"):
+            if not checked.has_matrix:
                 raise wrong_type("game", "a game with a matrix, which has dense()", game)
             checked = MatrixGame(checked.dense())
         if contextual and not checked.batch_shape:

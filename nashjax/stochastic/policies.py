@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax.arguments import as_floating, as_real_array, check_all, check_integer, invalid, wrong_type
-from nashjax.pytree import register_dataclass
-from nashjax.transfers import explicit, is_concrete
+from nashjax._math.pytree import register_dataclass
+from nashjax._math.transfers import explicit, is_concrete
+from nashjax._validation import as_floating, as_real_array, check_all, check_integer, invalid, wrong_type
 
 Params = Any
 

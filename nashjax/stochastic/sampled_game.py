@@ -9,10 +9,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from nashjax import simplex
-from nashjax.arguments import invalid, message
+from nashjax._math import simplex
+from nashjax._math.pytree import register_dataclass
+from nashjax._validation import invalid, message
 from nashjax.games import MatrixGame
-from nashjax.pytree import register_dataclass
 from nashjax.stochastic.oracles import OracleError, PreferenceOracle
 from nashjax.stochastic.policies import Params, Policy
 

@@ -12,19 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax import simplex
-from nashjax.arguments import LARGEST_INT, check_all, check_integer, check_key, invalid, message
+from nashjax._math import simplex
+from nashjax._math.pytree import register_dataclass
+from nashjax._math.transfers import explicit, is_concrete
+from nashjax._validation import (
+    LARGEST_INT,
+    as_numbers,
+    as_policy,
+    check_all,
+    check_integer,
+    check_key,
+    invalid,
+    message,
+)
 from nashjax.games import MatrixGame
-from nashjax.inputs import as_numbers, as_policy
 from nashjax.problem import RegularizedGame
-from nashjax.pytree import register_dataclass
 from nashjax.stochastic.checkpoint import describe, describe_code
 from nashjax.stochastic.methods import Method
 from nashjax.stochastic.oracles import PreferenceOracle
 from nashjax.stochastic.policies import Policy
 from nashjax.stochastic.records import Tally
 from nashjax.stochastic.sampled_game import SampledGame, draw, known_game
-from nashjax.transfers import explicit, is_concrete
 
 
 @register_dataclass

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax.arguments import check_number, invalid
+from nashjax._math.transfers import explicit
+from nashjax._validation import check_number, invalid
 from nashjax.progress import progress_line
 from nashjax.stochastic.checkpoint import Checkpoints
 from nashjax.stochastic.methods import LearnerState, Method, StochasticNashMP
@@ -22,7 +23,6 @@ from nashjax.stochastic.oracles import PreferenceOracle
 from nashjax.stochastic.policies import Policy, TabularPolicy
 from nashjax.stochastic.records import Record, stack, unstack
 from nashjax.stochastic.setup import Setup, advance, ask_reference, evaluate, init, make_setup
-from nashjax.transfers import explicit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,15 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from nashjax import distributed
-from nashjax.arguments import check_integer, check_number, invalid, shown, wrong_type
-from nashjax.cores import num_cores
+from nashjax._execution.batching import num_cores
+from nashjax._solve import solve
+from nashjax._validation import check_integer, check_number, invalid, shown, wrong_type
 from nashjax.files import BadInput
 from nashjax.files.errors import bad_input, sentence, visible
 from nashjax.games.faults import first_fault
-from nashjax.inputs import as_inputs
+from nashjax.problem import Problem
 from nashjax.progress import progress_line
 from nashjax.solution import Solution, Status
-from nashjax.solve import solve
 from nashjax.sweeps import store
 from nashjax.sweeps.lock import locked
 from nashjax.sweeps.pipeline import pipeline
@@ -159,7 +159,7 @@ class _Run:
             chunk_size = check_integer("chunk_size", chunk_size, 1, LARGEST_CHUNK)
         kind = _check_dtype(dtype)
         beta, tol = check_number("beta", beta), check_number("tol", tol)
-        as_inputs(np.full((2, 2), 0.5, kind), beta, tol=tol)  # within the limits of the dtype
+        Problem.build(np.full((2, 2), 0.5, kind), beta, tol=tol)  # within the limits of the dtype
         return cls(stream, directory, beta, tol, chunk_size, kind, notify)
 
     def settings(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax.arguments import (
+from nashjax._validation import (
     LARGEST_INT,
     LARGEST_SEED,
     as_real_array,

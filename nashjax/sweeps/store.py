@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nashjax.arguments import LARGEST_INT
+from nashjax._validation import LARGEST_INT
 from nashjax.files.errors import BadInput, bad_input, listed, unreadable, visible
 from nashjax.files.memory import size
 from nashjax.files.settings import first_difference, told

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nashjax.arguments import check_texts, invalid, message, real_numbers_or_none, wrong_type
+from nashjax._validation import check_texts, invalid, message, real_numbers_or_none, wrong_type
 from nashjax.files.errors import quoted
 
 SHOWN = 200  # characters of a text in a message

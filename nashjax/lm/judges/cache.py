@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from nashjax.arguments import invalid, message
+from nashjax._validation import invalid, message
 from nashjax.files.errors import quoted
 from nashjax.lm.judges.base import SHOWN, JudgeError
 

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from nashjax.arguments import check_integer, check_number, check_positive, invalid, message, wrong_type
+from nashjax._validation import check_integer, check_number, check_positive, invalid, message, wrong_type
 from nashjax.files.errors import quoted
 from nashjax.lm.judges.base import SHOWN, JudgeError, Question, as_questions, describe
 from nashjax.lm.judges.cache import AnswerCache, Pair

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nashjax import inputs
-from nashjax.arguments import check_positive, invalid, message, wrong_type
+from nashjax._validation import check_positive, invalid, message, wrong_type
 from nashjax.files.errors import quoted
 from nashjax.games.faults import first_fault
 from nashjax.lm.judges.base import (

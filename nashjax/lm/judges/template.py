@@ -7,7 +7,7 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nashjax.arguments import invalid, wrong_type
+from nashjax._validation import invalid, wrong_type
 from nashjax.files.errors import quoted
 
 SYSTEM = """\

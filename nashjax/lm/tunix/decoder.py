@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nashjax.arguments import check_integer, check_positive, invalid, shown
+from nashjax._math.pytree import register_dataclass
+from nashjax._validation import check_integer, check_positive, invalid, shown
 from nashjax.lm.chat import ChatTemplate
 from nashjax.lm.decoding import Tokens
 from nashjax.lm.policy import LanguagePolicy
 from nashjax.lm.tokenizers import Tokenizer
-from nashjax.pytree import register_dataclass
 from nashjax.stochastic.policies import Params
 
 LORA_PATTERN = r".*attn/(q|k|v|o)_proj|.*mlp/(gate|up|down)_proj|.*attn/(q|kv|qkv|attn_vec)_einsum"

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nashjax.arguments import LARGEST_INT, shown
+from nashjax._validation import LARGEST_INT, shown
 from nashjax.files.errors import bad_input, shortened
 from nashjax.files.source import Source, parsing
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nashjax.arguments import LARGEST_INT, check_choice, shown
+from nashjax._validation import LARGEST_INT, check_choice, shown
 from nashjax.files.errors import bad_input, listed, quoted
 from nashjax.files.source import Source, parsing, reason
 from nashjax.lm.chat import ChatTemplate, read_template

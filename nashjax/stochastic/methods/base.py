@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nashjax.arguments import check_integer, check_number, check_positive, invalid, wrong_type
+from nashjax._validation import check_integer, check_number, check_positive, invalid, wrong_type
 from nashjax.stochastic.estimators import Comparisons, Sample, policy_gradient_loss
 from nashjax.stochastic.policies import Params, default_promotion
 from nashjax.stochastic.sampled_game import Asked, SampledGame

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nashjax.arguments import check_integer, check_positive
+from nashjax._validation import check_integer, check_positive
 from nashjax.stochastic.methods.base import PolicyMethod, Roles, choose, move
 from nashjax.stochastic.policies import Params
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import jax
 
-from nashjax.arguments import check_integer, check_number, check_positive, invalid
+from nashjax._validation import check_integer, check_number, check_positive, invalid
 from nashjax.stochastic.estimators import Comparisons, dpo_loss, ipo_loss
 from nashjax.stochastic.methods.base import PolicyMethod, Roles, choose
 from nashjax.stochastic.policies import Params

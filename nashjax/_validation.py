@@ -7,6 +7,7 @@ A wrong type raises `TypeError`, a wrong value `ValueError`.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
+from nashjax._math.transfers import explicit, is_concrete, to_host
 from nashjax.solution import Solution
 
 LARGEST_INT = 2**31 - 1
@@ -218,6 +221,76 @@ def real_numbers_or_none(x: Any) -> np.ndarray | None:
         return None if found.dtype.kind in "cmMOSU" else found.astype(np.float64)
     except Exception:  # whatever the arrays of another library do
         return None
+
+
+def as_numbers(name: str, x: Any) -> np.ndarray:
+    """Return the values of an argument in float64; raises TypeError if they are not real numbers."""
+    check_not_solution(name, x)
+    try:
+        found = real_numbers_or_none(to_host(x))
+    except ValueError:  # lists of different lengths
+        found = None
+    if found is None:
+        raise wrong_type(name, "real numbers", x)
+    return found
+
+
+def as_policy(
+    name: str,
+    policy: ArrayLike,
+    num_actions: int,
+    dtype: jnp.dtype,
+    *,
+    validate: bool = True,
+    in_place: bool = False,
+) -> jax.Array:
+    """Check probabilities `[*batch, n]` and cast them to a dtype, as `cast` does.
+
+    Raises:
+      ValueError: an entry is not valid; the message names `name` and the index of the first bad entry.
+    """
+    policy = as_real_array(name, policy)
+    shape = policy.shape
+    if not shape or shape[-1] != num_actions:
+        raise invalid(name, f"an array [..., {num_actions}] with a probability for each action", f"shape {list(shape)}")
+    if validate and is_concrete(policy):
+        values = as_numbers(name, policy)
+        check_policy(name, values)
+        if name == "reference":  # in which a zero has a meaning
+            tiny = float(jnp.finfo(dtype).tiny)
+            check_all(name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}")
+    return cast(policy, dtype, in_place=in_place)
+
+
+def cast(x: ArrayLike, dtype: jnp.dtype, *, in_place: bool = False) -> jax.Array:
+    """Return numbers as an array of a dtype; if `in_place`, what is not a jax array becomes a numpy array."""
+    if in_place and not isinstance(x, jax.Array):
+        return np.asarray(x, dtype)  # pyright: ignore[reportReturnType]
+    return jnp.asarray(explicit(x), dtype)
+
+
+def check_betas(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name: str = "beta") -> None:
+    """Raise ValueError unless concrete betas and tolerances are numbers >= 0 that the dtype can hold."""
+    tiny, largest = _range(dtype)
+    if not _is_number_from(beta, tiny, largest) and is_concrete(beta):
+        values = as_numbers(beta_name, beta)
+        check_all(beta_name, values, np.isfinite(values) & (values >= 0), "finite and >= 0")
+        allowed = f"0 or, in {dtype}, {tiny:.3g} to {largest:.3g}"
+        check_all(beta_name, values, (values == 0) | ((values >= tiny) & (values <= largest)), allowed)
+    if not _is_number_from(tol, 0, largest) and is_concrete(tol):
+        values = as_numbers("tol", tol)
+        allowed = f"a number >= 0 and, in {dtype}, <= {largest:.3g}"
+        check_all("tol", values, (values >= 0) & (values <= largest), allowed)
+
+
+@functools.cache
+def _range(dtype: jnp.dtype) -> tuple[float, float]:
+    return float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
+
+
+def _is_number_from(x: object, low: float, high: float) -> bool:
+    """Return whether this is a Python number in a range, which is known without making an array."""
+    return isinstance(x, (int, float)) and low <= x <= high
 
 
 def as_floating(array: jax.Array | np.ndarray) -> jax.Array:

@@ -5,21 +5,22 @@ from scripts import REFUSED, run_script
 DEVICES = """
     import os
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
-    import sys
     import jax, jax.numpy as jnp, numpy as np
     from jax.sharding import NamedSharding, PartitionSpec as P
     import nashjax as nj
-    from nashjax import spread
+    from nashjax._execution import mesh as mesh_execution
+    from nashjax.problem import Problem
     jax.config.update("jax_enable_x64", True)
     assert jax.device_count() == 8
 
     def collectives(game, beta, algorithm=None):
-        module = sys.modules["nashjax.solve"]
-        inputs = module.as_inputs(game, beta, in_place=True)
-        where = spread.layout(inputs)
-        kinds = module.beta_kinds(beta, inputs.beta.dtype)
-        lowered = module._solve_spread.lower(spread.place(inputs, where), algorithm, 1000, None, kinds, where=where)
-        text = lowered.compile().as_text()
+        problem = Problem.build(game, beta, in_place=True)
+        where = mesh_execution.layout(problem)
+        stages = nj.Auto().stages_for(problem.game) if algorithm is None else (nj.Stage("", nj.When(), algorithm),)
+        text = ""
+        for stage in stages:
+            arguments = (stage, mesh_execution.place(problem, where), None, 1000)
+            text += mesh_execution.lower_stage(*arguments, where, None).compile().as_text()
         names = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
         return {name: text.count(f" {name}(") + text.count(f" {name}-start(") for name in names}
 

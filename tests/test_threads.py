@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from scripts import run_script
 
 import nashjax as nj
-from nashjax import cores
-from nashjax.solve import _solve_alone
+from nashjax._execution import batching, threads
+from nashjax._execution.batching import cut
+from nashjax._execution.programs import PROGRAMS
 
 solve_traced = jax.jit(functools.partial(nj.solve, algorithm=nj.AdaptiveNashMP()))
 
@@ -24,7 +25,7 @@ solve_traced = jax.jit(functools.partial(nj.solve, algorithm=nj.AdaptiveNashMP()
 @settings(deadline=None, max_examples=200)
 @given(st.integers(0, 10_000), st.integers(1, 200))
 def test_parts_cover_the_batch_and_never_leave_it(num_games, block_size):
-    size, starts = cores.parts(num_games, block_size)
+    size, starts = cut(num_games, block_size)
     covered = np.zeros(num_games, int)
     for start in starts:
         assert 0 <= start <= max(num_games - size, 0)
@@ -34,19 +35,14 @@ def test_parts_cover_the_batch_and_never_leave_it(num_games, block_size):
 
 
 def test_a_sweep_over_batch_sizes_compiles_few_programs(monkeypatch):
-    monkeypatch.setattr(cores, "num_cores", lambda: 2)  # the sizes of parts hang on it
-    sizes = {cores.parts(num_games, 64)[0] for num_games in range(1, 100_000)}
-    assert all(size & (size - 1) == 0 for size in sizes)
-    assert len(sizes) <= 13
+    monkeypatch.setattr(batching, "num_cores", lambda: 2)  # the sizes of parts depend on it
+    sizes = {cut(num_games, 64)[0] for num_games in range(1, 100_000)}
+    assert len(sizes) <= 7
     P = nj.games.random_game(jax.random.key(0), 4, (2000,)).preferences
-
-    def programs() -> int:
-        return _solve_alone._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
-
-    before = programs()
+    before = len(PROGRAMS)
     for num_games in (1100, 1101, 1399, 1500, 1777, 1999, 2000):
         nj.solve(P[:num_games], 0.1, algorithm=nj.NashMP())
-    assert programs() - before == 1
+    assert len(PROGRAMS) - before <= 1
 
 
 @pytest.mark.parametrize("n", [3, 40])
@@ -90,7 +86,7 @@ def test_what_ends_one_part_ends_the_call_and_what_has_not_begun():
                 raise error
 
         with pytest.raises(error):
-            cores.on_all_cores(part, range(1000))
+            threads.on_all_cores(part, range(1000))
         assert len(begun) < 100
         ended = len(begun)
         time.sleep(0.05)
@@ -99,23 +95,23 @@ def test_what_ends_one_part_ends_the_call_and_what_has_not_begun():
 
 def test_parts_may_call_for_parts():
     def outer(start: int) -> list[int]:
-        return cores.on_all_cores(lambda inner: start + inner, range(4))
+        return threads.on_all_cores(lambda inner: start + inner, range(4))
 
-    assert cores.on_all_cores(outer, range(50)) == [[start + inner for inner in range(4)] for start in range(50)]
+    assert threads.on_all_cores(outer, range(50)) == [[start + inner for inner in range(4)] for start in range(50)]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs an operating system that forks")
 def test_a_process_that_is_forked_off_has_threads_of_its_own():
     script = """
         import os, time
-        from nashjax import cores
+        from nashjax._execution import threads
         def names(_):
             time.sleep(0.01)
             return os.getpid()
-        cores.on_all_cores(names, range(8))
+        threads.on_all_cores(names, range(8))
         child = os.fork()
         if child == 0:
-            os._exit(0 if set(cores.on_all_cores(names, range(8))) == {os.getpid()} else 1)
+            os._exit(0 if set(threads.on_all_cores(names, range(8))) == {os.getpid()} else 1)
         print(os.waitpid(child, 0)[1])
     """
     assert run_script(script, 60) == "0\n"
@@ -128,7 +124,7 @@ def test_settings_of_one_thread_reach_all_of_its_games():
         assert nj.solve(P, 0.1, algorithm=nj.NashMP()).policy.dtype == np.float32
 
 
-@pytest.mark.skipif(cores.num_cores() < 2, reason="needs two cores")
+@pytest.mark.skipif(batching.num_cores() < 2, reason="needs two cores")
 def test_threads_that_help_take_over_the_settings_of_the_caller():
     together = threading.Barrier(2, timeout=30)  # so that each thread has one of the two arguments
 
@@ -136,9 +132,9 @@ def test_threads_that_help_take_over_the_settings_of_the_caller():
         together.wait()
         return jnp.ones(1).dtype
 
-    assert cores.on_all_cores(dtype, [0, 1]) == [jnp.float64, jnp.float64]
+    assert threads.on_all_cores(dtype, [0, 1]) == [jnp.float64, jnp.float64]
     with jax.enable_x64(False):
-        assert cores.on_all_cores(dtype, [0, 1]) == [jnp.float32, jnp.float32]
+        assert threads.on_all_cores(dtype, [0, 1]) == [jnp.float32, jnp.float32]
 
 
 def test_arrays_may_be_reused_after_a_call():
@@ -174,7 +170,7 @@ def test_concrete_games_inside_of_a_trace_belong_to_the_trace():
 def test_games_of_other_classes_are_checked_too():
     @jax.tree_util.register_dataclass
     @dataclasses.dataclass(frozen=True)
-    class Checked:
+    class Checked(nj.Game):
         matrix: jax.Array
         key: jax.Array
 

@@ -1,4 +1,4 @@
-"""Games that lie on several devices: each device solves its own, or all of them one whose matrix they share."""
+"""Execution on a mesh: each device solves the games that lie on it, or all devices one game whose rows they share."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nashjax.arguments import invalid, place_name
-from nashjax.cores import traces_constants
-from nashjax.games import MatrixGame
+from nashjax._execution import inline
+from nashjax._execution.derivative import attach_derivative
+from nashjax._math.linear import product
+from nashjax._math.pytree import register_dataclass
+from nashjax._math.transfers import explicit, to_host
+from nashjax._validation import invalid
+from nashjax.algorithms.stage import Stage
+from nashjax.games import Game, MatrixGame
 from nashjax.games.faults import SYMMETRY_TOLERANCE
-from nashjax.games.matrix import has_no_fault_among, product
-from nashjax.games.validity import NOT_A_GAME, allowed_at
-from nashjax.inputs import Inputs, batch_shapes
-from nashjax.pytree import register_dataclass
-from nashjax.solution import Status
-from nashjax.transfers import is_concrete, to_host
+from nashjax.games.matrix import has_no_fault_among
+from nashjax.games.validity import allowed_at, game_error
+from nashjax.problem import Problem
+from nashjax.solution import Progress, Status, Trajectory
 
 T = TypeVar("T")
 Axes = tuple[str, ...]
@@ -44,23 +47,23 @@ class Layout(NamedTuple):
 
 
 def is_spread(*arguments: Any) -> bool:
-    """Whether arrays among the arguments are cut over several devices, outside of a trace."""
-    return is_concrete(arguments) and any(map(_is_cut, jax.tree.leaves(arguments))) and not traces_constants()
+    """Return whether concrete arrays among the arguments are cut over several devices."""
+    return any(map(_is_cut, jax.tree.leaves(arguments)))
 
 
-def layout(inputs: Inputs) -> Layout:
+def layout(problem: Problem) -> Layout:
     """Find how the batch is cut over a mesh, and the rows of matrices.
 
     Raises:
       ValueError: arrays lie on different meshes, or are cut along an axis that is neither of the batch nor of rows.
     """
-    shapes, batch = batch_shapes(inputs), inputs.batch_shape
+    shapes, batch = problem.batch_shapes(), problem.batch_shape
     mesh: Mesh | None = None
     cuts: list[Axes] = [()] * len(batch)
     rows: Axes = ()
-    for name in inputs._fields:
+    for name, field in problem._asdict().items():
         own = len(shapes[name])
-        for leaf in jax.tree.leaves(getattr(inputs, name)):
+        for leaf in jax.tree.leaves(field):
             if not _is_cut(leaf):
                 continue
             if mesh is not None and leaf.sharding.mesh != mesh:
@@ -73,7 +76,7 @@ def layout(inputs: Inputs) -> Layout:
                 place = len(batch) - own + axis
                 cuts[place] = cuts[place] or cut[axis]
             if name == "game" and any(cut[own:]):
-                if not isinstance(inputs.game, MatrixGame) or any(cut[own + 1 :]):
+                if not isinstance(problem.game, MatrixGame) or any(cut[own + 1 :]):
                     required = "must be cut over devices along batch axes or, for a MatrixGame, along its rows"
                     found = f"an array {list(leaf.shape)} cut as {leaf.sharding.spec}"
                     raise invalid("game", required, found)
@@ -85,12 +88,12 @@ def layout(inputs: Inputs) -> Layout:
     return Layout(mesh, tuple(cuts), rows)
 
 
-def place(inputs: Inputs, where: Layout) -> Inputs:
+def place(problem: Problem, where: Layout) -> Problem:
     """Bring every array to where its games lie."""
-    leaves, structure = jax.tree.flatten(inputs)
+    leaves, structure = jax.tree.flatten(problem)
     return jax.tree.unflatten(
         structure,
-        [put(leaf, NamedSharding(where.mesh, spec)) for leaf, spec in zip(leaves, _specs(inputs, where), strict=True)],
+        [put(leaf, NamedSharding(where.mesh, spec)) for leaf, spec in zip(leaves, _specs(problem, where), strict=True)],
     )
 
 
@@ -102,41 +105,125 @@ def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def solve_spread(solve: Callable[[Inputs, Any], T], inputs: Inputs, others: Any, where: Layout) -> T:
-    """Let each device solve the games that lie on it, with no communication but for the rows of one game.
+def on_each_device(
+    function: Callable[[Problem, Any, Any], T], problem: Problem, own: Any, shared: Any, where: Layout
+) -> T:
+    """Apply a function to the games of each device, with no communication but for the rows of one game.
 
     Args:
-      solve: from games and what else it needs to a pytree whose leaves lead with the batch axes.
-      inputs: the games, where `place` has brought them.
-      others: a pytree of numbers that every device gets.
+      function: from games, what belongs to them, and what all share, to a pytree whose leaves lead with the batch axes.
+      problem: the games, where `place` has brought them.
+      own: a pytree whose leaves lead with the batch axes, cut as the batch is; or None.
+      shared: a pytree of numbers that every device gets.
       where: the layout of the games.
     """
-    leaves, structure = jax.tree.flatten(inputs)
+    leaves, structure = jax.tree.flatten(problem)
 
-    def solve_own(leaves: list[jax.Array], others: Any) -> T:
-        own = jax.tree.unflatten(structure, leaves)
+    def apply(leaves: list[jax.Array], own: Any, shared: Any) -> T:
+        games = jax.tree.unflatten(structure, leaves)
         if where.rows:
-            own = own._replace(game=RowsOfGame(own.game.preferences, where.rows))
-        return solve(own, others)
+            games = games._replace(game=RowsOfGame(games.game.preferences, where.rows))
+        return function(games, own, shared)
 
     return jax.shard_map(
-        solve_own,
+        apply,
         mesh=where.mesh,
-        in_specs=(_specs(inputs, where), PartitionSpec()),
+        in_specs=(_specs(problem, where), PartitionSpec(*where.batch), PartitionSpec()),
         out_specs=PartitionSpec(*where.batch),
         check_vma=False,  # a loop that asks a game of many devices carries what is the same on all of them
-    )(leaves, others)
+    )(leaves, own, shared)
 
 
-def check_statuses(inputs: Inputs, status: jax.Array, where: Layout) -> None:
+def run_stage(
+    stage: Stage, problem: Problem, progress: Progress | None, max_queries: Any, block_size: int | None
+) -> Progress:
+    """Run a stage on each device."""
+    where = layout(problem)
+    stage, max_queries = explicit((stage, max_queries))
+    return _run_stage(stage, place(problem, where), progress, max_queries, where, block_size)
+
+
+@functools.partial(jax.jit, static_argnames=("where", "block_size"))
+def _run_stage(
+    stage: Stage,
+    problem: Problem,
+    progress: Progress | None,
+    max_queries: jax.Array,
+    where: Layout,
+    block_size: int | None,
+) -> Progress:
+    def run_own(own: Problem, progress: Progress | None, shared: tuple[Stage, jax.Array]) -> Progress:
+        stage, max_queries = shared
+        if progress is None:
+            return inline.run_on_all(stage, own.aligned(), max_queries, block_size)
+        return inline.run_on_some(stage, own.aligned(), progress, max_queries, block_size)
+
+    return on_each_device(run_own, problem, progress, (stage, max_queries), where)
+
+
+lower_stage = _run_stage.lower
+"""Lowering of the program of a stage, for a look at what the devices exchange."""
+is_any = jax.jit(jnp.any)
+
+
+def follow(problem: Problem, stages: tuple[Stage, ...], max_queries: Any) -> Progress:
+    """Solve for each beta of `problem.beta`, `[num_betas, *batch]`, on each device."""
+    where = layout(problem)
+    if where.batch[0]:
+        raise invalid("betas", "whole on every device", f"a path cut along {where.batch[0]} of the mesh")
+    return _follow(place(problem, where), *explicit((stages, max_queries)), where)
+
+
+@functools.partial(jax.jit, static_argnames="where")
+def _follow(problem: Problem, stages: tuple[Stage, ...], max_queries: jax.Array, where: Layout) -> Progress:
+    return on_each_device(
+        lambda own, _, shared: inline.follow(own, *shared), problem, None, (stages, max_queries), where
+    )
+
+
+def record(problem: Problem, fixed: Problem, algorithm: Any, num_steps: int) -> Trajectory:
+    """Record the steps of an algorithm or of numbered stages on each device; `fixed` tells where the games lie."""
+    where = layout(fixed)
+    problem = place(problem, where) if problem is fixed else problem
+    return _record(problem, explicit(algorithm), num_steps, where)
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "where"))
+def _record(problem: Problem, algorithm: Any, num_steps: int, where: Layout) -> Trajectory:
+    def record_own(own: Problem, _: None, algorithm: Any) -> Trajectory:
+        return inline.record(own, algorithm, num_steps)
+
+    return on_each_device(record_own, problem, None, algorithm, where)
+
+
+def differentiate(problem: Problem, fixed: Problem, log_policy: jax.Array) -> jax.Array:
+    """Return equilibria unchanged, with their derivative in the problem, each device those of its own games.
+
+    Args:
+      problem: the games, traced by a derivative.
+      fixed: the same games as concrete arrays, which tell where they lie.
+      log_policy: their equilibria, `[*batch, n]`.
+    """
+    return _differentiate(problem, log_policy, layout(fixed))
+
+
+@functools.partial(jax.jit, static_argnames="where")
+def _differentiate(problem: Problem, log_policy: jax.Array, where: Layout) -> jax.Array:
+    def differentiate_own(own: Problem, log_policy: jax.Array, _: None) -> jax.Array:
+        return attach_derivative(own, log_policy)
+
+    return on_each_device(differentiate_own, problem, log_policy, None, where)
+
+
+def check_statuses(problem: Problem, status: jax.Array) -> None:
     """Raise ValueError, naming the first that is no game of those that are INVALID; all processes call it together.
 
     The others are games of which the method has returned no policy.
     """
     if not bool(jnp.any(status == Status.INVALID)):
         return
-    game = inputs.game
-    found = np.argwhere(to_host((status == Status.INVALID) & ~_are_games(inputs, where)))
+    where, game = layout(problem), problem.game
+    found = np.argwhere(to_host((status == Status.INVALID) & ~_are_games(place(problem, where), where)))
     if not len(found):
         return
     bad = tuple(int(i) for i in found[0][status.ndim - len(game.batch_shape) :])
@@ -154,22 +241,21 @@ def check_statuses(inputs: Inputs, status: jax.Array, where: Layout) -> None:
                 return np.asarray(shard.data)[tuple(i - own.start for i, own in zip(at, ranges, strict=False))]
         return None
 
-    allowed = allowed_at(inputs.reference, tuple(int(i) for i in found[0]))
+    allowed = allowed_at(problem.reference, tuple(int(i) for i in found[0]))
     own = jax.tree.map(of_bad_game, game)
-    seen = len(jax.tree.leaves(own)) == len(jax.tree.leaves(game)) and hasattr(own, "fault")
-    fault = own.fault(allowed, bad) if seen else None
-    raise ValueError(f"game.{fault}") if fault else invalid(place_name("game", bad), NOT_A_GAME, "another matrix")
+    is_whole = len(jax.tree.leaves(own)) == len(jax.tree.leaves(game))
+    raise game_error(own if is_whole else None, allowed, bad)
 
 
 @functools.partial(jax.jit, static_argnames="where")
-def _are_games(inputs: Inputs, where: Layout) -> jax.Array:
+def _are_games(problem: Problem, where: Layout) -> jax.Array:
     """Which of the games are some, `[*batch]`."""
-    return solve_spread(lambda own, _: own.prepare()[2], inputs, (), where)
+    return on_each_device(lambda own, *_: own.regularized()[2], problem, None, (), where)
 
 
-def _specs(inputs: Inputs, where: Layout) -> list[PartitionSpec]:
+def _specs(problem: Problem, where: Layout) -> list[PartitionSpec]:
     """How each array of the games is cut."""
-    shapes, batch = batch_shapes(inputs), inputs.batch_shape
+    shapes, batch = problem.batch_shapes(), problem.batch_shape
 
     def spec(name: str, leaf: jax.Array) -> PartitionSpec:
         first = len(batch) - len(shapes[name])
@@ -179,12 +265,12 @@ def _specs(inputs: Inputs, where: Layout) -> list[PartitionSpec]:
             cuts.append(where.rows)
         return PartitionSpec(*cuts)
 
-    return [spec(name, leaf) for name in inputs._fields for leaf in jax.tree.leaves(getattr(inputs, name))]
+    return [spec(name, leaf) for name, field in problem._asdict().items() for leaf in jax.tree.leaves(field)]
 
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
-class RowsOfGame:
+class RowsOfGame(Game):
     """The rows of matrix games that lie on this device, inside of `shard_map`; all else is the same on every device.
 
     Attributes:
@@ -229,11 +315,9 @@ class RowsOfGame:
 
     def _transposed(self) -> jax.Array:
         """The rows of `P^T` that belong to this device."""
-        own, n = self.preferences.shape[-2:]
-        tiles = self.preferences.reshape(*self.batch_shape, own, n // own, own)
-        exchanged = jax.lax.all_to_all(jnp.moveaxis(tiles, -2, 0), self.axes, split_axis=0, concat_axis=0)
-        # From [device, *batch, its rows, my columns] to [*batch, my columns, all rows].
-        return jnp.moveaxis(exchanged, (0, -2), (-2, -1)).reshape(*self.batch_shape, own, n)
+        last = self.preferences.ndim - 1
+        exchanged = jax.lax.all_to_all(self.preferences, self.axes, split_axis=last, concat_axis=last - 1, tiled=True)
+        return exchanged.mT
 
 
 def _is_cut(leaf: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,10 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import gmres
 
-from nashjax import simplex
-from nashjax.arguments import invalid
-from nashjax.games import Game
-from nashjax.games.matrix import product, times
+from nashjax._math import layout, simplex
 
 MOST_ELIMINATED = 16
 """Up to this many actions many systems are solved side by side; a call of LAPACK for each would take longer."""
@@ -28,59 +26,82 @@ LARGEST_RESIDUAL = 1e-3
 """A solution by GMRES whose residual is larger than this is not one: NaN."""
 
 
-def margins(game: Game) -> jax.Array:
-    """The skew-symmetric matrix `A = P - 1/2` of a game, `[*batch_shape, n, n]`.
+def product(subscripts: str, *arrays: jax.Array) -> jax.Array:
+    """Compute `einsum` in full precision: a certificate computed in bfloat16 or TF32 is false."""
+    return jnp.einsum(subscripts, *arrays, precision=jax.lax.Precision.HIGHEST)
 
-    Raises:
-      ValueError: the game has no `dense()`.
+
+def times(matrices: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Multiply small matrices `[n, n, *batch]` by vectors `[n, *batch]`, all at once.
+
+    Not by one product for each matrix: the calls would take longer than the products.
     """
-    if not hasattr(game, "dense"):
-        requirement = "a game with a matrix, dense(), for interior points and at beta = 0"
-        raise invalid("game", requirement, f"an instance of {type(game).__name__}")
-    return game.dense() - 0.5  # pyright: ignore[reportAttributeAccessIssue]
+    return functools.reduce(operator.add, [matrices[:, j] * vectors[j][None] for j in range(matrices.shape[1])])
 
 
-def skew_system(game: Game, scale: jax.Array) -> jax.Array:
-    """`I - S A S` with `S = diag(scale)`, `[n, *batch]` to `[*batch, n, n]`; its inverse has norm <= 1 (spec 3)."""
-    s = jnp.moveaxis(scale, 0, -1)
-    scaled = _scale(s, margins(game))
+def skew_system(A: jax.Array, scale: jax.Array) -> jax.Array:
+    """Return `I - S A S` with `S = diag(scale)`, for a skew-symmetric `A`; the inverse has norm <= 1.
+
+    Args:
+      A: `[*batch, n, n]`, of as many batch axes as `scale` or fewer.
+      scale: `[n, *batch]`.
+
+    Returns:
+      `[*batch, n, n]`.
+    """
+    s = layout.actions_last(scale)
+    scaled = _scale(s, A)
     return simplex.to_rank(jnp.eye(s.shape[-1], dtype=s.dtype), scaled) - scaled
 
 
 def _scale(s: jax.Array, matrix: jax.Array) -> jax.Array:
-    """`S M S` with `S = diag(s)`, `[*batch, n]`, and `[*batch, n, n]`, of as many batch axes or fewer."""
+    """Return `S M S` with `S = diag(s)`, `[*batch, n]`, and `[*batch, n, n]`, of as many batch axes or fewer."""
     rows = s[..., :, None]
     return rows * simplex.to_rank(matrix, rows) * s[..., None, :]
 
 
-def projected_skew_system(game: Game, root: jax.Array, image: jax.Array, weight: jax.Array) -> jax.Array:
-    """`I - weight Pi S A S Pi`, `S = diag(root)`, `Pi` the projector orthogonal to `root`; `[*batch, n, n]` (spec 3).
+def projected_skew_system(A: jax.Array, root: jax.Array, image: jax.Array, weight: jax.Array) -> jax.Array:
+    """Return `I - weight Pi S A S Pi`, `S = diag(root)`, `Pi` the projector orthogonal to `root`.
 
     Args:
-      game: `A = P - 1/2`.
+      A: skew-symmetric, `[*batch, n, n]`.
       root: a unit vector, `[n, *batch]`.
       image: `S A S root`, `[n, *batch]`.
       weight: `[]` or `[*batch]`.
+
+    Returns:
+      `[*batch, n, n]`.
     """
-    q, Kq = jnp.moveaxis(root, 0, -1), jnp.moveaxis(image, 0, -1)
-    K = _scale(q, margins(game))
+    q, Kq = layout.actions_last(root), layout.actions_last(image)
+    K = _scale(q, A)
     K = K + q[..., :, None] * Kq[..., None, :] - Kq[..., :, None] * q[..., None, :]
     weight = simplex.to_rank(jnp.asarray(weight)[..., None, None], K)
     return simplex.to_rank(jnp.eye(q.shape[-1], dtype=q.dtype), K) - weight * K
 
 
-def solve_projected(game: Game, root: jax.Array, image: jax.Array, weight: jax.Array, rhs: jax.Array) -> jax.Array:
-    """Solve the system of `projected_skew_system` for `[n, *batch]`: by its matrix, or by queries if there is none."""
-    if hasattr(game, "dense"):
-        return factorize(projected_skew_system(game, root, image, weight))(rhs)
-    return _solve_by_queries(game, root, weight, rhs)
+def support_system(A: jax.Array, support: jax.Array) -> jax.Array:
+    """Return `A + 1 1^T` on the actions of `support`, bool `[n, *batch]`, and the identity on all other actions.
+
+    Args:
+      A: `[*batch, n, n]`.
+      support: bool `[n, *batch]`.
+
+    Returns:
+      `[*batch, n, n]`.
+    """
+    inside = layout.actions_last(support)
+    both = inside[..., :, None] & inside[..., None, :]
+    identity = jnp.eye(inside.shape[-1], dtype=A.dtype)
+    return jnp.where(both, simplex.to_rank(A + 1, both), simplex.to_rank(identity, both))
 
 
-def _solve_by_queries(game: Game, root: jax.Array, weight: jax.Array, rhs: jax.Array) -> jax.Array:
-    """By GMRES, a query for each of its steps; NaN where the residual stays above `LARGEST_RESIDUAL`.
+def solve_projected_by_queries(
+    multiply_by_A: Callable[[jax.Array], jax.Array], root: jax.Array, weight: jax.Array, rhs: jax.Array
+) -> jax.Array:
+    """Solve the system of `projected_skew_system` by GMRES, which multiplies by `A` once for each of its steps.
 
-    All games of a batch share one Krylov space, in which each right-hand side is a unit vector: what is a residual of
-    all is one of each.
+    All games of a batch share one Krylov space, in which each right-hand side is a unit vector, so that a residual of
+    the batch bounds that of each game. The solution is NaN where the residual stays above `LARGEST_RESIDUAL`.
     """
     # A game that is not valid is NaN throughout, which would spread over that space.
     playing = jnp.isfinite(jnp.sum(root, axis=0))
@@ -91,9 +112,7 @@ def _solve_by_queries(game: Game, root: jax.Array, weight: jax.Array, rhs: jax.A
         return z - q * jnp.sum(q * z, axis=0, keepdims=True)
 
     def multiply(z: jax.Array, sign: float = 1.0) -> jax.Array:
-        v = q * project(z)
-        margins = game.payoffs(v) - jnp.sum(v, axis=0, keepdims=True) / 2
-        return z - sign * weight * project(q * jnp.where(playing, margins, 0))
+        return z - sign * weight * project(q * jnp.where(playing, multiply_by_A(q * project(z)), 0))
 
     def find(sign: float, b: jax.Array) -> jax.Array:
         size = jnp.sqrt(jnp.sum(b**2, axis=0, keepdims=True))
@@ -120,16 +139,6 @@ def _solve_by_queries(game: Game, root: jax.Array, weight: jax.Array, rhs: jax.A
     return solved * jnp.where(playing, 1, jnp.nan)
 
 
-def on_support(game: Game, support: jax.Array) -> jax.Array:
-    """`A + 1 1^T` on the actions of `support`, bool `[n, *batch]`, and the identity on the others; `[*batch, n, n]`."""
-    inside = jnp.moveaxis(support, 0, -1)
-    both = inside[..., :, None] & inside[..., None, :]
-    A = margins(game)
-    return jnp.where(
-        both, simplex.to_rank(A + 1, both), simplex.to_rank(jnp.eye(inside.shape[-1], dtype=A.dtype), both)
-    )
-
-
 def factorize(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
     """Factorize `[*batch, n, n]` once and return a function that solves for right-hand sides `[n, *batch]`.
 
@@ -141,8 +150,8 @@ def factorize(matrix: jax.Array) -> Callable[[jax.Array], jax.Array]:
 
     def solve_with(b: jax.Array, *, transposed: bool) -> jax.Array:
         solve = way.solve_transposed if transposed else way.solve
-        columns = jnp.moveaxis(b, 0, -1)[..., None]
-        return jnp.moveaxis(solve(jax.lax.stop_gradient(matrix), factors, columns)[..., 0], -1, 0)
+        columns = layout.actions_last(b)[..., None]
+        return layout.actions_first(solve(jax.lax.stop_gradient(matrix), factors, columns)[..., 0])
 
     def solve(rhs: jax.Array) -> jax.Array:
         return jax.lax.custom_linear_solve(
@@ -291,8 +300,8 @@ def _invert(matrix: jax.Array) -> Factors:
     """
     n, batch = matrix.shape[-1], matrix.shape[:-2]
     if math.prod(batch) > 1:
-        inverse, pivots = _eliminate(jnp.moveaxis(matrix, (-2, -1), (0, 1)))
-        return jnp.moveaxis(inverse, (0, 1), (-2, -1)), jnp.moveaxis(pivots, 0, -1)
+        inverse, pivots = _eliminate(layout.actions_first(matrix, 2))
+        return layout.actions_last(inverse, 2), layout.actions_last(pivots)
     identity = jnp.eye(n, dtype=matrix.dtype)
     one = matrix.reshape(n, n)
     inverse = _solve_all(one, _factorize_all(one), identity, transposed=False)
@@ -302,11 +311,10 @@ def _invert(matrix: jax.Array) -> Factors:
 def _solve_by_inverse(matrix: jax.Array, factors: Factors, rhs: jax.Array, *, transposed: bool) -> jax.Array:
     inverse, pivots = factors
     places = jnp.argsort(pivots) if transposed else pivots
-    rows, columns = (-1, -2) if transposed else (-2, -1)
     # Actions first, then the columns, then the batch: `[n, n, 1, *batch]`, `[n, 1, *batch]`, `[n, k, *batch]`.
-    M, V = (jnp.moveaxis(each, (rows, columns), (0, 1))[:, :, None] for each in (matrix, inverse))
-    at = jnp.moveaxis(places, -1, 0)[:, None]
-    b = jnp.moveaxis(rhs, (-2, -1), (0, 1))
+    M, V = (layout.actions_first(each.mT if transposed else each, 2)[:, :, None] for each in (matrix, inverse))
+    at = layout.actions_first(places)[:, None]
+    b = layout.actions_first(rhs, 2)
 
     def solve_once(b: jax.Array) -> jax.Array:
         solved = times(V, jnp.take_along_axis(b, at, axis=0))
@@ -314,7 +322,7 @@ def _solve_by_inverse(matrix: jax.Array, factors: Factors, rhs: jax.Array, *, tr
 
     solved = solve_once(b)
     solved = solved + solve_once(b - times(M, solved))  # an inverse alone is less exact than factors are
-    return jnp.moveaxis(solved, (0, 1), (-2, -1))
+    return layout.actions_last(solved, 2)
 
 
 def _eliminate(matrix: jax.Array) -> Factors:

@@ -1,0 +1,1 @@
+"""Execution of solves: where a problem runs and in which pieces."""
