@@ -1,6 +1,6 @@
 """Cost of the engine besides the arithmetic: compilation, memory, latency, transforms, and counts of the source.
 
-Run `python -m benchmarks.engine` in the project's folder on Linux (about ten minutes). `--baseline PATH` measures
+Run `python -m benchmarks.engine` in the project's folder on Linux (ten minutes or more). `--baseline PATH` measures
 another source tree side by side, `--rows first-call,latency` selects rows, and `--long` adds the rows that take many
 minutes. Prints a table and writes `engine.json` into the folder `--output`, by default benchmarks/results. Every
 figure comes from a fresh process without a cache of compiled programs; see `benchmarks/engine_probes.py`.

@@ -1,6 +1,6 @@
 """Check that solves inside of transforms of jax end: every verb, transform, beta and batch size.
 
-Run `python -m benchmarks.hangs` in the project's folder on Linux (an hour or two; `--quick` takes minutes). `--verbs`,
+Run `python -m benchmarks.hangs` in the project's folder on Linux (hours; `--quick` takes minutes). `--verbs`,
 `--transforms`, `--betas` and `--batch` select cases, and `--tree PATH` checks another source tree. Prints each case
 that does not end well and a table, and writes `hangs.json` into the folder `--output`, by default benchmarks/results.
 The cases of one verb and transform share a process; after a hang the remaining cases go on in a new process.
@@ -21,11 +21,11 @@ from benchmarks.record import RESULTS, read_rows, write_results
 
 ABOUT = (
     "One row for each case and process. batch: games asked for; games: games solved at once, fewer than `batch` where "
-    "derivatives of all would not fit into memory (on each of two simulated devices for `shard_map`). outcome: ok; "
-    "fail: an exception or the end of the process, see `message`; hang: no call ended within the deadline while the "
-    "process was idle; slow: the same while it was at work. calls: calls that ended, of `asked`; first_s: seconds of "
-    "the first call, compilation included; call_s: median of the others. finite: whether all results of the last call "
-    "were; derivatives at beta = 0 are documented to be NaN."
+    "derivatives of all would not fit into memory (on each of two simulated devices for `shard_map`, which is "
+    "`unchecked` with `check_vma=False`). outcome: ok; fail: an exception or the end of the process, see `message`; "
+    "hang: a call did not end within the deadline while the process was idle; slow: the same while it was at work. "
+    "calls: calls that ended, of `asked`; first_s: seconds of the first call, compilation included; call_s: median of "
+    "the others. finite: whether all results of the last call were; derivatives at beta = 0 are documented to be NaN."
 )
 CASES = Path(__file__).with_name("hang_cases.py")
 VERBS = ("solve", "solve_path", "trajectory")
@@ -38,6 +38,7 @@ TRANSFORMS = (
     "hessian",
     "scan",
     "shard_map",
+    "shard_map-unchecked",
     "two-solves",
     "beside-linalg",
 )
@@ -68,7 +69,7 @@ def make_cases(transform: str, options: Options) -> list[Row]:
 
 def run_group(verb: str, transform: str, options: Options) -> list[Row]:
     """Run all cases of a verb and a transform, in a new process after each that ends the process."""
-    more = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"} if transform == "shard_map" else {}
+    more = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"} if transform.startswith("shard_map") else {}
     variables = environment(options.tree, **more)
     left, rows = make_cases(transform, options), []
     while left:
