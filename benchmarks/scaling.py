@@ -73,6 +73,8 @@ def measure(study: str, processes: int, devices: int, process: int, port: int) -
 
     import nashjax as nj
     from benchmarks.throughput import median_seconds
+    from nashjax._execution import mesh
+    from nashjax.problem import Problem
 
     if processes > 1:
         nj.distributed.initialize(f"localhost:{port}", processes, process)

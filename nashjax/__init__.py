@@ -32,7 +32,7 @@ from nashjax.algorithms import (
 from nashjax.files.errors import BadInput
 from nashjax.games import Game, MatrixGame
 from nashjax.problem import RegularizedGame
-from nashjax.solution import Solution, Status, Trajectory
+from nashjax.solution import NotConverged, Solution, Status, Trajectory
 from nashjax.sweeps import sweep
 from nashjax.version import __version__ as __version__
 
@@ -58,6 +58,7 @@ __all__ = [
     "NashMP",
     "NashProx",
     "Newton",
+    "NotConverged",
     "OnlineMirrorDescent",
     "OptimisticMWU",
     "PredictiveRM",

@@ -32,42 +32,47 @@ def solve(
     initial: ArrayLike | None = None,
     block_size: int | None = None,
     validate: bool = True,
+    throw: bool = False,
 ) -> Solution:
-    """Find the equilibria of beta-regularised preference games, each with a certificate (spec 1-3).
+    """Find the equilibria of beta-regularized preference games, each with a certificate.
 
-    The batch shapes of all arguments broadcast as in numpy: one game with 256 betas is one matrix, not 256 copies.
-    Works under `jit`, `vmap` and `grad`. Outside of these, arrays in the memory of a processor are solved on all of its
-    cores; games that are spread over a mesh (`nashjax.distributed`) are solved where they lie, each device going
-    through its own without waiting for others; and the call returns when all is done. Rounding hides exploitabilities
-    below about `eps^2 (1/beta + 8 beta)` (eps at `beta = 0`); a `tol` below that, or up to four times it, can end as
-    `Status.STALLED`.
+    The regularized equilibrium is the unique policy `p` with `p_i` proportional to `r_i exp((P p)_i / beta)`. The batch
+    shapes of all arguments broadcast as in numpy, so that one game with 256 betas is one matrix, not 256 copies.
 
-    At `beta = 0` the answer is a plain Nash equilibrium (a maximal lottery). Of several, the default finds the one of
-    least divergence from the reference, in the limit of `beta -> 0`, if the game offers its matrix: that of
-    `beta = 1e-6` in float64, in float32 only that of 1e-3, which in games with ties can be some 0.05 away in L1.
+    `solve` works under `jit`, `vmap` and `grad`, which compile all stages of the algorithm into one program. Outside of
+    a trace, each stage is a program that is compiled when a game first needs it. Arrays in host memory are then solved
+    on all cores, and games that are sharded over a mesh (`nashjax.distributed`) on the device where they lie. The call
+    returns when all games are done.
 
-    The policy (not the certificate) has derivatives in the game, where that means `P -> 1/2 + (P - P^T)/2`, in `beta`
-    and in the reference, by implicit differentiation and at the cost of one linear solve; second ones too. They are as
-    exact as the policy: ask for a tight `tol`. At `beta = 0` they are NaN, and in reverse mode so is the derivative in
-    whatever a game at `beta = 0` shares with others.
+    Rounding hides exploitabilities below about `eps^2 (1/beta + 8 beta)`, or `eps` at `beta = 0`. A `tol` below four
+    times this floor can end as `Status.STALLED`.
+
+    `beta = 0` returns a Nash equilibrium of the game itself, a maximal lottery. If there are several, the default finds
+    the one closest to the reference in KL, the limit as `beta` goes to 0, provided that the game offers its matrix. The
+    limit is taken at `beta = 1e-6` in float64 and at 1e-3 in float32, where games with ties can be off by 0.05 in L1.
+
+    The policy has derivatives in the game, in `beta` and in the reference, by implicit differentiation at the cost of
+    one linear solve; second derivatives too. The derivative in `P` is that of `P -> 1/2 + (P - P^T)/2`. Derivatives are
+    as exact as the policy, so use a tight `tol`. At `beta = 0` they are NaN, and in reverse mode so is the derivative
+    in everything that a game at `beta = 0` shares with other games. Certificates have no derivatives.
 
     Args:
       game: a `Game`, or preferences `[*batch, n, n]` taken as a `MatrixGame`. Its dtype, float32 or (with
         `jax_enable_x64`) float64, is that of the solve; integers and booleans are promoted.
-      beta: regularisation, `[*batch]`, >= 0, in units of preference.
+      beta: regularization, `[*batch]`, >= 0, in units of preference.
       reference: policy `r` that `beta` pulls towards, probabilities `[*batch, n]`, default uniform. A zero excludes
         the action, so that games of different sizes can share a batch. The row and the column of an excluded action may
         hold anything, NaN included.
-      algorithm: by default `AdaptiveNashMP()`, then `Newton()` for tolerances below 1e-9 in float64 and for games that
-        have used many queries; `InteriorPoint()` first where beta is below 1e-3 (the table in `nashjax/hybrid.py`).
+      algorithm: an `Algorithm`, or a list of stages; by default `Auto()`, whose docstring holds the decision table.
       tol: exploitability to reach, `[*batch]`, in units of preference.
-      max_queries: most evaluations of `P v` for each game, >= 1.
+      max_queries: largest number of evaluations of `P v` for each game, >= 1.
       initial: policy to start from, `[*batch, n]`, default the reference. Zeros are raised to the smallest number of
         the dtype: where a solve starts does not change the game. Interior points start from their own.
-      block_size: games solved at a time by first-order methods, each block to its own convergence; by default as many
-        as fit the cache of a processor, or all on an accelerator.
-      validate: check values: those of the other arguments before any compute, those of matrices in passing. Inside a
-        trace values cannot be checked; a bad game then ends as `Status.INVALID`, with NaN for its policy.
+      block_size: number of games that first-order methods solve together; by default as many as fit the cache of a
+        core, or all on an accelerator.
+      validate: whether to check values. Inside a trace values cannot be checked; an invalid game then ends as
+        `Status.INVALID`, with NaN for its policy.
+      throw: whether to raise `NotConverged` if a game has not converged. Has no effect inside a trace.
 
     Returns:
       A `Solution`, the batch axes first. The best iterate of each game is returned, whatever its status.
@@ -76,11 +81,13 @@ def solve(
       TypeError: an argument is of a wrong type.
       ValueError: an argument has a wrong value, or the algorithm does not support a beta or the game. The message names
         the argument, the index of the first bad entry and what it must be.
+      NotConverged: a game has not converged and `throw` is true; the exception holds the solution.
 
-    >>> import nashjax as nj
-    >>> solution = nj.solve([[0.5, 0.9, 0.2], [0.1, 0.5, 0.8], [0.8, 0.2, 0.5]], beta=0.05)
-    >>> [round(float(p), 3) for p in solution.policy], bool(solution.converged)
-    ([0.316, 0.289, 0.395], True)
+    Example:
+      >>> import nashjax as nj
+      >>> solution = nj.solve([[0.5, 0.9, 0.2], [0.1, 0.5, 0.8], [0.8, 0.2, 0.5]], beta=0.05)
+      >>> [round(float(p), 3) for p in solution.policy], bool(solution.converged)
+      ([0.316, 0.289, 0.395], True)
     """
     algorithm = DEFAULT if algorithm is None else algorithm
     _check(algorithm, max_queries, block_size)
@@ -90,7 +97,7 @@ def solve(
     fixed = _without_derivatives(problem)
     executor = choose_executor(fixed, algorithm, max_queries)
     progress = executor.solve(fixed, _stages(algorithm, fixed), max_queries, block_size)
-    return _solution(executor, problem, fixed, progress, validate)
+    return _solution(executor, problem, fixed, progress, validate=validate, throw=throw)
 
 
 def solve_path(
@@ -103,25 +110,37 @@ def solve_path(
     max_queries: int | jax.Array = 100_000,
     initial: ArrayLike | None = None,
     validate: bool = True,
+    throw: bool = False,
 ) -> Solution:
-    """Follow equilibria along decreasing betas, each solve starting where the one before ended.
+    """Follow equilibria along decreasing betas, each solve starting from the equilibrium of the one before.
 
-    (Interior points, used below 1e-3, have a start of their own unless that of the path is already near.) The matrix
-    of a game is read, never copied, for all its betas and references. What `solve` says of its arguments, its
-    derivatives and its errors holds here too.
+    Interior points, used below `beta = 0.001`, start from their own policy unless the path is already near. The matrix
+    of a game is read, never copied, for all its betas and references. Derivatives are those of `solve`.
 
     Args:
-      game: as in `solve`.
+      game: a `Game`, or preferences `[*batch, n, n]`.
       betas: `[num_betas]` or `[num_betas, *batch]`, not increasing along the first axis; the last may be 0.
-      reference: as in `solve`, the same for all betas.
-      algorithm: as in `solve`.
-      tol: as in `solve`, the same for all betas.
-      max_queries: as in `solve`, for each beta.
-      initial: where the first solve starts, as in `solve`.
-      validate: as in `solve`.
+      reference: probabilities `[*batch, n]`, default uniform, the same for all betas; a zero excludes the action.
+      algorithm: an `Algorithm`, or a list of stages, by default `Auto()`.
+      tol: exploitability to reach, `[*batch]`, the same for all betas.
+      max_queries: largest number of evaluations of `P v` for each game and beta, >= 1.
+      initial: policy from which the first solve starts, `[*batch, n]`, default the reference.
+      validate: whether to check values.
+      throw: whether to raise `NotConverged` if a game has not converged. Has no effect inside a trace.
 
     Returns:
       A `Solution` whose first axis is that of the betas: `[num_betas, *batch]`.
+
+    Raises:
+      TypeError: an argument is of a wrong type.
+      ValueError: an argument has a wrong value, or the algorithm does not support a beta or the game.
+      NotConverged: a game has not converged and `throw` is true.
+
+    Example:
+      >>> import nashjax as nj
+      >>> path = nj.solve_path([[0.5, 0.9, 0.2], [0.1, 0.5, 0.8], [0.8, 0.2, 0.5]], betas=[1.0, 0.1, 0.0])
+      >>> [round(float(p), 2) for p in path.policy[:, 0]]
+      [0.34, 0.33, 0.3]
     """
     algorithm = DEFAULT if algorithm is None else algorithm
     _check(algorithm, max_queries, None)
@@ -131,7 +150,7 @@ def solve_path(
     fixed = _without_derivatives(problem)
     executor = choose_executor(fixed, algorithm, max_queries)
     progress = executor.follow(fixed, _stages(algorithm, fixed), max_queries)
-    return _solution(executor, problem, fixed, progress, validate)
+    return _solution(executor, problem, fixed, progress, validate=validate, throw=throw)
 
 
 def trajectory(
@@ -143,23 +162,33 @@ def trajectory(
     reference: ArrayLike | None = None,
     initial: ArrayLike | None = None,
 ) -> Trajectory:
-    """Record a fixed number of steps of an algorithm, to study its dynamics.
+    """Record the steps of an algorithm, to study its dynamics.
 
-    Betas that an algorithm does not support, at which it does not converge, are recorded as any other.
+    An `Algorithm` makes all steps, also at betas that it does not support and at which it does not converge. The stages
+    of `Auto` end as in `solve` at a tolerance of 0; a game that is finished repeats its last policy.
 
     Args:
-      game: as in `solve`.
-      beta: as in `solve`.
-      algorithm: the method to run.
-      num_steps: how many steps, >= 0.
-      reference: as in `solve`.
-      initial: as in `solve`.
+      game: a `Game`, or preferences `[*batch, n, n]`.
+      beta: regularization, `[*batch]`, >= 0, in units of preference.
+      algorithm: the method, or a list of stages such as `Auto()`.
+      num_steps: number of steps to record, >= 0.
+      reference: probabilities `[*batch, n]`, default uniform; a zero excludes the action.
+      initial: policy to start from, `[*batch, n]`, default the reference.
 
     Returns:
-      A `Trajectory`; a game that is not valid (possible only inside a trace) has NaN policies and exploitability inf.
+      A `Trajectory`, whose `stage` tells which stage made each step. An invalid game, which is possible only inside a
+      trace, has NaN policies and exploitability inf.
 
     Raises:
-      ValueError: an argument is not valid.
+      TypeError: an argument is of a wrong type.
+      ValueError: an argument has a wrong value.
+
+    Example:
+      >>> import nashjax as nj
+      >>> rock_paper_scissors = [[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]]
+      >>> path = nj.trajectory(rock_paper_scissors, 0.1, algorithm=nj.NashMP(), num_steps=5, initial=[0.6, 0.2, 0.2])
+      >>> path.log_policy.shape
+      (6, 3)
     """
     check_algorithm(algorithm, Auto)
     check_integer("num_steps", num_steps, 0, LARGEST_INT)
@@ -200,10 +229,13 @@ def _without_derivatives(problem: Problem) -> Problem:
     return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf, problem)
 
 
-def _solution(executor: Executor, problem: Problem, fixed: Problem, progress: Progress, validate: bool) -> Solution:
+def _solution(
+    executor: Executor, problem: Problem, fixed: Problem, progress: Progress, *, validate: bool, throw: bool
+) -> Solution:
     """Return the solution of a problem, with derivatives where the problem is traced by one."""
     if validate:
-        executor.check(fixed, progress.status)
+        executor.check(problem, progress.status)
     if fixed is not problem:
         progress = progress._replace(log_policy=executor.differentiate(problem, fixed, progress.log_policy))
-    return executor.finish(progress.solution())
+    solution = executor.finish(progress.solution())
+    return solution.raise_for_status() if throw and is_concrete(solution) else solution

@@ -264,7 +264,7 @@ def as_policy(
 
 def cast(x: ArrayLike, dtype: jnp.dtype, *, in_place: bool = False) -> jax.Array:
     """Return numbers as an array of a dtype; if `in_place`, what is not a jax array becomes a numpy array."""
-    if in_place and not isinstance(x, jax.Array):
+    if in_place and not isinstance(x, jax.Array) and is_concrete(x):
         return np.asarray(x, dtype)  # pyright: ignore[reportReturnType]
     return jnp.asarray(explicit(x), dtype)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +15,11 @@ import numpy as np
 from nashjax._math import layout
 from nashjax._math.pytree import register_dataclass
 
+ARRAYS = (jax.Array, np.ndarray, np.generic)
+
 
 class Status(enum.IntEnum):
-    """How the solve of a game ended; `describe` says it in words."""
+    """How the solve of a game ended; `describe` says it in a sentence."""
 
     CONVERGED = 0
     MAX_QUERIES = 1
@@ -23,19 +27,32 @@ class Status(enum.IntEnum):
     INVALID = 3
 
     def describe(self) -> str:
-        """Say it as a sentence."""
+        """Return a sentence that says what happened and what to try."""
         return _SENTENCES[self]
 
 
 _SENTENCES = {
     Status.CONVERGED: "The exploitability is within the tolerance.",
     Status.MAX_QUERIES: "The queries, or the steps that a method allows itself, ran out before the tolerance was "
-    "reached; the best policy found is returned.",
-    Status.STALLED: "The exploitability is as small as the rounding of this dtype can show, above the tolerance; "
-    "use float64 or a larger tolerance.",
+    "reached; the best policy found is returned. Try a larger max_queries or tol, or the default algorithm.",
+    Status.STALLED: "The exploitability is as small as the rounding of this dtype can show, above the tolerance. "
+    "Use float64 or a larger tolerance.",
     Status.INVALID: "Not a preference game, or beta, reference or initial is not valid or not supported by the "
-    "method, or the payoffs are not finite, or the method returned no policy.",
+    "method, or the payoffs are not finite, or the method returned no policy. Solve with validate=True, outside of a "
+    "trace, to see what is wrong.",
 }
+
+
+class NotConverged(RuntimeError):  # noqa: N818 (reads as what happened)
+    """Raised by `solve(..., throw=True)` and `Solution.raise_for_status` if a game has not converged.
+
+    Attributes:
+      solution: the whole solution, with the best policies found.
+    """
+
+    def __init__(self, solution: Solution) -> None:
+        super().__init__(solution.describe())
+        self.solution = solution
 
 
 @register_dataclass
@@ -48,13 +65,22 @@ class Solution:
         status is INVALID. The certificate weighs each action by its probability, so first-order methods leave
         the logarithms of rare actions wrong, by several nats at `beta` 0.01 and by thousands at 1e-5; the default at
         `tol < 1e-9` in float64 makes them accurate down to a `beta` of 1e-5, `Newton` itself at `tol=1e-14`.
-      exploitability: `E_b` of that policy (spec 2), `[*batch]`, in units of preference; inf where INVALID.
+      exploitability: gain of the best response over that policy, `beta KL(policy || best response)`, `[*batch]`, in units
+        of preference; inf where INVALID.
       kl_bound: certified bound on `KL(policy || equilibrium)` in nats, `[*batch]`:
         `(sqrt(exploitability) + sqrt(rounding floor))^2 / beta`; inf at `beta = 0`.
       queries: evaluations of `P v`, the first included, int32 `[*batch]`; not that by which what linear solves or a
         named method have found is judged once more.
       steps: steps of the algorithm (an adaptive one: trials), int32 `[*batch]`.
       status: values of `Status`, int8 `[*batch]`.
+
+    Example:
+      >>> import nashjax as nj
+      >>> solution = nj.solve([[[0.5, 0.9], [0.1, 0.5]], [[0.5, 0.6], [0.4, 0.5]]], beta=0.5)
+      >>> len(solution), solution[0].policy.shape
+      (2, (2,))
+      >>> solution
+      Solution(policy [2, 2] float32: All 2 games converged.)
     """
 
     log_policy: jax.Array
@@ -76,6 +102,100 @@ class Solution:
         """Whether the exploitability is within the tolerance, bool `[*batch]`."""
         # Compiled, because a comparison with a Python number is an implicit transfer.
         return _is_converged(self.status) if isinstance(self.status, jax.Array) else self.status == Status.CONVERGED
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch axes; `()` for one game."""
+        return tuple(np.shape(self.status))
+
+    def __len__(self) -> int:
+        if not self.batch_shape:
+            raise TypeError("A solution of one game has no length.")
+        return self.batch_shape[0]
+
+    def __getitem__(self, index: Any) -> Solution:
+        """Return the solutions at an index, slice, mask or tuple of these, which selects along the batch axes."""
+        if not self.batch_shape:
+            raise TypeError("A solution of one game cannot be indexed.")
+        if isinstance(index, int) and not -len(self) <= index < len(self):
+            raise IndexError(f"index must be from {-len(self)} to {len(self) - 1}, got {index}.")
+        if any(part is Ellipsis for part in (index if isinstance(index, tuple) else (index,))):
+            at = np.arange(math.prod(self.batch_shape)).reshape(self.batch_shape)[index]
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(self.batch_shape) :])[at], self)
+        return jax.tree.map(lambda x: x[index], self)
+
+    def __iter__(self) -> Iterator[Solution]:
+        """Iterate over the first batch axis, on the host."""
+        return (self.to_numpy()[i] for i in range(len(self)))
+
+    def to_numpy(self) -> Solution:
+        """Return the solution with numpy arrays."""
+        return jax.tree.map(np.asarray, self)
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Return the policy and all fields as numpy arrays, by name."""
+        host = self.to_numpy()
+        fields = {field.name: vars(host)[field.name] for field in dataclasses.fields(host)}
+        return {"policy": np.asarray(self.policy), **fields}
+
+    def to_pandas(self, items: Sequence[str] | None = None) -> Any:
+        """Return a pandas data frame with a row for each game.
+
+        Args:
+          items: names of the actions, `[n]`, default their numbers; the columns of their probabilities.
+
+        Returns:
+          A `pandas.DataFrame`: the probabilities, then the exploitability, the bound, the counts and the status by
+          name. Several batch axes become a `MultiIndex`.
+
+        Raises:
+          ImportError: pandas is not installed.
+          ValueError: `items` has another length than there are actions.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError('to_pandas needs pandas: pip install "nashjax[rank]"') from error
+        found, n, batch = self.to_dict(), np.shape(self.log_policy)[-1], self.batch_shape
+        names = list(range(n)) if items is None else list(items)
+        if len(names) != n:
+            raise ValueError(f"items must be {n} names, one for each action, got {len(names)}.")
+        table = pd.DataFrame(found["policy"].reshape(-1, n), columns=pd.Index(names))
+        for name in ("exploitability", "kl_bound", "queries", "steps"):
+            table[name] = found[name].reshape(-1)
+        table["status"] = [Status(int(status)).name for status in found["status"].reshape(-1)]
+        if len(batch) > 1:
+            table.index = pd.MultiIndex.from_product([range(size) for size in batch])
+        return table
+
+    def raise_for_status(self) -> Solution:
+        """Return the solution; raise `NotConverged`, which holds it, if a game has not converged."""
+        if not (np.asarray(self.status) == Status.CONVERGED).all():
+            raise NotConverged(self)
+        return self
+
+    def describe(self) -> str:
+        """Return how many games converged and, if some did not, why and what to try."""
+        status = np.asarray(self.status).reshape(-1)
+        if not self.batch_shape:
+            found = Status(int(status[0]))
+            return f"{found.name}: exploitability {float(np.asarray(self.exploitability)):.3g}. {found.describe()}"
+        total, good = len(status), int((status == Status.CONVERGED).sum())
+        if good == total:
+            return f"All {total} games converged." if total else "No games."
+        lines = [f"{good} of {total} games converged."]
+        for kind in list(Status)[1:]:
+            where = np.argwhere(np.asarray(self.status) == kind)
+            if len(where):
+                first = where[0].tolist() if where.shape[1] > 1 else int(where[0, 0])
+                lines.append(f"{len(where)} {kind.name}, the first at index {first}: {kind.describe()}")
+        return " ".join(lines)
+
+    def __repr__(self) -> str:
+        shape = list(np.shape(self.log_policy)) if self.log_policy is not None else "?"
+        if any(isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, ARRAYS) for leaf in vars(self).values()):
+            return f"Solution(policy {shape}, not computed)"
+        return f"Solution(policy {shape} {np.asarray(self.log_policy).dtype}: {self.describe()})"
 
 
 _is_converged = jax.jit(lambda status: status == Status.CONVERGED)

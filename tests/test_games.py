@@ -248,12 +248,15 @@ def test_one_matrix_with_many_betas_is_a_matrix_product_without_copies():
         assert "256x50x50" not in text
 
 
-def test_anything_with_payoffs_is_a_game():
-    class Wrapped:
+def test_games_derive_from_the_base_class():
+    class Wrapped(nj.Game):
         num_actions, batch_shape = 3, ()
 
         def payoffs(self, weights):
             return weights
 
-    assert isinstance(Wrapped(), nj.Game)
+    assert not Wrapped().has_matrix
+    assert Wrapped().is_valid().all()
+    with pytest.raises(NotImplementedError, match="Wrapped has no matrix"):
+        Wrapped().dense()
     assert not isinstance(ShapedArray((3, 3), np.dtype("float32")), nj.Game)

@@ -28,7 +28,9 @@ EMBEDDING = nj.games.EmbeddingGame(
     jax.random.normal(KEY, (2, 3, 2), jnp.float32), jnp.array([[[0, 1], [-1, 0]]], jnp.float32)
 )
 LOW_RANK = nj.games.LowRankGame(jnp.array([[[0.5], [0.25], [0]]]), jnp.array([[[0.0], [1], [0.5]]] * 2))
-METHODS = [name for name in algorithms.__all__ if name not in ("Algorithm", "Betas", "State")]
+METHODS = [
+    name for name in algorithms.__all__ if issubclass(getattr(algorithms, name), nj.Algorithm) and name != "Algorithm"
+]
 LEARNERS = (
     "ClosedFormNashMP",
     "PlugIn",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from nashjax.algorithms.stage import Stage
 from nashjax.problem import Problem
 from nashjax.solution import Progress, Solution, Status, Trajectory
 
+T = TypeVar("T")
 Numbered = tuple[tuple[int, Stage], ...]
 """Stages with their indices in the list of the algorithm."""
 
@@ -88,7 +89,7 @@ class Inline(Executor):
 
     def differentiate(self, problem: Problem, fixed: Problem, log_policy: jax.Array) -> jax.Array:
         """See `Executor.differentiate`."""
-        return _differentiate(problem, log_policy)
+        return _differentiate(*explicit((problem, log_policy)))
 
     def finish(self, solution: Solution) -> Solution:
         """See `Executor.finish`; inside a trace there is nothing to wait for."""
@@ -109,17 +110,15 @@ class StageByStage(Executor):
         """Run a stage on the unfinished games."""
 
     @abc.abstractmethod
-    def is_finished(self, progress: Progress) -> bool:
-        """Return whether no game is left."""
+    def is_needed(self, stage: Stage, problem: Problem, progress: Progress) -> bool:
+        """Return whether a game in the range of the stage is unfinished."""
 
     def solve(self, problem: Problem, stages: tuple[Stage, ...], max_queries: Any, block_size: int | None) -> Progress:
         """See `Executor.solve`."""
-        progress = None
-        for stage in stages:
-            progress = self.run_stage(stage, problem, progress, max_queries, block_size)
-            if self.is_finished(progress):
-                break
-        assert progress is not None
+        progress = self.run_stage(stages[0], problem, None, max_queries, block_size)
+        for stage in stages[1:]:
+            if self.is_needed(stage, problem, progress):
+                progress = self.run_stage(stage, problem, progress, max_queries, block_size)
         return progress
 
 
@@ -132,9 +131,10 @@ class Threads(StageByStage):
         """See `StageByStage.run_stage`."""
         return threads.run_stage(stage, problem, progress, max_queries, block_size)
 
-    def is_finished(self, progress: Progress) -> bool:
-        """See `StageByStage.is_finished`."""
-        return not np.asarray(progress.unfinished).any()
+    def is_needed(self, stage: Stage, problem: Problem, progress: Progress) -> bool:
+        """See `StageByStage.is_needed`."""
+        unfinished = np.asarray(progress.unfinished)
+        return bool(unfinished.any() and (unfinished & stage.when.includes_beta(np.asarray(problem.beta))).any())
 
     def follow(self, problem: Problem, stages: tuple[Stage, ...], max_queries: Any) -> Progress:
         """See `Executor.follow`: one solve after the other."""
@@ -155,16 +155,15 @@ class Threads(StageByStage):
         """See `Executor.record`."""
         if fixed is not problem:  # derivatives go through the steps
             return Inline().record(problem, fixed, algorithm, num_steps)
-        return threads.record(problem, algorithm, num_steps)
+        return _on_device(threads.record(problem, algorithm, num_steps))
 
     def differentiate(self, problem: Problem, fixed: Problem, log_policy: jax.Array) -> jax.Array:
         """See `Executor.differentiate`."""
-        return _differentiate(problem, log_policy)
+        return _differentiate(*explicit((problem, log_policy)))
 
     def finish(self, solution: Solution) -> Solution:
         """See `Executor.finish`."""
-        # `jnp.asarray` would compile trivial programs for every new shape; `device_put` compiles nothing.
-        return jax.tree.map(lambda x: jax.device_put(x) if isinstance(x, np.ndarray) else x, solution)
+        return _on_device(solution)
 
     def check(self, problem: Problem, status: jax.Array) -> None:
         """See `Executor.check`."""
@@ -182,9 +181,9 @@ class Mesh(StageByStage):
         """See `StageByStage.run_stage`."""
         return mesh.run_stage(stage, _own(problem, stage), progress, max_queries, block_size)
 
-    def is_finished(self, progress: Progress) -> bool:
-        """See `StageByStage.is_finished`: all processes get the same answer."""
-        return not bool(mesh.is_any(progress.unfinished))
+    def is_needed(self, stage: Stage, problem: Problem, progress: Progress) -> bool:
+        """See `StageByStage.is_needed`: all processes get the same answer."""
+        return mesh.is_needed(stage, problem, progress)
 
     def follow(self, problem: Problem, stages: tuple[Stage, ...], max_queries: Any) -> Progress:
         """See `Executor.follow`: one program for the whole path."""
@@ -194,21 +193,32 @@ class Mesh(StageByStage):
         self, problem: Problem, fixed: Problem, algorithm: Algorithm[Any] | Numbered, num_steps: int
     ) -> Trajectory:
         """See `Executor.record`."""
-        return mesh.record(_own(problem, algorithm), _own(fixed, algorithm), algorithm, num_steps)
+        return jax.block_until_ready(
+            mesh.record(_own(problem, algorithm), _own(fixed, algorithm), algorithm, num_steps)
+        )
 
     def differentiate(self, problem: Problem, fixed: Problem, log_policy: jax.Array) -> jax.Array:
         """See `Executor.differentiate`: each device has the derivatives of its own games."""
         return mesh.differentiate(problem, fixed, log_policy)
 
     def check(self, problem: Problem, status: jax.Array) -> None:
-        """See `Executor.check`."""
-        mesh.check_statuses(problem, status)
+        """See `Executor.check`; games that are traced by a derivative are not checked."""
+        if is_concrete(problem):
+            mesh.check_statuses(problem, status)
 
 
 _solve_inline = jax.jit(inline.solve, static_argnames="block_size")
 _follow_inline = jax.jit(inline.follow)
 _record_inline = jax.jit(inline.record, static_argnames="num_steps")
 _differentiate = jax.jit(attach_derivative)
+
+
+def _on_device(tree: T) -> T:
+    """Return a pytree with its numpy arrays as jax arrays, all computed.
+
+    `jnp.asarray` would compile trivial programs for every new shape; `device_put` compiles nothing.
+    """
+    return jax.block_until_ready(jax.tree.map(lambda x: jax.device_put(x) if isinstance(x, np.ndarray) else x, tree))
 
 
 def _own(problem: Problem, algorithms: Any) -> Problem:

@@ -19,7 +19,7 @@ from nashjax._math.linear import product
 from nashjax._math.pytree import register_dataclass
 from nashjax._math.transfers import explicit, to_host
 from nashjax._validation import invalid
-from nashjax.algorithms.stage import Stage
+from nashjax.algorithms.stage import Stage, When
 from nashjax.games import Game, MatrixGame
 from nashjax.games.faults import SYMMETRY_TOLERANCE
 from nashjax.games.matrix import has_no_fault_among
@@ -163,7 +163,16 @@ def _run_stage(
 
 lower_stage = _run_stage.lower
 """Lowering of the program of a stage, for a look at what the devices exchange."""
-is_any = jax.jit(jnp.any)
+
+
+def is_needed(stage: Stage, problem: Problem, progress: Progress) -> bool:
+    """Return whether a game in the range of the stage is unfinished, on any device."""
+    return bool(_is_needed(progress.unfinished, place(problem, layout(problem)).beta, stage.when))
+
+
+@functools.partial(jax.jit, static_argnames="when")
+def _is_needed(unfinished: jax.Array, beta: jax.Array, when: When) -> jax.Array:
+    return jnp.any(unfinished & when.includes_beta(beta))
 
 
 def follow(problem: Problem, stages: tuple[Stage, ...], max_queries: Any) -> Progress:

@@ -47,7 +47,9 @@ def run_stage(
     """
     batch = problem.batch_shape
     if batch == ():  # one game: without views and copies
-        return _program(stage, problem, 1, block_size)(*explicit((stage, problem, max_queries)), progress=progress)
+        return _program(stage, problem, 1, block_size)(
+            *explicit((stage, problem, max_queries)), progress=explicit(progress)
+        )
     num_games = math.prod(batch)
     views = jax.tree.map(np.asarray, problem)
     before = None if progress is None else flatten_batch(jax.tree.map(np.asarray, progress), batch)
@@ -56,6 +58,8 @@ def run_stage(
         in_range = stage.when.includes_beta(np.broadcast_to(views.beta, batch).reshape(-1))
         chosen = np.flatnonzero(before.unfinished & in_range)
     size, starts = cut(len(chosen), inline.block_size_of(stage, problem, block_size))
+    if inline.differs_between_games(stage):
+        size, starts = num_games, (0,)
     program = _program(stage, problem, size, block_size)
     result = _Result(num_games, before)
 
@@ -65,7 +69,7 @@ def run_stage(
         is_view = before is None and not padding
         part = views.view(start, size) if is_view else views.take(_padded(places, padding))
         own = None if before is None else jax.tree.map(lambda x: x[_padded(places, padding)], before)
-        result.put(places, program(*explicit((stage, part, max_queries)), progress=own))
+        result.put(places, program(*explicit((stage, part, max_queries)), progress=explicit(own)))
 
     run_parts(program, run_part, starts)
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), result.whole())

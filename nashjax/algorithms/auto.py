@@ -204,8 +204,8 @@ class Auto:
       True
     """  # noqa: E501 (a table cell cannot be broken)
 
-    stages: tuple[Stage, ...] = STAGES
-    without_matrix: tuple[Stage, ...] = WITHOUT_MATRIX
+    stages: tuple[Stage, ...] = dataclasses.field(default_factory=lambda: STAGES)
+    without_matrix: tuple[Stage, ...] = dataclasses.field(default_factory=lambda: WITHOUT_MATRIX)
 
     def __post_init__(self):
         for name in ("stages", "without_matrix"):

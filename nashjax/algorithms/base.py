@@ -98,7 +98,7 @@ class Algorithm(abc.ABC, Generic[S]):
       ...         return state.move(problem, jnp.log(p), self.step_size)
       >>> solution = nj.solve([[0.5, 0.9], [0.1, 0.5]], beta=0.5, algorithm=FictitiousPlay())
       >>> [round(float(p), 3) for p in solution.policy]
-      [0.69, 0.31]
+      [0.689, 0.311]
     """
 
     queries_per_step: ClassVar[int]
@@ -140,7 +140,14 @@ class Algorithm(abc.ABC, Generic[S]):
 
 
 class BasicState(NamedTuple):
-    """The state of a method that remembers nothing but its policy; the fields are those of `State`."""
+    """State of a method that remembers nothing but its policy.
+
+    Attributes:
+      log_policy: `[n, *batch]`.
+      payoffs: query `P p` of the policy, `[n, *batch]`.
+      queries: evaluations of `P v` so far, int32 `[*batch]`.
+      step_size: step that led here, `[*batch]`; 0 before the first.
+    """
 
     log_policy: jax.Array
     payoffs: jax.Array

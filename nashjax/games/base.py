@@ -111,3 +111,8 @@ class Game(abc.ABC):
     def checks_values(cls) -> bool:
         """Return whether the class can tell that one of its instances is not a preference game."""
         return cls.prepared is not Game.prepared or cls.is_valid is not Game.is_valid
+
+    @classmethod
+    def explains_faults(cls) -> bool:
+        """Return whether the class can tell what is wrong with an invalid instance."""
+        return cls.fault is not Game.fault

@@ -40,7 +40,9 @@ def _bad_game(game: Game, reference: jax.Array | None, bad: tuple[int, ...]) -> 
     """Return the error for the game at the place `bad` of the batch."""
     index = bad[len(bad) - len(game.batch_shape) :]
     own = None
-    if all(not isinstance(leaf, jax.Array) or leaf.is_fully_addressable for leaf in jax.tree.leaves(game)):
+    if game.explains_faults() and all(
+        not isinstance(leaf, jax.Array) or leaf.is_fully_addressable for leaf in jax.tree.leaves(game)
+    ):
         own = jax.tree.map(lambda leaf: leaf_at(leaf, index), game)
     return game_error(own, allowed_at(reference, bad), index)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nashjax import inputs
+from nashjax import _validation
 from nashjax._validation import check_positive, invalid, message, wrong_type
 from nashjax.files.errors import quoted
 from nashjax.games.faults import first_fault
@@ -130,7 +130,7 @@ class MatrixJudge:
     def __init__(
         self, preferences: ArrayLike, prompts: Sequence[str], answers: Sequence[str] | Sequence[Sequence[str]]
     ):
-        P = inputs.as_numbers("preferences", preferences)
+        P = _validation.as_numbers("preferences", preferences)
         self._prompts = _places("prompts", prompts)
         if P.ndim not in (2, 3) or P.shape[-1] != P.shape[-2] or P.shape[-1] == 0:
             raise invalid("preferences", "must have shape [n, n] or [num_prompts, n, n]", str(list(P.shape)))
