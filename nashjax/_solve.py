@@ -95,7 +95,7 @@ def solve(
     if isinstance(algorithm, Algorithm):
         check_supported(algorithm, problem.game, beta)
     fixed = _without_derivatives(problem)
-    executor = choose_executor(fixed, algorithm, max_queries)
+    executor = choose_executor(fixed, _is_concrete(algorithm, max_queries))
     progress = executor.solve(fixed, _stages(algorithm, fixed), max_queries, block_size)
     return _solution(executor, problem, fixed, progress, validate=validate, throw=throw)
 
@@ -148,7 +148,7 @@ def solve_path(
     if isinstance(algorithm, Algorithm):
         check_supported(algorithm, problem.game, betas, "betas")
     fixed = _without_derivatives(problem)
-    executor = choose_executor(fixed, algorithm, max_queries)
+    executor = choose_executor(fixed, _is_concrete(algorithm, max_queries))
     progress = executor.follow(fixed, _stages(algorithm, fixed), max_queries)
     return _solution(executor, problem, fixed, progress, validate=validate, throw=throw)
 
@@ -194,7 +194,7 @@ def trajectory(
     check_integer("num_steps", num_steps, 0, LARGEST_INT)
     problem = Problem.build(game, beta, reference, initial, in_place=True)
     fixed = _without_derivatives(problem)
-    executor = choose_executor(fixed, algorithm)
+    executor = choose_executor(fixed, _is_concrete(algorithm, num_steps))
     if isinstance(algorithm, Algorithm):
         check_matrix(algorithm, problem.game)
         return executor.record(problem, fixed, algorithm, num_steps)
@@ -217,14 +217,19 @@ def _stages(algorithm: Algorithm[Any] | Auto, problem: Problem) -> tuple[Stage, 
     """Return the stages of an algorithm that games of this problem can need."""
     if isinstance(algorithm, Algorithm):
         return (Stage(type(algorithm).__name__, When(algorithm.betas), algorithm),)
-    stages, betas = algorithm.stages_for(problem.game), concrete_betas(problem)
-    possible = tuple(stage for stage in stages if stage.when.can_include(problem, betas))
-    return possible or stages[:1]
+    return algorithm.possible_stages(problem, concrete_betas(problem))
+
+
+def _is_concrete(algorithm: Algorithm[Any] | Auto, max_queries: Any) -> bool:
+    """Return whether neither the algorithm nor the number of queries is traced."""
+    if isinstance(max_queries, Tracer):
+        return False
+    return algorithm.is_concrete if isinstance(algorithm, Auto) else is_concrete(algorithm)
 
 
 def _without_derivatives(problem: Problem) -> Problem:
     """Return the problem as derivatives do not see it, itself if it is concrete: concrete arrays stay concrete."""
-    if is_concrete(problem):
+    if problem.is_concrete():
         return problem
     return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf, problem)
 
@@ -238,4 +243,4 @@ def _solution(
     if fixed is not problem:
         progress = progress._replace(log_policy=executor.differentiate(problem, fixed, progress.log_policy))
     solution = executor.finish(progress.solution())
-    return solution.raise_for_status() if throw and is_concrete(solution) else solution
+    return solution.raise_for_status() if throw and is_concrete(solution.status) else solution

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax._math import layout, linear, simplex
@@ -139,6 +140,11 @@ class Problem(NamedTuple):
             "tol": self.tol.shape,
             "classes": (),
         }
+
+    def is_concrete(self) -> bool:
+        """Return whether no array is traced."""
+        arrays = (self.beta, self.tol, self.reference, self.initial)
+        return not any(isinstance(array, Tracer) for array in arrays) and is_concrete(self.game)
 
     def check_games(self) -> None:
         """Raise ValueError that names the first bad entry unless all games are preference games; not in a trace."""

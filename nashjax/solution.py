@@ -65,8 +65,8 @@ class Solution:
         status is INVALID. The certificate weighs each action by its probability, so first-order methods leave
         the logarithms of rare actions wrong, by several nats at `beta` 0.01 and by thousands at 1e-5; the default at
         `tol < 1e-9` in float64 makes them accurate down to a `beta` of 1e-5, `Newton` itself at `tol=1e-14`.
-      exploitability: gain of the best response over that policy, `beta KL(policy || best response)`, `[*batch]`, in units
-        of preference; inf where INVALID.
+      exploitability: gain of the best response over that policy, `beta KL(policy || best response)`, `[*batch]`, in
+        units of preference; inf where INVALID.
       kl_bound: certified bound on `KL(policy || equilibrium)` in nats, `[*batch]`:
         `(sqrt(exploitability) + sqrt(rounding floor))^2 / beta`; inf at `beta = 0`.
       queries: evaluations of `P v`, the first included, int32 `[*batch]`; not that by which what linear solves or a

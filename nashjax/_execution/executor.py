@@ -61,13 +61,14 @@ class Executor(abc.ABC):
         """Raise ValueError that names the first bad entry if the status of an invalid game says INVALID."""
 
 
-def choose_executor(problem: Problem, *others: Any) -> Executor:
+def choose_executor(problem: Problem, others_are_concrete: bool) -> Executor:
     """Return the executor of a problem: by where its arrays lie, and whether they are traced."""
-    if not is_concrete((problem, others)) or _is_tracing():
-        return Inline()
-    if mesh.is_spread(problem):
-        return Mesh()
-    return Threads() if _is_in_host_memory(problem) else Inline()
+    if not (others_are_concrete and problem.is_concrete()) or _is_tracing():
+        return INLINE
+    arrays = [leaf for leaf in jax.tree.leaves(problem) if isinstance(leaf, jax.Array)]
+    if mesh.is_spread(arrays):
+        return MESH
+    return THREADS if _is_in_host_memory(arrays) else INLINE
 
 
 class Inline(Executor):
@@ -110,6 +111,10 @@ class StageByStage(Executor):
         """Run a stage on the unfinished games."""
 
     @abc.abstractmethod
+    def is_finished(self, progress: Progress) -> bool:
+        """Return whether no game is left."""
+
+    @abc.abstractmethod
     def is_needed(self, stage: Stage, problem: Problem, progress: Progress) -> bool:
         """Return whether a game in the range of the stage is unfinished."""
 
@@ -117,6 +122,8 @@ class StageByStage(Executor):
         """See `Executor.solve`."""
         progress = self.run_stage(stages[0], problem, None, max_queries, block_size)
         for stage in stages[1:]:
+            if self.is_finished(progress):
+                break
             if self.is_needed(stage, problem, progress):
                 progress = self.run_stage(stage, problem, progress, max_queries, block_size)
         return progress
@@ -131,10 +138,14 @@ class Threads(StageByStage):
         """See `StageByStage.run_stage`."""
         return threads.run_stage(stage, problem, progress, max_queries, block_size)
 
+    def is_finished(self, progress: Progress) -> bool:
+        """See `StageByStage.is_finished`."""
+        return not np.asarray(progress.unfinished).any()
+
     def is_needed(self, stage: Stage, problem: Problem, progress: Progress) -> bool:
         """See `StageByStage.is_needed`."""
-        unfinished = np.asarray(progress.unfinished)
-        return bool(unfinished.any() and (unfinished & stage.when.includes_beta(np.asarray(problem.beta))).any())
+        in_range = stage.when.includes_beta(np.asarray(problem.beta))
+        return bool((np.asarray(progress.unfinished) & in_range).any())
 
     def follow(self, problem: Problem, stages: tuple[Stage, ...], max_queries: Any) -> Progress:
         """See `Executor.follow`: one solve after the other."""
@@ -154,7 +165,7 @@ class Threads(StageByStage):
     ) -> Trajectory:
         """See `Executor.record`."""
         if fixed is not problem:  # derivatives go through the steps
-            return Inline().record(problem, fixed, algorithm, num_steps)
+            return INLINE.record(problem, fixed, algorithm, num_steps)
         return _on_device(threads.record(problem, algorithm, num_steps))
 
     def differentiate(self, problem: Problem, fixed: Problem, log_policy: jax.Array) -> jax.Array:
@@ -163,12 +174,17 @@ class Threads(StageByStage):
 
     def finish(self, solution: Solution) -> Solution:
         """See `Executor.finish`."""
+        if isinstance(solution.status, jax.Array):  # which `is_finished` has waited for
+            return solution
         return _on_device(solution)
 
     def check(self, problem: Problem, status: jax.Array) -> None:
         """See `Executor.check`."""
         statuses = np.asarray(status)
-        if statuses.size == 0 or (statuses == Status.INVALID).any():
+        worst = (
+            statuses.item() if statuses.ndim == 0 else statuses.max(initial=Status.INVALID if not statuses.size else 0)
+        )
+        if worst == Status.INVALID:
             problem.check_games()
 
 
@@ -180,6 +196,10 @@ class Mesh(StageByStage):
     ) -> Progress:
         """See `StageByStage.run_stage`."""
         return mesh.run_stage(stage, _own(problem, stage), progress, max_queries, block_size)
+
+    def is_finished(self, progress: Progress) -> bool:
+        """See `StageByStage.is_finished`: all processes get the same answer."""
+        return not mesh.is_any(progress.unfinished)
 
     def is_needed(self, stage: Stage, problem: Problem, progress: Progress) -> bool:
         """See `StageByStage.is_needed`: all processes get the same answer."""
@@ -206,6 +226,8 @@ class Mesh(StageByStage):
         if is_concrete(problem):
             mesh.check_statuses(problem, status)
 
+
+INLINE, THREADS, MESH = Inline(), Threads(), Mesh()
 
 _solve_inline = jax.jit(inline.solve, static_argnames="block_size")
 _follow_inline = jax.jit(inline.follow)
@@ -235,13 +257,14 @@ def _initial_policy(problem: Problem, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(np.asarray(initial), shape)
 
 
-def _is_in_host_memory(problem: Problem) -> bool:
+def _is_in_host_memory(arrays: list[jax.Array]) -> bool:
     """Return whether all arrays are numbers in the memory of the one processor that jax works on."""
     if jax.default_backend() != "cpu":
         return False
+    if not arrays:
+        return True
     config: Any = jax.config
     device = config.jax_default_device or jax.local_devices()[0]
-    arrays = [leaf for leaf in jax.tree.leaves(problem) if isinstance(leaf, jax.Array)]
     return all(
         leaf.is_fully_addressable and leaf.devices() == {device} and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
         for leaf in arrays

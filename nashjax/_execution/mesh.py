@@ -46,9 +46,9 @@ class Layout(NamedTuple):
     rows: Axes
 
 
-def is_spread(*arguments: Any) -> bool:
+def is_spread(arrays: list[jax.Array]) -> bool:
     """Return whether concrete arrays among the arguments are cut over several devices."""
-    return any(map(_is_cut, jax.tree.leaves(arguments)))
+    return any(map(_is_cut, arrays))
 
 
 def layout(problem: Problem) -> Layout:
@@ -163,6 +163,14 @@ def _run_stage(
 
 lower_stage = _run_stage.lower
 """Lowering of the program of a stage, for a look at what the devices exchange."""
+
+
+def is_any(unfinished: jax.Array) -> bool:
+    """Return whether an entry is true, on any device."""
+    return bool(_any(unfinished))
+
+
+_any = jax.jit(jnp.any)
 
 
 def is_needed(stage: Stage, problem: Problem, progress: Progress) -> bool:

@@ -10,13 +10,16 @@ proximal step adds payoffs to it and so keeps that.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nashjax._math import simplex
 from nashjax._math.pytree import register_dataclass
+from nashjax._math.transfers import is_concrete
 from nashjax._validation import invalid, wrong_type
 from nashjax.algorithms._loop import STALL_LEVEL, Goal
 from nashjax.algorithms.adaptive_nash_mp import AdaptiveNashMP
@@ -26,7 +29,7 @@ from nashjax.algorithms.newton import Newton
 from nashjax.algorithms.stage import Context, Stage, Start, When, is_solvable, reach_tolerance
 from nashjax.algorithms.support import ExactSupport
 from nashjax.games import Game
-from nashjax.problem import RegularizedGame
+from nashjax.problem import Problem, RegularizedGame
 
 HANDOVER = 1e-5
 """The exploitability at which games of a tight tolerance go over to Newton's method."""
@@ -174,7 +177,7 @@ WITHOUT_MATRIX = (Stage("first order", When(), AdaptiveNashMP(), reach_tolerance
 
 
 @register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Auto:
     """Default algorithm: a list of stages, each of which goes on with the games that are not finished.
 
@@ -232,6 +235,27 @@ class Auto:
 
         return Auto(changed(self.stages), changed(self.without_matrix))
 
+    @functools.cached_property
+    def is_concrete(self) -> bool:
+        """Whether no hyperparameter is traced."""
+        return is_concrete((self.stages, self.without_matrix))
+
+    def possible_stages(self, problem: Problem, betas: np.ndarray | None) -> tuple[Stage, ...]:
+        """Return the stages that games of a problem can need, at least one; `betas` is None if they are traced."""
+        stages = self.stages_for(problem.game)
+        if betas is None or betas.ndim:
+            return _possible(stages, problem, betas)
+        key = (stages is self.stages, problem.beta.dtype, betas.item())
+        known = self._possible.get(key)
+        if known is None:
+            known = self._possible[key] = _possible(stages, problem, betas)
+        return known
+
+    @functools.cached_property
+    def _possible(self) -> dict[Any, tuple[Stage, ...]]:
+        """The stages of problems with one beta, which is the usual case and has to be quick."""
+        return {}
+
     def stages_for(self, game: Game) -> tuple[Stage, ...]:
         """Return the stages for a game with its class and number of actions."""
         return self.stages if is_solvable(game) else self.without_matrix
@@ -240,3 +264,8 @@ class Auto:
         lines = [f"  {stage}" for stage in self.stages] + ["without matrix:"]
         lines += [f"  {stage}" for stage in self.without_matrix]
         return "\n".join(["Auto:", *lines])
+
+
+def _possible(stages: tuple[Stage, ...], problem: Problem, betas: np.ndarray | None) -> tuple[Stage, ...]:
+    possible = tuple(stage for stage in stages if stage.when.can_include(problem, betas))
+    return possible or stages[:1]

@@ -141,7 +141,7 @@ def reach_tolerance(context: Context) -> Goal:
 
 
 @register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
     """One algorithm in a list of stages.
 
