@@ -137,12 +137,9 @@ class _Logistic(Game):
     def __init__(self, left: jax.Array, right: jax.Array):
         self.left, self.right = left, right
 
-    batch_shape = ()
+    batch_shape = ()  # pyright: ignore
 
-    @property
-    def num_actions(self) -> int:
-        """Number of actions."""
-        return self.left.shape[0]
+    num_actions = property(lambda self: self.left.shape[0])  # pyright: ignore
 
     def payoffs(self, weights: jax.Array) -> jax.Array:
         """`P weights`."""

@@ -16,8 +16,8 @@ import numpy as np
 
 import nashjax as nj
 from benchmarks.record import RESULTS, write_results
+from nashjax._math.regularized import rounding_floor
 from nashjax.games.random import KINDS
-from nashjax.problem import rounding_floor
 
 ABOUT = (
     "The default of nashjax.solve, each game with a beta of its own, log-uniform in [1e-6, 1], and beta = 0 for one "

@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax import problem as bounds
-from nashjax._math import layout, linear, simplex
+from nashjax._math import layout, linear, regularized, simplex
 from nashjax._math.transfers import explicit, is_concrete
 from nashjax._validation import as_floating, as_numbers, as_policy, as_real_array, check_all, check_policy, invalid
 from nashjax.games import Game
-from nashjax.problem import Problem, RegularizedGame, rounding_floor
+from nashjax.problem import Problem, RegularizedGame
 
 __all__ = [
     "Uniqueness",
@@ -250,13 +249,13 @@ def _span(log_policy: jax.Array, other: jax.Array) -> jax.Array:
 @jax.jit
 def _kl_bound(exploitability: jax.Array, beta: jax.Array) -> jax.Array:
     exploitability, beta = jnp.broadcast_arrays(exploitability, beta)
-    return bounds.kl_bound(exploitability, beta, rounding_floor(beta, beta.dtype))
+    return regularized.kl_bound(exploitability, beta, regularized.rounding_floor(beta, beta.dtype))
 
 
 @jax.jit
 def _l1_bound(exploitability: jax.Array, beta: jax.Array) -> jax.Array:
     exploitability, beta = jnp.broadcast_arrays(exploitability, beta)
-    return bounds.l1_bound(exploitability, beta, rounding_floor(beta, beta.dtype))
+    return regularized.l1_bound(exploitability, beta, regularized.rounding_floor(beta, beta.dtype))
 
 
 @jax.jit

@@ -19,7 +19,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from nashjax._math import layout, linear, simplex
+from nashjax._math import layout, linear, regularized, simplex
 from nashjax._math.pytree import Classes, register_dataclass
 from nashjax._math.transfers import is_concrete, to_host
 from nashjax._validation import SUM_TOLERANCE, as_numbers, as_policy, cast, check_all, check_betas, invalid
@@ -252,15 +252,15 @@ def _is_policy(policy: jax.Array) -> jax.Array:
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RegularizedGame:
-    """The beta-regularised preference game (spec 1).
+    """The beta-regularized preference game.
 
     Its preference is `P(p > q) - beta KL(p||r) + beta KL(q||r)`; its unique symmetric equilibrium `p*` solves
     `p*_i ∝ r_i exp((P p*)_i / beta)`. Reads as one game and runs a block: actions first, batch axes behind.
 
     Attributes:
       game: what answers the preference queries.
-      beta: regularisation towards the reference, `[*batch]`, >= 0, in units of preference.
-      log_reference: log of the reference policy `r`, `[n, *batch]`, normalised; `-inf` excludes an action.
+      beta: regularization towards the reference, `[*batch]`, >= 0, in units of preference.
+      log_reference: log of the reference policy `r`, `[n, *batch]`, normalized; `-inf` excludes an action.
 
     Batch axes may have size 1 but must be there: `[n]` beside policies `[n, 5]` would be read as `[1, n]`.
     """
@@ -274,7 +274,7 @@ class RegularizedGame:
         return self.game.payoffs(jnp.exp(log_policy))
 
     def best_response(self, payoffs: jax.Array) -> jax.Array:
-        """Log of the best response to an opponent of these payoffs, `b ∝ r exp(P p / beta)` (spec 2).
+        """Log of the best response to an opponent of these payoffs, `b ∝ r exp(P p / beta)`.
 
         At `beta = 0`: the reference restricted to the actions of the highest payoff.
         """
@@ -284,7 +284,7 @@ class RegularizedGame:
         return simplex.normalize(jnp.where(self._excluded, -jnp.inf, self.log_reference - scaled))
 
     def exploitability(self, log_policy: jax.Array, payoffs: jax.Array) -> jax.Array:
-        """What the best response gains over the policy, `E_b(p) = beta KL(p||b) >= 0` (spec 2).
+        """What the best response gains over the policy, `E_b(p) = beta KL(p||b) >= 0`.
 
         At `beta = 0`: `max_i (P p)_i - 1/2`. The duality gap is twice this.
 
@@ -306,7 +306,7 @@ class RegularizedGame:
         return jnp.maximum(simplex.to_rank(self._highest(payoffs), payoffs) - payoffs, 0)
 
     def support(self, log_policy: jax.Array, payoffs: jax.Array) -> jax.Array:
-        """The support of the plain equilibrium that a policy is near to, bool `[n, *batch]` (spec 3).
+        """The support of the plain equilibrium that a policy is near to, bool `[n, *batch]`.
 
         What is played with more probability than it falls short of the best: at an exact equilibrium an action
         has one of the two only.
@@ -314,24 +314,24 @@ class RegularizedGame:
         return jnp.exp(log_policy) > self.shortfall(payoffs)
 
     def rounding_floor(self) -> jax.Array:
-        """What rounding alone may add to or hide from an exploitability, `[*batch]` (spec 2)."""
-        return rounding_floor(self.beta, self.log_reference.dtype)
+        """What rounding alone may add to or hide from an exploitability, `[*batch]`."""
+        return regularized.rounding_floor(self.beta, self.log_reference.dtype)
 
     def proximal_map(self, log_center: jax.Array, payoffs: jax.Array, step: jax.Array | float) -> jax.Array:
-        """Move from a policy towards the best response (spec 3), in log space.
+        """Move from a policy towards the best response, in log space.
 
         `prox(c, g) = argmax_p <p, g> - beta KL(p||r) - (beta/eta) KL(p||c)`
-        `           = normalise((s g + eta log r + log c) / (1 + eta))`, `eta = s beta`.
+        `           = normalize((s g + eta log r + log c) / (1 + eta))`, `eta = s beta`.
 
         Args:
           log_center: `log c`, `[n, *batch]`.
           payoffs: of the opponent, `g`, `[n, *batch]`; a constant added to them changes nothing.
           step: `s = eta/beta`, `[]` or `[*batch]`, > 0; finite also at `beta = 0`.
         """
-        return proximal_map(log_center, payoffs, step, self.beta, self.log_reference)
+        return regularized.proximal_map(log_center, payoffs, step, self.beta, self.log_reference)
 
     def mix_reference(self, log_policy: jax.Array, share: jax.Array) -> jax.Array:
-        """The geometric mixture with the reference, `normalise((1 - share) log p + share log r)` (spec 6).
+        """The geometric mixture with the reference, `normalize((1 - share) log p + share log r)`.
 
         Args:
           log_policy: `log p`, `[n, *batch]`.
@@ -342,7 +342,7 @@ class RegularizedGame:
         return simplex.normalize(jnp.where(self._excluded, -jnp.inf, mixture))
 
     def gains(self, payoffs: jax.Array) -> jax.Array:
-        """What each action gains over the policy of these payoffs, `P p - 1/2`; `-inf` for an excluded one (spec 6).
+        """What each action gains over the policy of these payoffs, `P p - 1/2`; `-inf` for an excluded one.
 
         The policy itself is worth 1/2 against itself, whatever it is: `p^T P p = 1/2`.
         """
@@ -351,7 +351,7 @@ class RegularizedGame:
     def newton_change(
         self, log_policy: jax.Array, payoffs: jax.Array, residual: jax.Array, weight: jax.Array
     ) -> jax.Array:
-        """The change of `p` that a Newton step on `log p = normalise(weight P p + constant)` makes (spec 3).
+        """The change of `p` that a Newton step on `log p = normalize(weight P p + constant)` makes.
 
         With `S = diag(sqrt p)`, `Pi` the projector orthogonal to `sqrt p` and `A = P - 1/2`, solves
         `(I - weight Pi S A S Pi) z = Pi S residual`. `S A S` is skew-symmetric, so the matrix is always
@@ -389,42 +389,3 @@ class RegularizedGame:
 
     def _highest(self, payoffs: jax.Array) -> jax.Array:
         return jnp.max(jnp.where(self._excluded, -jnp.inf, payoffs), axis=0)
-
-
-def proximal_map(
-    log_center: jax.Array, payoffs: jax.Array, step: jax.Array | float, beta: jax.Array, log_reference: jax.Array
-) -> jax.Array:
-    """The proximal map where there are payoffs but no game; see `RegularizedGame.proximal_map`."""
-    step, beta = simplex.to_rank(step, payoffs), simplex.to_rank(beta, payoffs)
-    eta = step * beta
-    pull = jnp.where(jnp.isneginf(log_reference), -jnp.inf, eta * log_reference)
-    return simplex.normalize((step * payoffs + pull + log_center) / (1 + eta))
-
-
-def rounding_floor(beta: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """What rounding alone may add to or hide from an exploitability, about `eps^2 / beta` (spec 2).
-
-    The payoffs carry an error of about eps, so the log-ratio to the best response one of eps/beta, and the
-    exploitability half the square of that, times beta; but never more than the error of the payoffs themselves, which
-    is what counts at `beta = 0`. The second term is the rounding of the logarithms. Measured: benchmarks/adaptive.py,
-    column `floor`.
-    """
-    eps = jnp.finfo(dtype).eps
-    beta = jnp.asarray(beta, dtype)
-    of_payoffs = jnp.where(beta > eps, eps**2 / jnp.where(beta > eps, beta, 1), eps)
-    return of_payoffs + 8 * eps**2 * beta
-
-
-def kl_bound(exploitability: jax.Array, beta: jax.Array, floor: jax.Array | float = 0.0) -> jax.Array:
-    """Certified bound on `KL(p||p*)` in nats, `E_b(p) / beta` and what rounding may add (spec 2); inf at `beta = 0`.
-
-    An exploitability is the square of a distance, and `floor` that of its rounding: it is the distances that add up.
-    """
-    floor = jnp.asarray(floor, exploitability.dtype)
-    total = exploitability + 2 * simplex.sqrt(exploitability) * simplex.sqrt(floor) + floor
-    return jnp.where(beta > 0, total / jnp.where(beta > 0, beta, 1), jnp.inf)
-
-
-def l1_bound(exploitability: jax.Array, beta: jax.Array, floor: jax.Array | float = 0.0) -> jax.Array:
-    """Certified bound on `||p - p*||_1 <= sqrt(2 KL(p||p*))` (spec 2), at most 2."""
-    return jnp.minimum(simplex.sqrt(2 * kl_bound(exploitability, beta, floor)), 2)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from nashjax._math import layout
 from nashjax._math.pytree import register_dataclass
@@ -193,7 +194,7 @@ class Solution:
 
     def __repr__(self) -> str:
         shape = list(np.shape(self.log_policy)) if self.log_policy is not None else "?"
-        if any(isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, ARRAYS) for leaf in vars(self).values()):
+        if any(isinstance(leaf, Tracer) or not isinstance(leaf, ARRAYS) for leaf in vars(self).values()):
             return f"Solution(policy {shape}, not computed)"
         return f"Solution(policy {shape} {np.asarray(self.log_policy).dtype}: {self.describe()})"
 

@@ -201,7 +201,7 @@ def test_queries_are_counted(method):
 
     @jax.tree_util.register_pytree_node_class
     class Counting(nj.Game):
-        num_actions, batch_shape, has_matrix = 5, (), True
+        num_actions, batch_shape, has_matrix = 5, (), True  # pyright: ignore
 
         def payoffs(self, weights):
             jax.debug.callback(lambda: asked.append(1))

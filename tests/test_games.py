@@ -250,7 +250,7 @@ def test_one_matrix_with_many_betas_is_a_matrix_product_without_copies():
 
 def test_games_derive_from_the_base_class():
     class Wrapped(nj.Game):
-        num_actions, batch_shape = 3, ()
+        num_actions, batch_shape = 3, ()  # pyright: ignore
 
         def payoffs(self, weights):
             return weights

@@ -114,12 +114,12 @@ def test_excluded_actions_have_no_derivative():
 def test_a_game_without_a_matrix_says_what_is_missing():
     @jax.tree_util.register_pytree_node_class
     class Rank1(nj.Game):
-        batch_shape = ()
+        batch_shape = ()  # pyright: ignore
 
         def __init__(self, u):
             self.u = u
 
-        num_actions = 4
+        num_actions = 4  # pyright: ignore
 
         def payoffs(self, weights):
             v = jnp.arange(4.0) / 8

@@ -56,7 +56,7 @@ def test_games_that_have_not_converged_are_counted_and_explained():
     assert "not computed" in jax.eval_shape(lambda P: nj.solve(P, 0.1, algorithm=nj.NashMP()), GAMES).__repr__()
 
 
-@pytest.mark.parametrize("verb", [nj.solve, lambda P, beta, **options: nj.solve_path(P, [beta], **options)])
+@pytest.mark.parametrize("verb", [nj.solve, lambda P, beta, **options: nj.solve_path(P, jnp.array([beta]), **options)])
 def test_throw_raises_with_the_solution(verb):
     options = {"algorithm": nj.NashMP(), "throw": True}
     assert verb(GAMES, 0.1, **options).converged.all()

@@ -174,8 +174,8 @@ def test_games_of_other_classes_are_checked_too():
         matrix: jax.Array
         key: jax.Array
 
-        num_actions = property(lambda self: self.matrix.shape[-1])
-        batch_shape = property(lambda self: self.matrix.shape[:-2])
+        num_actions = property(lambda self: self.matrix.shape[-1])  # pyright: ignore
+        batch_shape = property(lambda self: self.matrix.shape[:-2])  # pyright: ignore
 
         def payoffs(self, weights):
             return jnp.einsum("...ij,j...->i...", self.matrix, weights)

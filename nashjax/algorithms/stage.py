@@ -16,9 +16,10 @@ import numpy as np
 
 from nashjax._math import simplex
 from nashjax._math.pytree import register_dataclass
+from nashjax._math.regularized import kl_bound
 from nashjax.algorithms._loop import STALL_LEVEL, Goal, Observer, Run, run
 from nashjax.algorithms.base import Algorithm, Betas
-from nashjax.problem import Problem, RegularizedGame, kl_bound
+from nashjax.problem import Problem, RegularizedGame
 from nashjax.solution import Progress, Status
 
 TIGHT_TOLERANCE = 1e-9
