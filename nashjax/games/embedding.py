@@ -13,6 +13,7 @@ import numpy as np
 from nashjax.arguments import invalid
 from nashjax.games.faults import SYMMETRY_TOLERANCE, check_factor, describe_not_finite, describe_not_skew
 from nashjax.games.matrix import allowed_somewhere, holds_where_allowed, product
+from nashjax.games.transposable import transposable
 from nashjax.pytree import register_dataclass
 
 TILE = {"cpu": 512}
@@ -72,6 +73,9 @@ class EmbeddingGame:
 
     def payoffs(self, weights: jax.Array) -> jax.Array:
         """Answer one preference query `P v`; see `Game.payoffs`."""
+        return transposable(self._payoffs)(weights)
+
+    def _payoffs(self, weights: jax.Array) -> jax.Array:
         n = self.num_actions
         count = math.ceil(n / TILE.get(jax.default_backend(), LARGE_TILE))
         tile = math.ceil(n / count)

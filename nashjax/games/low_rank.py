@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 from nashjax.arguments import invalid
 from nashjax.games.faults import check_factor, describe_not_finite
 from nashjax.games.matrix import allowed_somewhere, holds_where_allowed, product
+from nashjax.games.transposable import transposable
 from nashjax.pytree import register_dataclass
 
 CHUNK = 4096
@@ -63,7 +65,9 @@ class LowRankGame:
 
     def payoffs(self, weights: jax.Array) -> jax.Array:
         """Answer one preference query `P v`; see `Game.payoffs`."""
-        left_sums, right_sums = _sums(self.left, weights), _sums(self.right, weights)
+        left_sums, right_sums = (
+            transposable(functools.partial(_sums, factor))(weights) for factor in (self.left, self.right)
+        )
         margins = product("...ir,r...->i...", self.left, right_sums)
         return (
             jnp.sum(weights, axis=0, keepdims=True) / 2 + margins - product("...ir,r...->i...", self.right, left_sums)
