@@ -103,9 +103,10 @@ def _sums(factor: jax.Array, weights: jax.Array) -> jax.Array:
     """
     whole = factor.shape[-2] // CHUNK
 
-    def add(total: jax.Array, k: jax.Array) -> tuple[jax.Array, None]:
+    def sum_chunk(k: jax.Array) -> jax.Array:
         rows = jax.lax.dynamic_slice_in_dim(factor, k * CHUNK, CHUNK, -2)
-        return total + product(SUMS, rows, jax.lax.dynamic_slice_in_dim(weights, k * CHUNK, CHUNK, 0)), None
+        return product(SUMS, rows, jax.lax.dynamic_slice_in_dim(weights, k * CHUNK, CHUNK, 0))
 
     rest = product(SUMS, factor[..., whole * CHUNK :, :], weights[whole * CHUNK :])
-    return jax.lax.scan(add, rest, jnp.arange(whole))[0] if whole else rest
+    # Not added up in the loop: before jax 0.10.2 XLA makes one long sum of that.
+    return rest + jnp.sum(jax.lax.map(sum_chunk, jnp.arange(whole)), axis=0) if whole else rest
