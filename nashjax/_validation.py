@@ -20,7 +20,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from nashjax._math.transfers import explicit, is_concrete, to_host
+from nashjax._math.transfers import explicit, is_concrete, owned, to_host
 from nashjax.solution import Solution
 
 LARGEST_INT = 2**31 - 1
@@ -266,7 +266,7 @@ def cast(x: ArrayLike, dtype: jnp.dtype, *, in_place: bool = False) -> jax.Array
     """Return numbers as an array of a dtype; if `in_place`, what is not a jax array becomes a numpy array."""
     if in_place and not isinstance(x, jax.Array) and is_concrete(x):
         return np.asarray(x, dtype)  # pyright: ignore[reportReturnType]
-    return jnp.asarray(explicit(x), dtype)
+    return jnp.asarray(explicit(owned(x)), dtype)
 
 
 def check_betas(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name: str = "beta") -> None:

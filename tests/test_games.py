@@ -8,7 +8,7 @@ import pytest
 from jax.core import ShapedArray
 
 import nashjax as nj
-from nashjax.games import random
+from nashjax.games import embedding, low_rank, random, transposable
 from nashjax.games.faults import first_fault
 from nashjax.games.random import KINDS
 
@@ -246,6 +246,28 @@ def test_one_matrix_with_many_betas_is_a_matrix_product_without_copies():
     for shape in ((50, 50), (1, 50, 50)):
         text = jax.jit(lambda P, b: nj.solve(P, b)).lower(P.reshape(shape), jnp.full(256, 0.1)).as_text()
         assert "256x50x50" not in text
+
+
+@pytest.mark.parametrize("kind", ["embedding", "low rank"])
+def test_a_query_that_sums_in_steps_has_a_transpose_in_every_jax(monkeypatch, kind):
+    """Before jax 0.10 a query is the derivative of itself, see `transposable`."""
+    monkeypatch.setitem(embedding.TILE, "cpu", 2)
+    monkeypatch.setattr(low_rank, "CHUNK", 2)
+    rng = np.random.default_rng(0)
+    x, y, v, w = rng.normal(size=(5, 4)), rng.normal(size=(5, 4)), rng.normal(size=5), rng.normal(size=5)
+    turn = np.kron(np.eye(2), [[0.0, 1.0], [-1.0, 0.0]])
+    if kind == "embedding":
+        game = nj.games.EmbeddingGame(jnp.asarray(x), jnp.asarray(turn))
+        P = 1 / (1 + np.exp(-x @ turn @ x.T))
+    else:
+        game = nj.games.LowRankGame(jnp.asarray(x), jnp.asarray(y))
+        P = 0.5 + x @ y.T - y @ x.T
+    found = {True: jax.linear_transpose(game.payoffs, v)} if transposable.TRANSPOSES_SCANS else {}
+    monkeypatch.setattr(transposable, "TRANSPOSES_SCANS", False)
+    found[False] = jax.linear_transpose(game.payoffs, v)
+    np.testing.assert_allclose(game.payoffs(jnp.asarray(v)), P @ v, atol=1e-13)
+    for transpose in found.values():
+        np.testing.assert_allclose(transpose(jnp.asarray(w))[0], P.T @ w, atol=1e-13)
 
 
 def test_games_derive_from_the_base_class():

@@ -132,11 +132,7 @@ class StageByStage(Executor):
 class Threads(StageByStage):
     """Arrays in host memory: parts of a few sizes on all cores."""
 
-    def run_stage(
-        self, stage: Stage, problem: Problem, progress: Progress | None, max_queries: Any, block_size: int | None
-    ) -> Progress:
-        """See `StageByStage.run_stage`."""
-        return threads.run_stage(stage, problem, progress, max_queries, block_size)
+    run_stage = staticmethod(threads.run_stage)  # pyright: ignore[reportAssignmentType]
 
     def is_finished(self, progress: Progress) -> bool:
         """See `StageByStage.is_finished`."""

@@ -216,12 +216,19 @@ def _record(problem: Problem, algorithm: Any, num_steps: int, where: Layout) -> 
 def differentiate(problem: Problem, fixed: Problem, log_policy: jax.Array) -> jax.Array:
     """Return equilibria unchanged, with their derivative in the problem, each device those of its own games.
 
+    The derivative of a game whose rows are shared is one program that XLA partitions: in one that each device runs for
+    itself, XLA for processors starts independent exchanges in any order and can wait forever (jaxlib 0.10.2).
+
     Args:
       problem: the games, traced by a derivative.
       fixed: the same games as concrete arrays, which tell where they lie.
       log_policy: their equilibria, `[*batch, n]`.
     """
-    return _differentiate(problem, log_policy, layout(fixed))
+    where = layout(fixed)
+    return _differentiate_together(problem, log_policy) if where.rows else _differentiate(problem, log_policy, where)
+
+
+_differentiate_together = jax.jit(attach_derivative)
 
 
 @functools.partial(jax.jit, static_argnames="where")

@@ -47,9 +47,9 @@ jax.tree_util.register_pytree_node(Classes, lambda kept: ((), kept.classes), lam
 def register_dataclass(cls: type[T]) -> type[T]:
     """Register a dataclass as a pytree that jax can tell from every other, fields marked `static` as structure.
 
-    `jax.tree_util.register_dataclass` will not do: jaxlib 0.10.2 takes the structures of two dataclasses with the same
-    number of fields for equal, whatever their classes. Only their hashes differ, so that `jit` now and then runs the
-    program of another class.
+    `jax.tree_util.register_dataclass` will not do: since version 0.10, jaxlib takes the structures of two dataclasses
+    with the same number of fields for equal, whatever their classes. Only their hashes differ, so that `jit` now and
+    then runs the program of another class.
     """
     fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
     static = [field.name for field in fields if field.metadata.get("static")]

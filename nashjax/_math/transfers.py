@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.core import Tracer
+
+T = TypeVar("T")
 
 
 def explicit(tree: Any) -> Any:
@@ -19,6 +21,15 @@ def explicit(tree: Any) -> Any:
     if config.jax_transfer_guard_host_to_device in (None, "allow"):
         return tree
     return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), tree)
+
+
+def owned(x: T) -> T:
+    """Return a copy of a numpy array; anything else is returned as it is.
+
+    jax may read a numpy array after the call that takes it, and before 0.10.2 `jnp.asarray` can share its memory. If
+    you copy the array first, callers can change theirs.
+    """
+    return np.array(x) if isinstance(x, np.ndarray) else x  # pyright: ignore[reportReturnType]
 
 
 def to_host(array: Any) -> np.ndarray:

@@ -134,9 +134,11 @@ class Source:
         if not self.is_standard_input:
             with open(self.path, "rb", buffering=0) as stream:
                 return self._copy(stream)
-        if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
-            raise bad_input(self, "", "open", "a closed stream")
-        return self._copy(sys.stdin.buffer)
+        try:
+            stream = sys.stdin.buffer
+        except AttributeError:  # no stream, or one without bytes
+            raise bad_input(self, "", "open", "a closed stream") from None
+        return self._copy(stream)
 
     def _check_size(self) -> None:
         num_bytes, most = self.path.stat().st_size, max(self.limit, available_memory() or 0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from nashjax._math.transfers import explicit
+from nashjax._math.transfers import explicit, owned
 from nashjax._validation import as_real_array, check_square, invalid, message, wrong_type
 from nashjax.games.base import Game
 from nashjax.games.embedding import EmbeddingGame
@@ -38,7 +38,7 @@ def as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
     check_square("game", preferences.shape)
     if not (in_place or isinstance(preferences, jax.Array)):
         with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
-            preferences = jnp.asarray(explicit(preferences))
+            preferences = jnp.asarray(explicit(owned(preferences)))
     return MatrixGame(as_exact(preferences))
 
 

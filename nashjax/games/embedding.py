@@ -16,6 +16,7 @@ from nashjax._validation import invalid
 from nashjax.games.base import Game
 from nashjax.games.faults import SYMMETRY_TOLERANCE, check_factor, describe_not_finite, describe_not_skew
 from nashjax.games.matrix import allowed_somewhere, holds_where_allowed
+from nashjax.games.transposable import transposable
 
 TILE = {"cpu": 512}
 """Rows and columns of a tile: what the cache of a core holds. 1,024 and 2,048 took 10 and 40 % longer."""
@@ -74,6 +75,9 @@ class EmbeddingGame(Game):
 
     def payoffs(self, weights: jax.Array) -> jax.Array:
         """Answer one preference query `P v`; see `Game.payoffs`."""
+        return transposable(self._payoffs)(weights)
+
+    def _payoffs(self, weights: jax.Array) -> jax.Array:
         n = self.num_actions
         count = math.ceil(n / TILE.get(jax.default_backend(), LARGE_TILE))
         tile = math.ceil(n / count)

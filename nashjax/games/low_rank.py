@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from nashjax._validation import invalid
 from nashjax.games.base import Game
 from nashjax.games.faults import check_factor, describe_not_finite
 from nashjax.games.matrix import allowed_somewhere, holds_where_allowed
+from nashjax.games.transposable import transposable
 
 CHUNK = 4096
 """Actions summed one after the other."""
@@ -65,7 +67,9 @@ class LowRankGame(Game):
 
     def payoffs(self, weights: jax.Array) -> jax.Array:
         """Answer one preference query `P v`; see `Game.payoffs`."""
-        left_sums, right_sums = _sums(self.left, weights), _sums(self.right, weights)
+        left_sums, right_sums = (
+            transposable(functools.partial(_sums, factor))(weights) for factor in (self.left, self.right)
+        )
         margins = product("...ir,r...->i...", self.left, right_sums)
         return (
             jnp.sum(weights, axis=0, keepdims=True) / 2 + margins - product("...ir,r...->i...", self.right, left_sums)
@@ -101,9 +105,10 @@ def _sums(factor: jax.Array, weights: jax.Array) -> jax.Array:
     """
     whole = factor.shape[-2] // CHUNK
 
-    def add(total: jax.Array, k: jax.Array) -> tuple[jax.Array, None]:
+    def sum_chunk(k: jax.Array) -> jax.Array:
         rows = jax.lax.dynamic_slice_in_dim(factor, k * CHUNK, CHUNK, -2)
-        return total + product(SUMS, rows, jax.lax.dynamic_slice_in_dim(weights, k * CHUNK, CHUNK, 0)), None
+        return product(SUMS, rows, jax.lax.dynamic_slice_in_dim(weights, k * CHUNK, CHUNK, 0))
 
     rest = product(SUMS, factor[..., whole * CHUNK :, :], weights[whole * CHUNK :])
-    return jax.lax.scan(add, rest, jnp.arange(whole))[0] if whole else rest
+    # Not added up in the loop: before jax 0.10.2 XLA makes one long sum of that.
+    return rest + jnp.sum(jax.lax.map(sum_chunk, jnp.arange(whole)), axis=0) if whole else rest

@@ -179,6 +179,12 @@ def rotate(x: jax.Array, rotation: jax.Array) -> jax.Array:
     return turned.astype(x.dtype)
 
 
+def _split(rngs: nnx.Rngs, count: int) -> nnx.Rngs:
+    """Return random streams with a leading axis of `count`."""
+    # flax 0.12.0 has only `fork`, for which later versions of flax warn. Both return the same streams.
+    return rngs.split(count) if "split" in vars(nnx.Rngs) else rngs.fork(split=count)
+
+
 class Llama(nnx.Module):
     """The decoder: embedding, blocks, norm, output layer. The blocks' weights are stacked, `[layers, ...]`.
 
@@ -190,7 +196,7 @@ class Llama(nnx.Module):
     def __init__(self, config: LlamaConfig, rngs: nnx.Rngs):
         initial = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
         self.embedding = nnx.Param(initial(rngs.params(), (config.vocabulary_size, config.width), jnp.float32))
-        self.blocks = nnx.vmap(lambda rngs: Block(config, rngs))(rngs.split(config.num_layers))
+        self.blocks = nnx.vmap(lambda rngs: Block(config, rngs))(_split(rngs, config.num_layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
         if not config.tied_head:
             head = nnx.initializers.lecun_normal()(rngs.params(), (config.width, config.vocabulary_size), jnp.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import jax
@@ -98,7 +98,7 @@ class LanguagePolicy:
           TypeError: a prompt is not a text.
           ValueError: a prompt has no token, or there is no room for it, or the template or the tokenizer refuses it.
         """
-        if isinstance(prompts, str) or not hasattr(prompts, "__len__"):
+        if isinstance(prompts, str) or not isinstance(prompts, Sized):
             raise wrong_type(name, "a list of strings", prompts)
         if not len(prompts):
             raise invalid(name, "a list of at least one string", shown(prompts))

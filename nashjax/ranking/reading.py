@@ -105,9 +105,10 @@ def open_source(source: Any, request: Request) -> Records:
     if isinstance(source, (str, Path, Source)):
         source = Source.of(source)
         return _of_parquet(source, request) if source.suffix in (".parquet", ".pq") else _of_csv(source, request)
-    if not hasattr(source, "columns"):
-        raise wrong_type("source", "a path or a DataFrame", source)
-    names = _needed([str(name) for name in source.columns], "the table", request)
+    try:
+        names = _needed([str(name) for name in source.columns], "the table", request)
+    except AttributeError:
+        raise wrong_type("source", "a path or a DataFrame", source) from None
     index = list(getattr(source, "index", range(len(source))))
     columns = {name: _of_series(source[name]) for name in names}
     return Records(

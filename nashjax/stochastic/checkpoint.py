@@ -145,7 +145,7 @@ def describe(value: Any, seen: dict[int, int] | None = None) -> Any:
         return inside(value)
     if isinstance(value, dict):
         return named(value)
-    if hasattr(value, "__wrapped__"):  # a function that jax has compiled
+    if "__wrapped__" in dir(value):  # a function that jax has compiled
         return describe(value.__wrapped__, seen)
     if dataclasses.is_dataclass(value):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

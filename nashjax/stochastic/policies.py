@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from nashjax._math.pytree import register_dataclass
-from nashjax._math.transfers import explicit, is_concrete
+from nashjax._math.transfers import explicit, is_concrete, owned
 from nashjax._validation import as_floating, as_real_array, check_all, check_integer, invalid, wrong_type
 
 Params = Any
@@ -77,7 +77,7 @@ class FlaxPolicy:
     def __post_init__(self):
         if isinstance(self.features, (list, tuple, np.ndarray)):
             features = as_floating(as_real_array("features", self.features))
-            object.__setattr__(self, "features", jnp.asarray(explicit(features)))
+            object.__setattr__(self, "features", jnp.asarray(explicit(owned(features))))
         if isinstance(self.features, jax.Array) and is_concrete(self.features):
             values = np.asarray(self.features)
             check_all("features", values, np.isfinite(values), "a finite number")
@@ -168,4 +168,4 @@ def MLPPolicy(features: ArrayLike, num_actions: int, *, hidden: Sequence[int] = 
         check_integer("hidden", width, 1)
         layers += [linen.Dense(width), linen.tanh]
     layers.append(linen.Dense(num_actions, kernel_init=linen.initializers.zeros))
-    return FlaxPolicy(jnp.asarray(explicit(array)), linen.Sequential(layers))
+    return FlaxPolicy(jnp.asarray(explicit(owned(array))), linen.Sequential(layers))

@@ -242,7 +242,7 @@ def _check_protocol(name: str, x: Any, protocol: type, such_as: str) -> None:
         return
     found = f"the class {x.__name__}" if isinstance(x, type) else f"a {type(x).__name__}"
     offered = [attribute for attribute in dir(protocol) if not attribute.startswith("_")]
-    missing = [attribute for attribute in offered if not hasattr(x, attribute)]
+    missing = [attribute for attribute in offered if attribute not in dir(x)]
     lacks = f", which lacks {', '.join(missing)}" if missing else ""
     raise TypeError(message(name, f"an instance such as {such_as}", f"{found}{lacks}"))
 

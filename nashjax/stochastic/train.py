@@ -222,7 +222,7 @@ def _is_done(record: Record, tol: float | None) -> bool:
 @contextmanager
 def _oracle_failures(oracle: Any) -> Iterator[None]:
     """What an oracle raises inside of compiled code comes out as jax's own error: raise the oracle's instead."""
-    if hasattr(oracle, "failure"):
+    if "failure" in dir(oracle):
         oracle.failure = None
     try:
         yield

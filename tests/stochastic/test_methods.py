@@ -347,6 +347,19 @@ def test_a_network_learns_contexts():
     np.testing.assert_allclose(swapped[::-1], policy.logits(result.params, jnp.arange(4)), atol=1e-6)
 
 
+def test_features_may_be_changed_after_a_policy_is_made():
+    from flax import linen
+
+    room = np.zeros(4 * 1000 + 16)
+    for start in range(8):  # jax shares memory with those that begin at a multiple of 64 bytes
+        features = room[start : start + 4000].reshape(4, 1000)
+        features[:] = 1.0
+        made = [st.FlaxPolicy(features, linen.Dense(6)), st.MLPPolicy(features, 6)]  # pyright: ignore[reportArgumentType]
+        features[:] = 2.0
+        for policy in made:
+            np.testing.assert_array_equal(policy.features, 1.0)
+
+
 def test_linen_and_nnx_modules_are_policies():
     from flax import linen, nnx
 

@@ -152,7 +152,7 @@ class TunixDecoder:
 
     def _layers(self, model: Any, rows: int, slots: int) -> Any:
         """An empty cache of the model's own kind."""
-        if hasattr(model, "init_cache"):
+        if "init_cache" in dir(model):
             layers = model.init_cache(rows, slots, self.graph.dtype)
         else:
             sampler, config = needed("tunix.generate.sampler"), model.config

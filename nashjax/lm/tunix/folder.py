@@ -249,7 +249,7 @@ def _loaded(folder: Path, family: _Family, config: Any, dtype: Any) -> Any:
     """The model with the tensors of the folder."""
     model = getattr(needed(f"tunix.models.{family.package}.model"), family.model)
     loader = needed(f"tunix.models.{family.package}.{family.loader}")
-    fused = loader._make_preprocess_fn(config) if hasattr(loader, "_make_preprocess_fn") else None
+    fused = loader._make_preprocess_fn(config) if "_make_preprocess_fn" in dir(loader) else None
 
     def prepare(tensors: dict[str, Any]) -> dict[str, Any]:
         tensors = tensors if fused is None else fused(tensors)
