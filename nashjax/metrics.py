@@ -44,7 +44,7 @@ def best_response(
     Args:
       game: a `Game` or preferences `[*batch, n, n]`.
       policy: probabilities `[*batch, n]`.
-      beta: regularisation, `[*batch]`, >= 0, in units of preference.
+      beta: regularization, `[*batch]`, >= 0, in units of preference.
       reference: probabilities `[*batch, n]`, default uniform; a zero excludes the action.
 
     Returns:
@@ -68,7 +68,7 @@ def exploitability(
     Args:
       game: as in `best_response`, as are the others and the errors.
       policy: probabilities `[*batch, n]`.
-      beta: regularisation, `[*batch]`, >= 0, in units of preference.
+      beta: regularization, `[*batch]`, >= 0, in units of preference.
       reference: probabilities `[*batch, n]`, default uniform; a zero excludes the action.
 
     Returns:
@@ -84,7 +84,7 @@ def exploitability(
 
 
 class Uniqueness(NamedTuple):
-    """Whether an equilibrium of the plain game is the only one (spec 3); a pytree, `[*batch]` each.
+    """Whether an equilibrium of the plain game is the only one; a pytree, `[*batch]` each.
 
     Attributes:
       margin: how much less than the others the best action off the support earns, in units of preference; inf where
@@ -99,7 +99,7 @@ class Uniqueness(NamedTuple):
 
 
 def uniqueness(game: Game | ArrayLike, policy: ArrayLike, reference: ArrayLike | None = None) -> Uniqueness:
-    """Tell whether an equilibrium at `beta = 0` is the only one (spec 3).
+    """Tell whether an equilibrium at `beta = 0` is the only one.
 
     The support is what is played with more probability than it earns less than the best action: at an exact equilibrium
     an action has one of the two only. Where both are small, as in a policy solved to a loose tolerance, the answer is
@@ -118,14 +118,14 @@ def uniqueness(game: Game | ArrayLike, policy: ArrayLike, reference: ArrayLike |
 
 
 def kl_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
-    """Certified bound on `KL(p||p*)` in nats (spec 2), `[*batch]`; inf at `beta = 0`.
+    """Certified bound on `KL(p||p*)` in nats, `[*batch]`; inf at `beta = 0`.
 
     `(sqrt(exploitability) + sqrt(rounding))^2 / beta`, where the rounding is what the dtype of the exploitability may
     hide.
 
     Args:
       exploitability: `E_b(p)`, `[*batch]`, >= 0, in units of preference.
-      beta: regularisation, `[*batch]`, >= 0, in units of preference.
+      beta: regularization, `[*batch]`, >= 0, in units of preference.
 
     Raises:
       ValueError: an argument is negative or no number.
@@ -134,11 +134,11 @@ def kl_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
 
 
 def l1_bound(exploitability: ArrayLike, beta: ArrayLike) -> jax.Array:
-    """Certified bound on `||p - p*||_1 <= sqrt(2 KL(p||p*))`, at most 2 (spec 2); `[*batch]`.
+    """Certified bound on `||p - p*||_1 <= sqrt(2 KL(p||p*))`, at most 2; `[*batch]`.
 
     Args:
       exploitability: `E_b(p)`, `[*batch]`, >= 0, in units of preference.
-      beta: regularisation, `[*batch]`, >= 0, in units of preference.
+      beta: regularization, `[*batch]`, >= 0, in units of preference.
 
     Raises:
       ValueError: an argument is negative or no number.
@@ -156,7 +156,7 @@ def kl_divergence(policy: ArrayLike, other: ArrayLike) -> jax.Array:
 
 
 def span(log_policy: ArrayLike, other: ArrayLike) -> jax.Array:
-    """Span semi-norm of `log_policy - other`, log-probabilities `[*batch, n]`; `[*batch]`, in nats (spec 2).
+    """Span semi-norm of `log_policy - other`, log-probabilities `[*batch, n]`; `[*batch]`, in nats.
 
     Takes logarithms because only they tell tiny probabilities apart. Actions that either excludes do not count.
 

@@ -75,7 +75,7 @@ def convergence(
     Args:
       trajectories: what `nashjax.trajectory` returned, by the name of the method; one game or a batch.
       beta: if given, dots show the rate that the theory promises Nash Mirror Prox, `(1 + 2 beta)^(-N/2)` after `N`
-        queries (spec 3), from the first value of the first method on. Under `"kl"` that is a bound, under
+        queries, from the first value of the first method on. Under `"kl"` that is a bound, under
         `"exploitability"` a slope to compare with. > 0.
       measure: `"exploitability"`, in units of preference, or `"kl"`, `KL(p*||p)` in nats.
       equilibrium: `p*`, probabilities that broadcast to `[*batch, n]`; needed for `"kl"`.
@@ -120,7 +120,7 @@ def simplex_dynamics(
 
     Args:
       game: one game of 3 actions, a `Game` or preferences `[3, 3]`.
-      beta: regularisation, >= 0, in units of preference.
+      beta: regularization, >= 0, in units of preference.
       trajectories: paths to draw, by name: of one game as `nashjax.trajectory` returns it, or probabilities
         `[steps, 3]`. A dot marks where each begins.
       reference: `r`, probabilities `[3]`, all > 0; default uniform.

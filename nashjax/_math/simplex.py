@@ -56,7 +56,7 @@ def sqrt(x: jax.Array) -> jax.Array:
 
 
 def normalize(log_weights: jax.Array) -> jax.Array:
-    """Scale weights to a policy, `v - logsumexp(v)` (spec 3).
+    """Scale weights to a policy, `v - logsumexp(v)`.
 
     Args:
       log_weights: `[n, *batch]`, finite or `-inf`, at least one of each game finite.
@@ -71,7 +71,7 @@ def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     """Kullback-Leibler divergence `KL(p||q)` in nats, accurate also where `p` and `q` nearly agree.
 
     Summed as `sum_i p_i (exp(d_i) - 1 - d_i)`, `d = log q - log p`, whose terms are all >= 0, so that nothing cancels:
-    close to equality the error is about eps * sqrt(KL) instead of eps (spec 2).
+    close to equality the error is about eps * sqrt(KL) instead of eps.
 
     Args:
       log_p: log-probabilities `[n, *batch]`.
@@ -108,7 +108,7 @@ def materialize(x: jax.Array, witness: jax.Array) -> jax.Array:
 
 
 def compute_apart(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Compute a function, entry by entry, of arrays that are materialised before, as is the result after."""
+    """Compute a function, entry by entry, of arrays that are materialized before, as is the result after."""
     return _in_a_branch(function, arrays[0], *arrays)
 
 
@@ -149,7 +149,7 @@ def _remainder(x: jax.Array) -> jax.Array:
 
 
 def span(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-    """Span semi-norm of `log p - log q`, `max - min` over the actions that both play (spec 2); `[*batch]`, in nats."""
+    """Span semi-norm of `log p - log q`, `max - min` over the actions that both play; `[*batch]`, in nats."""
     both = ~jnp.isneginf(log_p) & ~jnp.isneginf(log_q)  # true for NaN, which must not be hidden
     difference = jnp.where(both, log_p, 0) - jnp.where(both, log_q, 0)
     highest = jnp.max(jnp.where(both, difference, -jnp.inf), axis=0)

@@ -41,7 +41,7 @@ class AdaptiveNashMPState(NamedTuple):
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AdaptiveNashMP(Algorithm[AdaptiveNashMPState]):
-    """Nash Mirror Prox with a step of its own for each game, tested before it is made (spec 3).
+    """Nash Mirror Prox with a step of its own for each game, tested before it is made.
 
     A trial predicts payoffs `g~`, forms `h = prox(p, g~)` and `p' = prox(p, P h)`, and moves to `p'` if
 

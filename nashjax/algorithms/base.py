@@ -31,7 +31,7 @@ class State(Protocol):
       log_policy: what is certified, `[n, *batch]`; methods that average put the average here.
       payoffs: its query `P p`, `[n, *batch]`; the certificate reuses it.
       queries: evaluations of `P v` so far, the first included, int32 `[*batch]`.
-      step_size: of the step that led here, the `eta` or the `a` of spec 6, `[*batch]`; 0 before the first.
+      step_size: of the step that led here, the `eta` or the `a` of the method, `[*batch]`; 0 before the first.
     """
 
     @property
@@ -178,7 +178,7 @@ class BasicState(NamedTuple):
 
 
 class Average(NamedTuple):
-    """The weighted average of policies and, by linearity, of their queries: it costs no query (spec 6).
+    """The weighted average of policies and, by linearity, of their queries: it costs no query.
 
     The sums are compensated (Kahan 1965): the rounding of many thousand terms would make the certificate false.
 
@@ -232,7 +232,7 @@ def at_most_best_response(a: float | jax.Array, beta: jax.Array) -> jax.Array:
 
 
 def decreasing_step(problem: RegularizedGame, steps: jax.Array) -> jax.Array:
-    """The step `sqrt(log n / (t + 1))` of multiplicative weights after `t` steps, int32 `[*batch]` (spec 6)."""
+    """The step `sqrt(log n / (t + 1))` of multiplicative weights after `t` steps, int32 `[*batch]`."""
     return jnp.sqrt(math.log(problem.game.num_actions) / (steps + 1).astype(problem.beta.dtype))
 
 

@@ -18,9 +18,9 @@ from nashjax.problem import RegularizedGame
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EGPO(Algorithm[BasicState]):
-    """The extragradient method on the regularised payoffs (spec 6; Zhou, Fazel and Du 2025).
+    """The extragradient method on the regularized payoffs (Zhou, Fazel and Du 2025).
 
-    `log h = normalise((1 - a beta) log p + a (beta log r + P p))`, then `p'` in the same way from `p` with `P h`: two
+    `log h = normalize((1 - a beta) log p + a (beta log r + P p))`, then `p'` in the same way from `p` with `P h`: two
     queries a step. With `a = s / (1 + s beta)` these are the steps of `NashMP` at `eta = s beta`, guarantee
     included: the same method in another form, known under this name.
 

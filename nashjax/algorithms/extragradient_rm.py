@@ -36,7 +36,7 @@ class ExtragradientRMState(NamedTuple):
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ExtragradientRM(Algorithm[ExtragradientRMState]):
-    """Extragradient regret matching plus (ExRM+): the last iterate converges (spec 6; Cai et al. 2023).
+    """Extragradient regret matching plus (ExRM+): the last iterate converges (Cai et al. 2023).
 
     On `{R >= 0, sum R >= 1}`, with the projection `Pi` onto it and the gains `u(R) = P p - 1/2`, `p = R / sum R`:
     `R' = Pi(R + a u(R))`, then `R <- Pi(R + a u(R'))`: two queries a step. The bound on the sum makes `u` Lipschitz

@@ -48,8 +48,8 @@ class InteriorPoint(Algorithm[InteriorPointState]):
     The program is `min v` subject to `w = v - A p >= 0`, `p` a policy; for every policy `<p, w> = v`, so that any
     policy with a level above its payoffs is a strictly feasible start. A step is a damped Newton step towards
     `p_i w_i = sigma mu`, with one matrix for both of its directions: `I - S A S`, `S = diag(sqrt(p / w))`, the
-    skew-symmetric system of spec 3. Needs 5 to 25 steps whatever the size. Ends in the middle of the set of
-    equilibria: `solve` at `beta = 0` uses it to find the support (spec 3). Starts from the uniform policy whatever
+    skew-symmetric system of Newton's method. Needs 5 to 25 steps whatever the size. Ends in the middle of the set of
+    equilibria: `solve` at `beta = 0` uses it to find the support. Starts from the uniform policy whatever
     `initial` says. The game must offer its matrix, `dense()`. It does not use `beta`, so
     `nashjax.solve` refuses it at `beta > 0`.
 

@@ -17,9 +17,9 @@ from nashjax.problem import RegularizedGame
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MagneticMirrorDescent(Algorithm[BasicState]):
-    """Mirror descent that is drawn to the reference as to a magnet (spec 6; Sokota et al. 2023).
+    """Mirror descent that is drawn to the reference as to a magnet (Sokota et al. 2023).
 
-    `log p' = normalise((log p + a P p + a beta log r) / (1 + a beta))`, the proximal map against the current policy:
+    `log p' = normalize((log p + a P p + a beta log r) / (1 + a beta))`, the proximal map against the current policy:
     one query a step. At `a <= 4 beta`, for every game, `KL(p*||p') <= KL(p*||p) / (1 + a beta)`: a digit costs about
     `1 / beta^2` queries where `NashMP` needs `1 / beta`.
 

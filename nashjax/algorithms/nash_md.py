@@ -43,9 +43,9 @@ class NashMDState(NamedTuple):
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NashMD(Algorithm[NashMDState]):
-    """Mirror descent against a geometric mixture of the policy with the reference (spec 6; Munos et al. 2024).
+    """Mirror descent against a geometric mixture of the policy with the reference (Munos et al. 2024).
 
-    `m = normalise((1 - a beta) log p + a beta log r)`, `log p' = normalise(m + a P exp(m))`. The method asks `P m`
+    `m = normalize((1 - a beta) log p + a beta log r)`, `log p' = normalize(m + a P exp(m))`. The method asks `P m`
     alone; the query of `p'`, the second of a step, serves the certificate only.
 
     With its own schedule `a_t = 2 / (beta (t + 2))`, `KL(p*||p_t) <= 8 / (beta^2 (t + 1))`: no linear rate. A constant

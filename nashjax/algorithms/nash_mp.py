@@ -13,13 +13,13 @@ from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperpar
 from nashjax.problem import RegularizedGame
 
 PAPER_STEP = 2.0
-"""The largest `s = eta / beta` that the theory covers for every game (spec 3)."""
+"""The largest `s = eta / beta` that the theory covers for every game."""
 
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NashMP(Algorithm[BasicState]):
-    """Nash Mirror Prox (spec 3; Tiapkin et al. 2025): an improved opponent, then the update against it.
+    """Nash Mirror Prox (Tiapkin et al. 2025): an improved opponent, then the update against it.
 
     `h = prox(p, P p)`, `p' = prox(p, P h)`: two queries a step. At `eta <= 2 beta`, for every game,
     `KL(p*||p') <= KL(p*||p) / (1 + eta)`; no rate depends on the number of actions.

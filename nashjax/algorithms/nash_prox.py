@@ -40,19 +40,19 @@ class NashProxState(NamedTuple):
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NashProx(Algorithm[NashProxState]):
-    """Nash Prox, the proximal point method (spec 6; the 2026 revision of Tiapkin et al. 2025).
+    """Nash Prox, the proximal point method (the 2026 revision of Tiapkin et al. 2025).
 
     The next policy is the equilibrium of the *inner game*, which pulls by `beta` towards the reference and by
     `beta / eta` towards the policy `p`. Both pulls are one of strength `beta (1 + 1/eta) = (1 + eta) / s`,
-    `s = eta / beta`, towards `r' = normalise((eta log r + log p) / (1 + eta))`: the inner game is a regularised game
+    `s = eta / beta`, towards `r' = normalize((eta log r + log p) / (1 + eta))`: the inner game is a regularized game
     like any other, the easier the smaller `eta`, and `AdaptiveNashMP` solves it.
 
     One `step` makes one trial of that and then moves to `p'`, the best response to the inner policy `h`, if
 
     `s E'(h) <= KL(h||p)`,  `E'(h) = (1 + eta)/s KL(h||p')` the exploitability in the inner game,
 
-    which is the test of spec 3 for any opponent `h` and proves `KL(p*||p') <= KL(p*||p) / (1 + eta)`, as for the exact
-    inner equilibrium. It comes true after finitely many trials: `E'` falls to 0 and `KL(h||p)` does not, unless
+    which is the test of `AdaptiveNashMP` for any opponent `h` and proves `KL(p*||p') <= KL(p*||p) / (1 + eta)`, as
+    for the exact inner equilibrium. It comes true after finitely many trials: `E'` falls to 0 and `KL(h||p)` does not, unless
     `p` is the equilibrium. A step that does not move repeats the policy. Queries: one or two for the trial
     and one for the move. Games that are solved side by side all compute all three; `queries` counts what was used.
 

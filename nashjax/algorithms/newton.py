@@ -47,7 +47,7 @@ class NewtonState(NamedTuple):
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Newton(Algorithm[NewtonState]):
-    """Proximal steps whose improved opponent comes from Newton's method (spec 3).
+    """Proximal steps whose improved opponent comes from Newton's method.
 
     The best opponent of a proximal step is one that already answers itself, `h = prox(p, P h)`: then any step is
     safe. One `step` makes one Newton step on that equation (one linear solve of size n), which predicts the payoffs
@@ -155,7 +155,7 @@ class Newton(Algorithm[NewtonState]):
     def polish(
         self, problem: RegularizedGame, log_policy: jax.Array, payoffs: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Make one undamped Newton step on the game itself, for a policy close to the equilibrium (spec 3).
+        """Make one undamped Newton step on the game itself, for a policy close to the equilibrium.
 
         Returns:
           The new policy and its query: two queries, one linear solve.

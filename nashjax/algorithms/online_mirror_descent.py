@@ -25,9 +25,9 @@ from nashjax.problem import RegularizedGame
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OnlineMirrorDescent(Algorithm[BasicState]):
-    """Mirror descent on the regularised payoffs at the current policy (spec 6; Calandriello et al. 2024).
+    """Mirror descent on the regularized payoffs at the current policy (Calandriello et al. 2024).
 
-    `log p' = normalise((1 - a beta) log p + a beta log r + a P p)`: one query a step, the same step as that of
+    `log p' = normalize((1 - a beta) log p + a beta log r + a P p)`: one query a step, the same step as that of
     `MagneticMirrorDescent` with `a / (1 - a beta)`. The last iterate converges linearly, but with steps of the order of
     beta: a digit costs about `1 / beta^2` queries where `NashMP` needs `1 / beta`.
 

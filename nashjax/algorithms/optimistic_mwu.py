@@ -36,9 +36,9 @@ class OptimisticMWUState(NamedTuple):
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OptimisticMWU(Algorithm[OptimisticMWUState]):
-    """Multiplicative weights that count the last payoffs twice (spec 6; Daskalakis and Panageas 2019, Wei et al. 2021).
+    """Multiplicative weights that count the last payoffs twice (Daskalakis and Panageas 2019, Wei et al. 2021).
 
-    `log p' = normalise(log p + a (2 g - g_before))`, `g = P p`: one query a step. For the game at `beta = 0`: the last
+    `log p' = normalize(log p + a (2 g - g_before))`, `g = P p`: one query a step. For the game at `beta = 0`: the last
     iterate converges to the equilibrium if there is only one. It does not use `beta`, so
     `nashjax.solve` refuses it at `beta > 0`.
 

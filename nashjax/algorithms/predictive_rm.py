@@ -40,7 +40,7 @@ class PredictiveRMState(NamedTuple):
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PredictiveRM(Algorithm[PredictiveRMState]):
-    """Predictive regret matching plus (PRM+), averaged: no step to choose (spec 6; Farina et al. 2021).
+    """Predictive regret matching plus (PRM+), averaged: no step to choose (Farina et al. 2021).
 
     With the regrets `R >= 0` and the gains `u = P p - 1/2` of the actions against the last policy, plays in proportion
     to `[R + u]_+`, the regrets expected if the gains stay, and then adds the new gains: `R' = [R + u']_+`. One query a

@@ -42,9 +42,9 @@ class SelfPlayMWUState(NamedTuple):
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SelfPlayMWU(Algorithm[SelfPlayMWUState]):
-    """Multiplicative weights against oneself, averaged (spec 6; Wu et al. 2024).
+    """Multiplicative weights against oneself, averaged (Wu et al. 2024).
 
-    `log p' = normalise(log p + a_t P p)`, one query a step. For the game at `beta = 0`, and for the average of the
+    `log p' = normalize(log p + a_t P p)`, one query a step. For the game at `beta = 0`, and for the average of the
     policies alone: the policies themselves go around the equilibrium. Each policy counts with its step `a_t`, as the
     proof wants it: `E(average) <= (max_i log(1/p_0(i)) + sum a_t^2 / 8) / sum a_t`, for the default step and a uniform
     start `O(sqrt(log n / t) log t)`. It does not use `beta`, so `nashjax.solve` refuses it at

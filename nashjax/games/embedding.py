@@ -27,7 +27,7 @@ LARGE_TILE = 2048
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EmbeddingGame(Game):
-    """Preference games `P[i, j] = sigmoid(x_i^T S x_j)` of actions with features (spec 1).
+    """Preference games `P[i, j] = sigmoid(x_i^T S x_j)` of actions with features.
 
     General preference models are of this form, and with `S` of blocks `[[0, 1], [-1, 0]]` every skew-symmetric matrix
     of logits of rank at most `d` is. A query computes the tiles of the matrix above its diagonal, each once for both of

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from nashjax._validation import first_index, invalid, message, wrong_type
 
 SYMMETRY_TOLERANCE = 1e-6
-"""How far `P + P^T` may be from 1, entry by entry (spec 2)."""
+"""How far `P + P^T` may be from 1, entry by entry."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ SUMS = "...ir,i...->r..."
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LowRankGame(Game):
-    """Preference games `P = 1/2 + L R^T - R L^T` given by two factors (spec 1); a query costs `O(n r)`.
+    """Preference games `P = 1/2 + L R^T - R L^T` given by two factors; a query costs `O(n r)`.
 
     Whether every entry of `P` lies in [0, 1] cannot be found in `O(n r)`, so it is not looked for: with factors that
     are too large the "game" is one of skew-symmetric payoffs `P - 1/2`. Certificates hold for it, too, but the steps of

@@ -36,7 +36,7 @@ MOST_SMALL = 32
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MatrixGame(Game):
-    """Preference games given by their matrices (spec 1).
+    """Preference games given by their matrices.
 
     Attributes:
       preferences: `[*batch_shape, n, n]`, float; `preferences[..., i, j]` is the probability that action `i` is
@@ -73,7 +73,7 @@ class MatrixGame(Game):
         Args:
           payoffs: `A`, `[*batch_shape, n, n]`, `A[..., i, j]` what `i` wins from `j`, `A + A^T = 0`.
           bound: the largest payoff possible, `[*batch_shape]` or a scalar; default the largest entry of each game.
-            The regularisation `beta` of a solve is in units of `P`, so it depends on this.
+            The regularization `beta` of a solve is in units of `P`, so it depends on this.
 
         Returns:
           A game that remembers the map: `to_payoff_units` undoes it.
@@ -116,7 +116,7 @@ class MatrixGame(Game):
         return self.preferences
 
     def symmetrized(self) -> MatrixGame:
-        """Return the game `1/2 + (P - P^T)/2`, in which `P + P^T = 1` but for the rounding of each entry (spec 2)."""
+        """Return the game `1/2 + (P - P^T)/2`, in which `P + P^T = 1` but for the rounding of each entry."""
         half_margin = (self.preferences - self.preferences.mT) / 2
         exact = 0.5 + jnp.where(self._diagonal(), 0, half_margin)
         return dataclasses.replace(self, preferences=simplex.materialize(exact, self.preferences))
@@ -216,7 +216,7 @@ class SmallGames(Game):
     """A batch of games with few actions, the batch axes last: one vector instruction works on many games.
 
     Attributes:
-      preferences: `[n, n, *batch_shape]`, float, symmetrised; otherwise as in `MatrixGame`.
+      preferences: `[n, n, *batch_shape]`, float, symmetrized; otherwise as in `MatrixGame`.
     """
 
     has_matrix: ClassVar[bool] = True

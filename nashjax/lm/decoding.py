@@ -77,7 +77,7 @@ def generate(
 
     Args:
       decoder: the model.
-      members: weights of the policies and their shares in a geometric mixture, `sum(share * log p)` normalised at
+      members: weights of the policies and their shares in a geometric mixture, `sum(share * log p)` normalized at
         every token; one of share 1 for a policy alone.
       key: a jax random key.
       prompts: `[rows, width]`.

@@ -28,7 +28,7 @@ class LanguageGame:
       reference: its weights at the start.
       prompts: all of them, `[prompts, width]`.
       bias: see `generate`.
-      beta: strength of the regularisation, `[]`.
+      beta: strength of the regularization, `[]`.
       length: most tokens of an answer.
       stop: tokens that end one.
       mesh: devices that share the work; None for one.

@@ -131,7 +131,7 @@ def train(
       policy: the model; what of its weights is trained, all or adapters, was decided when it was made.
       prompts: texts to answer, which need no answers of their own.
       judge: who compares; see `Judge`.
-      beta: strength of the regularisation, > 0, in units of preference for a nat of divergence of a whole answer.
+      beta: strength of the regularization, > 0, in units of preference for a nat of divergence of a whole answer.
       num_steps: how many steps to make; a finished run cannot be prolonged, since its step sizes depend on its length.
       answer_length: most tokens of an answer, the stop token among them.
       key: a jax random key.

@@ -32,7 +32,7 @@ def compare_next(
     """The pairs of which one more comparison shrinks the intervals of the payoffs most.
 
     With `p` the equilibrium at `beta` and `D = diag(p) - p p^T`, a change `dP` of the preferences moves the equilibrium
-    by `dp = (beta I - D P)^-1 D dP p` (the derivative of its fixed point, spec 1) and the payoffs by `dP p + P dp`.
+    by `dp = (beta I - D P)^-1 D dP p` (the derivative of its fixed point) and the payoffs by `dP p + P dp`.
 
     Args:
       preferences: `[n, n]`.

@@ -66,7 +66,7 @@ def solve_all(
 
     Args:
       preferences: of all comparisons, `[n, n]`.
-      beta: regularisation, >= 0.
+      beta: regularization, >= 0.
       path: further betas for all comparisons.
       draws: preferences of resamples, `[some, n, n]`.
       num_draws: how many these are.
@@ -117,7 +117,7 @@ def ranks_of(score: np.ndarray) -> np.ndarray:
 
 
 def _tolerance(beta: np.ndarray, distance: float) -> np.ndarray:
-    """The exploitability that certifies a distance in L1, `sqrt(2 E / beta)` (spec 2); at `beta = 0` one in payoffs."""
+    """The exploitability that certifies a distance in L1, `sqrt(2 E / beta)`; at `beta = 0` one in payoffs."""
     return np.where(beta > 0, np.minimum(beta * distance**2 / 2, distance), distance / 1000)
 
 

@@ -51,7 +51,7 @@ class Ranking:
 
     Attributes:
       items: the `n` names.
-      beta: regularisation, in units of preference.
+      beta: regularization, in units of preference.
       mass: of each item in the equilibrium.
       payoff: how often each is preferred over the equilibrium, the Nash average; 1/2 is that of the equilibrium itself.
       rank: 1 is the best; items of equal payoff share one.
@@ -159,7 +159,7 @@ def rank(
 ) -> Ranking:
     """Rank items by the equilibrium of the game that their comparisons are, with bootstrap intervals.
 
-    The equilibrium is the mixture of items that no other mixture is preferred over (spec 1); an item's *mass* is its
+    The equilibrium is the mixture of items that no other mixture is preferred over; an item's *mass* is its
     share in it, its *payoff* how often it is preferred over it (the Nash average). Both are fair under cycles. At
     `beta = 0` an item that loses to all changes nothing, and a copy of an item only shares its mass. All resamples are
     solved like the point estimate, in double precision, the latter to 1e-6.
@@ -171,7 +171,7 @@ def rank(
 
     Args:
       battles: the comparisons.
-      beta: regularisation towards all items alike, >= 0, in units of preference; 0 for the plain equilibrium.
+      beta: regularization towards all items alike, >= 0, in units of preference; 0 for the plain equilibrium.
       bootstrap: how many resamples, >= 0.
       seed: of their draws.
       cluster: a label that was read, such as judge or prompt, whose comparisons are drawn together; default is that

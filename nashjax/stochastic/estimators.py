@@ -69,7 +69,7 @@ def policy_gradient_loss(
 
     Args:
       compared: the samples.
-      beta: regularisation.
+      beta: regularization.
       prox_weight: `beta / eta`; not used without a centre.
       baseline: whether to subtract the mean of the other samples in the same context; else 1/2.
       both_sides: whether to learn from both samples of a comparison.

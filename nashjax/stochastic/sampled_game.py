@@ -39,7 +39,7 @@ class Asked(NamedTuple):
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SampledGame:
-    """An oracle, a family of policies and the regularisation; one game, batches by `vmap`.
+    """An oracle, a family of policies and the regularization; one game, batches by `vmap`.
 
     A `PolicyMethod` uses only `beta`, `num_contexts`, `init_params`, `draw_contexts`, `sample`, `log_prob`,
     `reference_log_prob`, `compare` and `log_policy` (with `exact=True`, also `exact_value`): whatever else offers them
@@ -48,7 +48,7 @@ class SampledGame:
     Attributes:
       oracle: who answers.
       policy: the family of policies.
-      beta: regularisation, `[]`.
+      beta: regularization, `[]`.
       log_reference: `[num_contexts, n]`, `-inf` excludes an action.
     """
 
@@ -89,7 +89,7 @@ class SampledGame:
     def sample(
         self, params: Params, key: jax.Array, contexts: jax.Array, num: int, reference_share: jax.Array | float = 0.0
     ) -> jax.Array:
-        """Draw actions int32 `[k, num]`, from `p^(1 - m) r^m`, normalised, `m` the share of the reference."""
+        """Draw actions int32 `[k, num]`, from `p^(1 - m) r^m`, normalized, `m` the share of the reference."""
         return draw(self._mixed(params, contexts, reference_share), key, num)
 
     def log_prob(

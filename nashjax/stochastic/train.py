@@ -77,7 +77,7 @@ def train(
 
     Args:
       oracle: who answers, a `PreferenceOracle`.
-      beta: regularisation towards the reference, broadcast to `[*batch]`, > 0, in units of preference.
+      beta: regularization towards the reference, broadcast to `[*batch]`, > 0, in units of preference.
       method: how to learn; default `StochasticNashMP()`. Where the actions can be listed, `PlugIn()` needs far fewer
         comparisons.
       num_comparisons: the most that may be spent on each game; an action that meets itself counts, although that is not

@@ -87,7 +87,7 @@ def sweep(
         `nashjax.sweeps.RandomGames`, or an iterable of preferences `[n, n]` or `[games, n, n]` or a `MatrixGame` of
         these. An iterable is drawn from its start again when a sweep goes on, and has to give the same games.
       output: the directory, made if it is not there.
-      beta: regularisation, one number >= 0, in units of preference.
+      beta: regularization, one number >= 0, in units of preference.
       tol: exploitability to reach, one number >= 0, in units of preference.
       chunk_size: games solved together, one shard; by default 65,536, or fewer where games have more than 16 actions.
         Consecutive games of another size begin another chunk.
