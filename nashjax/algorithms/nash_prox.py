@@ -52,8 +52,8 @@ class NashProx(Algorithm[NashProxState]):
     `s E'(h) <= KL(h||p)`,  `E'(h) = (1 + eta)/s KL(h||p')` the exploitability in the inner game,
 
     which is the test of `AdaptiveNashMP` for any opponent `h` and proves `KL(p*||p') <= KL(p*||p) / (1 + eta)`, as
-    for the exact inner equilibrium. It comes true after finitely many trials: `E'` falls to 0 and `KL(h||p)` does not, unless
-    `p` is the equilibrium. A step that does not move repeats the policy. Queries: one or two for the trial
+    for the exact inner equilibrium. It comes true after finitely many trials: `E'` falls to 0 and `KL(h||p)` does not,
+    unless `p` is the equilibrium. A step that does not move repeats the policy. Queries: one or two for the trial
     and one for the move. Games that are solved side by side all compute all three; `queries` counts what was used.
 
     Attributes:
