@@ -170,7 +170,8 @@ class Threads(StageByStage):
 
     def finish(self, solution: Solution) -> Solution:
         """See `Executor.finish`."""
-        if isinstance(solution.status, jax.Array):  # which `is_finished` has waited for
+        if isinstance(solution.status, jax.Array):
+            jax.block_until_ready(solution.status)  # and with it all that the same program returns
             return solution
         return _on_device(solution)
 
