@@ -247,6 +247,10 @@ def repeated(text: Any) -> Any:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(NUM_ROWS, np.int32)), [text])
 
 
+POOLS: list[Any] = []
+"""Memory pools that outlive their buffers: pyarrow crashes if a buffer is freed after its pool, as garbage can be."""
+
+
 @pytest.mark.parametrize("text", ["x" * 100_000, b"x" * 100_000], ids=["text", "binary"])
 def test_a_long_text_that_many_rows_of_a_parquet_file_share_is_kept_once(tmp_path: Path, text: str | bytes):
     """A file of 800 bytes, whose texts have 2 GB together."""
@@ -254,6 +258,7 @@ def test_a_long_text_that_many_rows_of_a_parquet_file_share_is_kept_once(tmp_pat
     assert path.stat().st_size < 1000
     usual = pa.default_memory_pool()
     pool = pa.proxy_memory_pool(usual)
+    POOLS.append(pool)
     pa.set_memory_pool(pool)
     try:
         with pytest.raises(BadInput, match=r"20000 rows that cannot be used, .* row 1: winner must be one of .* 'xxx"):
