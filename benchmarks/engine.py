@@ -184,8 +184,9 @@ def frames(trees: Trees, options: Options) -> list[Row]:
 
 def references(path: Path, names: set[str]) -> int:
     """Count the places of a file that name a function, as `name` or `module.name`; text and comments do not count."""
-    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    found = (node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "") for node in nodes)
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    found = [node.attr for node in nodes if isinstance(node, ast.Attribute)]
+    found += [node.id for node in nodes if isinstance(node, ast.Name)]
     return sum(name in names for name in found)
 
 

@@ -92,7 +92,7 @@ def measure(study: str, processes: int, devices: int, process: int, port: int) -
     row["seconds"] = float(f"{median_seconds(lambda: nj.solve(games, 0.01)):.4g}")
     if everywhere > 1:
         problem = Problem.build(games, 0.01, tol=1e-6, in_place=True)
-        where, stage = mesh.layout(problem), nj.Auto().stages_for(problem.game)[0]
+        where, stage = mesh.layout(problem), nj.Auto().stages[0]
         arguments = (stage, mesh.place(problem, where), None, 100_000, where, None)
         lowered = mesh.lower_stage(*arguments)
         row |= count_collectives(str(lowered.compile().as_text()))

@@ -8,8 +8,8 @@ import jax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from nashjax._execution.executor import Executor, choose_executor, concrete_betas
-from nashjax._math.transfers import is_concrete
+from nashjax._execution.executor import Executor, choose_executor
+from nashjax._math.transfers import is_concrete, to_host
 from nashjax._validation import LARGEST_INT, check_integer
 from nashjax.algorithms.auto import Auto
 from nashjax.algorithms.base import Algorithm, check_algorithm, check_matrix, check_supported
@@ -92,11 +92,14 @@ def solve(
     algorithm = DEFAULT if algorithm is None else algorithm
     _check(algorithm, max_queries, block_size)
     problem = Problem.build(game, beta, reference, initial, tol, validate=validate, in_place=True)
-    if isinstance(algorithm, Algorithm):
-        check_supported(algorithm, problem.game, beta)
     fixed = _without_derivatives(problem)
     executor = choose_executor(fixed, _is_concrete(algorithm, max_queries))
-    progress = executor.solve(fixed, _stages(algorithm, fixed), max_queries, block_size)
+    has_matrix = executor.has_matrix(fixed)
+    if isinstance(algorithm, Algorithm):
+        check_supported(algorithm, problem.game, has_matrix, beta)
+    if validate:
+        executor.check_before(problem)
+    progress = executor.solve(fixed, _stages(algorithm, fixed, has_matrix), max_queries, block_size)
     return _solution(executor, problem, fixed, progress, validate=validate, throw=throw)
 
 
@@ -145,11 +148,14 @@ def solve_path(
     algorithm = DEFAULT if algorithm is None else algorithm
     _check(algorithm, max_queries, None)
     problem = Problem.build_path(game, betas, reference, initial, tol, validate=validate, in_place=True)
-    if isinstance(algorithm, Algorithm):
-        check_supported(algorithm, problem.game, betas, "betas")
     fixed = _without_derivatives(problem)
     executor = choose_executor(fixed, _is_concrete(algorithm, max_queries))
-    progress = executor.follow(fixed, _stages(algorithm, fixed), max_queries)
+    has_matrix = executor.has_matrix(fixed)
+    if isinstance(algorithm, Algorithm):
+        check_supported(algorithm, problem.game, has_matrix, betas, "betas")
+    if validate:
+        executor.check_before(problem)
+    progress = executor.follow(fixed, _stages(algorithm, fixed, has_matrix), max_queries)
     return _solution(executor, problem, fixed, progress, validate=validate, throw=throw)
 
 
@@ -194,13 +200,15 @@ def trajectory(
     check_integer("num_steps", num_steps, 0, LARGEST_INT)
     problem = Problem.build(game, beta, reference, initial, in_place=True)
     fixed = _without_derivatives(problem)
+    problem.check_games()
     executor = choose_executor(fixed, _is_concrete(algorithm, num_steps))
+    has_matrix = executor.has_matrix(fixed)
     if isinstance(algorithm, Algorithm):
-        check_matrix(algorithm, problem.game)
+        check_matrix(algorithm, problem.game, has_matrix)
         return executor.record(problem, fixed, algorithm, num_steps)
-    numbered = tuple(enumerate(algorithm.stages_for(problem.game)))
-    chosen = _stages(algorithm, fixed)
-    numbered = tuple((number, stage) for number, stage in numbered if stage in chosen)
+    chosen = _stages(algorithm, fixed, has_matrix)
+    every = algorithm.stages if chosen[0] in algorithm.stages else algorithm.without_matrix
+    numbered = tuple((number, stage) for number, stage in enumerate(every) if stage in chosen)
     return executor.record(problem, fixed, numbered, num_steps)
 
 
@@ -213,11 +221,12 @@ def _check(algorithm: Any, max_queries: Any, block_size: int | None) -> None:
         check_integer("block_size", block_size, 1, LARGEST_INT)
 
 
-def _stages(algorithm: Algorithm[Any] | Auto, problem: Problem) -> tuple[Stage, ...]:
+def _stages(algorithm: Algorithm[Any] | Auto, problem: Problem, has_matrix: bool) -> tuple[Stage, ...]:
     """Return the stages of an algorithm that games of this problem can need."""
     if isinstance(algorithm, Algorithm):
         return (Stage(type(algorithm).__name__, When(algorithm.betas), algorithm),)
-    return algorithm.possible_stages(problem, concrete_betas(problem))
+    betas = to_host(problem.beta) if is_concrete(problem.beta) else None
+    return algorithm.possible_stages(has_matrix, problem.game.num_actions, problem.beta.dtype, betas)
 
 
 def _is_concrete(algorithm: Algorithm[Any] | Auto, max_queries: Any) -> bool:
@@ -239,7 +248,7 @@ def _solution(
 ) -> Solution:
     """Return the solution of a problem, with derivatives where the problem is traced by one."""
     if validate:
-        executor.check(problem, progress.status)
+        executor.check_after(problem, progress.status)
     if fixed is not problem:
         progress = progress._replace(log_policy=executor.differentiate(problem, fixed, progress.log_policy))
     solution = executor.finish(progress.solution())

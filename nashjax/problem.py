@@ -119,7 +119,7 @@ class Problem(NamedTuple):
                 "betas", values, never_increasing, "at most the beta before it", "Sort betas in descending order."
             )
         # One beta stands for all of them: whole, they would broadcast with the batch.
-        first = jnp.zeros(betas.shape[1:], betas.dtype) if betas.ndim > 1 else 0.0
+        first = np.zeros(betas.shape[1:])
         problem = cls.build(game, first, reference, initial, tol, validate=validate, in_place=in_place)
         between = (1,) * (len(problem.batch_shape) - (betas.ndim - 1))
         whole = cast(betas, problem.beta.dtype, in_place=in_place)
@@ -284,7 +284,7 @@ class RegularizedGame:
         return simplex.normalize(jnp.where(self._excluded, -jnp.inf, self.log_reference - scaled))
 
     def exploitability(self, log_policy: jax.Array, payoffs: jax.Array) -> jax.Array:
-        """What the best response gains over the policy, `E_b(p) = beta KL(p||b) >= 0`.
+        """Compute the gain of the best response over the policy, `E_b(p) = beta KL(p||b) >= 0`.
 
         At `beta = 0`: `max_i (P p)_i - 1/2`. The duality gap is twice this.
 
@@ -314,7 +314,7 @@ class RegularizedGame:
         return jnp.exp(log_policy) > self.shortfall(payoffs)
 
     def rounding_floor(self) -> jax.Array:
-        """What rounding alone may add to or hide from an exploitability, `[*batch]`."""
+        """Bound what rounding alone may add to or hide from an exploitability, `[*batch]`."""
         return regularized.rounding_floor(self.beta, self.log_reference.dtype)
 
     def proximal_map(self, log_center: jax.Array, payoffs: jax.Array, step: jax.Array | float) -> jax.Array:
@@ -342,7 +342,7 @@ class RegularizedGame:
         return simplex.normalize(jnp.where(self._excluded, -jnp.inf, mixture))
 
     def gains(self, payoffs: jax.Array) -> jax.Array:
-        """What each action gains over the policy of these payoffs, `P p - 1/2`; `-inf` for an excluded one.
+        """Compute the gain of each action over the policy of these payoffs, `P p - 1/2`; `-inf` for an excluded one.
 
         The policy itself is worth 1/2 against itself, whatever it is: `p^T P p = 1/2`.
         """

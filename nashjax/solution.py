@@ -1,10 +1,9 @@
-"""What a solve returns."""
+"""Results of a solve: `Solution`, `Status`, `Trajectory`, and the `Progress` between stages."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from jax.core import Tracer
 
 from nashjax._math import layout
 from nashjax._math.pytree import register_dataclass
+from nashjax._math.transfers import is_concrete, to_host
 
 ARRAYS = (jax.Array, np.ndarray, np.generic)
 
@@ -118,16 +118,19 @@ class Solution:
         """Return the solutions at an index, slice, mask or tuple of these, which selects along the batch axes."""
         if not self.batch_shape:
             raise TypeError("A solution of one game cannot be indexed.")
-        if isinstance(index, int) and not -len(self) <= index < len(self):
-            raise IndexError(f"index must be from {-len(self)} to {len(self) - 1}, got {index}.")
-        if any(part is Ellipsis for part in (index if isinstance(index, tuple) else (index,))):
-            at = np.arange(math.prod(self.batch_shape)).reshape(self.batch_shape)[index]
-            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(self.batch_shape) :])[at], self)
-        return jax.tree.map(lambda x: x[index], self)
+        index = index if isinstance(index, tuple) else (index,)
+        if is_concrete(index):
+            # jax would take the last game for an index beyond it. An array without entries of its own tells.
+            np.broadcast_to(False, self.batch_shape)[jax.tree.map(_as_numpy, index)]
+        ends_in_games = any(part is Ellipsis for part in index)
+        with_actions = (*index, slice(None)) if ends_in_games else index
+        others = {name: array[index] for name, array in vars(self).items() if name != "log_policy"}
+        return Solution(log_policy=self.log_policy[with_actions], **others)
 
     def __iter__(self) -> Iterator[Solution]:
         """Iterate over the first batch axis, on the host."""
-        return (self.to_numpy()[i] for i in range(len(self)))
+        host = self.to_numpy()
+        return (host[i] for i in range(len(self)))
 
     def to_numpy(self) -> Solution:
         """Return the solution with numpy arrays."""
@@ -171,22 +174,25 @@ class Solution:
 
     def raise_for_status(self) -> Solution:
         """Return the solution; raise `NotConverged`, which holds it, if a game has not converged."""
-        if not (np.asarray(self.status) == Status.CONVERGED).all():
+        if not (to_host(self.status) == Status.CONVERGED).all():
             raise NotConverged(self)
         return self
 
     def describe(self) -> str:
-        """Return how many games converged and, if some did not, why and what to try."""
-        status = np.asarray(self.status).reshape(-1)
+        """Return how many games converged and, if some did not, why and what to try.
+
+        All processes that hold a part of the games have to call this together.
+        """
+        status = to_host(self.status)
         if not self.batch_shape:
-            found = Status(int(status[0]))
-            return f"{found.name}: exploitability {float(np.asarray(self.exploitability)):.3g}. {found.describe()}"
-        total, good = len(status), int((status == Status.CONVERGED).sum())
+            found = Status(int(status))
+            return f"{found.name}: exploitability {float(to_host(self.exploitability)):.3g}. {found.describe()}"
+        total, good = status.size, int((status == Status.CONVERGED).sum())
         if good == total:
             return f"All {total} games converged." if total else "No games."
         lines = [f"{good} of {total} games converged."]
         for kind in list(Status)[1:]:
-            where = np.argwhere(np.asarray(self.status) == kind)
+            where = np.argwhere(status == kind)
             if len(where):
                 first = where[0].tolist() if where.shape[1] > 1 else int(where[0, 0])
                 lines.append(f"{len(where)} {kind.name}, the first at index {first}: {kind.describe()}")
@@ -194,9 +200,16 @@ class Solution:
 
     def __repr__(self) -> str:
         shape = list(np.shape(self.log_policy)) if self.log_policy is not None else "?"
-        if any(isinstance(leaf, Tracer) or not isinstance(leaf, ARRAYS) for leaf in vars(self).values()):
+        leaves = vars(self).values()
+        if any(isinstance(leaf, Tracer) or not isinstance(leaf, ARRAYS) for leaf in leaves):
             return f"Solution(policy {shape}, not computed)"
-        return f"Solution(policy {shape} {np.asarray(self.log_policy).dtype}: {self.describe()})"
+        if not all(leaf.is_fully_addressable for leaf in leaves if isinstance(leaf, jax.Array)):
+            return f"Solution(policy {shape}, spread over processes; see nashjax.distributed.gather)"
+        return f"Solution(policy {shape} {self.log_policy.dtype}: {self.describe()})"
+
+
+def _as_numpy(part: Any) -> Any:
+    return np.asarray(part) if isinstance(part, jax.Array) else part
 
 
 _is_converged = jax.jit(lambda status: status == Status.CONVERGED)

@@ -36,6 +36,7 @@ def test_the_answers_are_those_of_one_device():
     own = slice(4 * process, 4 * process + 4)  # each process loads its own games
     found = nj.solve(nj.distributed.shard_local(P[own]), nj.distributed.shard(betas), tol=1e-12, algorithm=first_order)
     assert not found.policy.is_fully_addressable
+    assert "spread over processes" in repr(found)
     whole = nj.distributed.gather(found)
     assert (whole.status == 0).all() and (whole.queries > 0).all()
     assert np.abs(whole.policy - np.asarray(expected.policy)).max() < 1e-6

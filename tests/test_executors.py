@@ -91,7 +91,6 @@ def test_verbs_and_derivatives_of_games_on_a_mesh_stay_on_the_mesh():
         os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 " + os.environ.get("XLA_FLAGS", "")
         import jax, jax.numpy as jnp, numpy as np, nashjax as nj
         jax.config.update("jax_enable_x64", True)
-        P = jax.random.PRNGKey(0)
         games = nj.games.random_game(jax.random.key(0), 4, (6,)).preferences
         whole = nj.games.random_game(jax.random.key(1), 8).preferences
         method = nj.AdaptiveNashMP()
@@ -112,6 +111,17 @@ def test_verbs_and_derivatives_of_games_on_a_mesh_stay_on_the_mesh():
                 assert np.abs(np.asarray(found) - np.asarray(expected)).max() < 1e-6, (place, name)
                 stays = found.sharding.is_equivalent_to(spread.sharding, found.ndim)
                 assert stays or place == "rows", (place, name, found.sharding)
+        rows = nj.distributed.shard_rows(whole)
+        for beta in (1e-4, 0.0):  # by first order: no device has the matrix
+            found = nj.solve(rows, beta, max_queries=60)
+            assert found.status == nj.Status.MAX_QUERIES and found.queries <= 60, found
+            assert abs(found.exploitability - nj.metrics.exploitability(whole, found.policy, beta)) < 1e-12
+        try:
+            nj.solve(rows, 0.0, algorithm=nj.InteriorPoint())
+        except ValueError as error:
+            assert "whose rows lie on several devices" in str(error), error
+        else:
+            raise AssertionError("interior points need the matrix")
         print("done")
     """
     assert run_script(script, 300) == "done\n"
@@ -130,6 +140,15 @@ def test_the_default_is_an_object():
         nj.Auto().replace("second order")
     with pytest.raises(TypeError, match=r"stages must be a tuple of nashjax\.Stage, got \[\]"):
         nj.Auto(stages=[])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"stages must be a tuple with at least one nashjax\.Stage, got \(\)"):
+        nj.Auto(stages=())
+
+
+def test_the_stages_of_many_betas_are_not_remembered_for_ever():
+    auto = nj.Auto()
+    for beta in np.linspace(0.1, 1, 2500):
+        assert auto.possible_stages(True, 4, np.dtype("float64"), np.asarray(beta))[0].name == "first order"
+    assert len(auto._known) <= 1000
 
 
 def test_the_trajectory_of_the_default_tells_the_stage_of_each_step():

@@ -16,7 +16,7 @@ DEVICES = """
     def collectives(game, beta, algorithm=None):
         problem = Problem.build(game, beta, in_place=True)
         where = mesh_execution.layout(problem)
-        stages = nj.Auto().stages_for(problem.game) if algorithm is None else (nj.Stage("", nj.When(), algorithm),)
+        stages = nj.Auto().stages if algorithm is None else (nj.Stage("", nj.When(), algorithm),)
         text = ""
         for stage in stages:
             arguments = (stage, mesh_execution.place(problem, where), None, 1000)

@@ -101,6 +101,10 @@ def test_what_is_missing_is_named():
     even: Any = jnp.full((2, 2), 0.5)
     with pytest.raises(TypeError, match=r"algorithm must be .*, got .*\. Derive the class from nashjax\.Algorithm\."):
         nj.solve(even, 0.1, algorithm=Method())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"Hidden\.has_matrix must be True, got False in a class with dense\(\)\."):
+        type("Hidden", (nj.Game,), {"dense": lambda self: even})
+    with pytest.raises(TypeError, match=r"Lacking\.has_matrix must be False, got True in a class without dense\(\)\."):
+        type("Lacking", (nj.Game,), {"has_matrix": True})
     with pytest.raises(TypeError, match=r"Undeclared\.queries_per_step must be an integer, .*, got nothing\."):
         type("Undeclared", (nj.Algorithm,), {})
 

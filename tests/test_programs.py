@@ -47,7 +47,7 @@ def test_dropped_programs_give_their_memory_maps_back_and_one_game_needs_few():
         PROGRAMS.clear()
         after = count_maps() - before
         again = nj.solve(P, 0.1)
-        print(added < 400, after < added / 2, bool((again.policy == first.policy).all()))
+        print(added < 300, after < added / 2, bool((again.policy == first.policy).all()))
     """
     assert run_script(script, 120) == "True True True\n"
 

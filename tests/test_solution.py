@@ -1,4 +1,6 @@
-"""What a solve returns: indexing, conversion, and how it says that games have not converged."""
+"""`Solution`: indexing, conversion, and the report of games that have not converged."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +23,12 @@ def test_indices_select_games():
     np.testing.assert_array_equal(BATCH[np.array([[True, False, True], [False] * 3])].policy, BATCH.policy[0, [0, 2]])
     assert [row.policy.shape for row in BATCH] == [(3, 4), (3, 4)]
     np.testing.assert_array_equal([one.exploitability for one in BATCH[1]], BATCH.exploitability[1])
-    with pytest.raises(IndexError, match="index must be from -2 to 1, got 2"):
-        BATCH[2]
+    beyond: list[Any] = [2, -3, np.int64(2), (0, 3), (2,), np.array([0, 2]), jnp.array([5]), (Ellipsis, 3), (0, 0, 0)]
+    for index in beyond:
+        with pytest.raises(IndexError):
+            BATCH[index]
+    assert BATCH[jnp.array([1, 0])].policy.shape == (2, 3, 4)
+    assert jax.jit(lambda i: BATCH[i].policy)(1).shape == (3, 4)
     with pytest.raises(TypeError, match="one game cannot be indexed"):
         BATCH[0, 0][0]
     with pytest.raises(TypeError, match="one game has no length"):

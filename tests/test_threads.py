@@ -65,11 +65,28 @@ def test_parts_change_nothing_but_the_order_of_the_work(n):
         np.testing.assert_allclose(found.policy[i, j], one.policy, atol=2 * np.sqrt(2e-6 / float(beta[i, 0])))
 
 
+def test_hyperparameters_of_each_game_keep_the_batch_whole():
+    games = nj.games.random_game(jax.random.key(0), 3, (2, 3))
+    eta = jnp.array([[0.1, 0.2, 0.3], [0.15, 0.25, 0.35]])
+    found = nj.solve(games, 0.1, algorithm=nj.NashMP(eta=eta))
+    path = nj.trajectory(games, 0.1, algorithm=nj.NashMP(eta=eta), num_steps=2)
+    np.testing.assert_allclose(path.step_size, np.stack([eta, eta], -1))
+    for i, j in np.ndindex(2, 3):
+        alone = nj.solve(games.preferences[i, j], 0.1, algorithm=nj.NashMP(eta=float(eta[i, j])))
+        assert found.queries[i, j] == alone.queries
+
+
 def test_a_bad_game_in_a_large_batch_is_named():
     P = np.array(nj.games.random_game(jax.random.key(0), 3, (20, 50)).preferences)
     P[13, 7, 1, 2] += 0.25
     with pytest.raises(ValueError, match=r"game.preferences\[13, 7, (1, 2|2, 1)\]"):
         nj.solve(P, 0.1, algorithm=nj.NashMP())
+    for call in (
+        lambda: nj.solve_path(P, np.array([0.2, 0.1]), algorithm=nj.NashMP()),
+        lambda: nj.trajectory(P, 0.1, algorithm=nj.NashMP(), num_steps=2),
+    ):
+        with pytest.raises(ValueError, match=r"game.preferences\[13, 7, (1, 2|2, 1)\]"):
+            call()
     solution = nj.solve(P, 0.1, algorithm=nj.NashMP(), validate=False)
     assert solution.status[13, 7] == nj.Status.INVALID
     assert (solution.status == nj.Status.INVALID).sum() == 1

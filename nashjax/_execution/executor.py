@@ -1,4 +1,4 @@
-"""Where a problem is solved: inside a trace, on all cores, or on a mesh of devices."""
+"""Executors, which decide where a problem is solved: inside a trace, on all cores, or on a mesh of devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from nashjax._execution import inline, mesh, threads
 from nashjax._execution.derivative import attach_derivative
-from nashjax._math.transfers import explicit, is_concrete, to_host
+from nashjax._math.transfers import explicit, is_concrete
 from nashjax.algorithms.base import Algorithm
 from nashjax.algorithms.stage import Stage
 from nashjax.problem import Problem
@@ -56,9 +56,17 @@ class Executor(abc.ABC):
         """Return the solution as jax arrays whose computation has ended."""
         return jax.block_until_ready(solution)
 
-    @abc.abstractmethod
-    def check(self, problem: Problem, status: jax.Array) -> None:
-        """Raise ValueError that names the first bad entry if the status of an invalid game says INVALID."""
+    def has_matrix(self, problem: Problem) -> bool:
+        """Return whether the games offer their matrix where they are solved."""
+        return problem.game.has_matrix
+
+    def check_before(self, problem: Problem) -> None:
+        """Raise ValueError that names the first bad entry of the games, where a solve does not find it in passing."""
+        del problem
+
+    def check_after(self, problem: Problem, status: jax.Array) -> None:
+        """Raise ValueError that names the first bad entry of the games if the status of one is INVALID."""
+        del problem, status
 
 
 def choose_executor(problem: Problem, others_are_concrete: bool) -> Executor:
@@ -96,8 +104,8 @@ class Inline(Executor):
         """See `Executor.finish`; inside a trace there is nothing to wait for."""
         return solution
 
-    def check(self, problem: Problem, status: jax.Array) -> None:
-        """See `Executor.check`; traced values are not checked."""
+    def check_before(self, problem: Problem) -> None:
+        """See `Executor.check_before`; traced values are not checked."""
         problem.check_games()
 
 
@@ -148,7 +156,7 @@ class Threads(StageByStage):
         found, initial = [], problem.initial
         for beta in np.asarray(problem.beta):
             one = problem._replace(beta=beta, initial=initial)
-            own = tuple(stage for stage in stages if stage.when.can_include(one, beta))
+            own = tuple(stage for stage in stages if np.any(stage.when.includes_beta(beta)))
             progress = jax.tree.map(np.asarray, self.solve(one, own or stages[:1], max_queries, None))
             found.append(progress)
             invalid = (progress.status == Status.INVALID)[..., None]  # one beta must not spoil the next
@@ -175,13 +183,9 @@ class Threads(StageByStage):
             return solution
         return _on_device(solution)
 
-    def check(self, problem: Problem, status: jax.Array) -> None:
-        """See `Executor.check`."""
-        statuses = np.asarray(status)
-        worst = (
-            statuses.item() if statuses.ndim == 0 else statuses.max(initial=Status.INVALID if not statuses.size else 0)
-        )
-        if worst == Status.INVALID:
+    def check_after(self, problem: Problem, status: jax.Array) -> None:
+        """See `Executor.check_after`."""
+        if Status.INVALID in np.asarray(status) or not status.size:  # without a beta no game has been looked at
             problem.check_games()
 
 
@@ -218,8 +222,12 @@ class Mesh(StageByStage):
         """See `Executor.differentiate`: each device has the derivatives of its own games."""
         return mesh.differentiate(problem, fixed, log_policy)
 
-    def check(self, problem: Problem, status: jax.Array) -> None:
-        """See `Executor.check`; games that are traced by a derivative are not checked."""
+    def has_matrix(self, problem: Problem) -> bool:
+        """See `Executor.has_matrix`: a device that holds some rows of a matrix does not have it."""
+        return problem.game.has_matrix and not mesh.shares_rows(problem)
+
+    def check_after(self, problem: Problem, status: jax.Array) -> None:
+        """See `Executor.check_after`; games that are traced by a derivative are not checked."""
         if is_concrete(problem):
             mesh.check_statuses(problem, status)
 
@@ -285,8 +293,3 @@ def _is_tracing() -> bool:
         return True
     _known_not_tracing[:] = [state]
     return False
-
-
-def concrete_betas(problem: Problem) -> np.ndarray | None:
-    """Return the values of beta, None if they are traced."""
-    return to_host(problem.beta) if is_concrete(problem.beta) else None

@@ -75,16 +75,16 @@ def record(problem: Problem, algorithm: Algorithm[Any] | tuple[tuple[int, Stage]
 
 def block_size_of(stage: Stage, problem: Problem, block_size: int | None) -> int:
     """Return how many games a stage solves together; the caller's number is that of first-order methods."""
-    if differs_between_games(stage):
+    if differs_between_games(stage.algorithm):
         return max(math.prod(problem.batch_shape), 1)
     if block_size is None or stage.algorithm.solves_systems:
         return default_block_size(problem, systems=stage.algorithm.solves_systems)
     return block_size
 
 
-def differs_between_games(stage: Stage) -> bool:
+def differs_between_games(algorithm: Any) -> bool:
     """Return whether a hyperparameter is an array with a value for each game, so that the batch cannot be cut."""
-    return any(jnp.ndim(leaf) for leaf in jax.tree.leaves(stage.algorithm))
+    return any(jnp.ndim(leaf) for leaf in jax.tree.leaves(algorithm))
 
 
 def run_on_all(

@@ -51,6 +51,11 @@ def is_spread(arrays: list[jax.Array]) -> bool:
     return any(map(_is_cut, arrays))
 
 
+def shares_rows(problem: Problem) -> bool:
+    """Return whether the devices share the rows of a matrix."""
+    return bool(layout(problem).rows)
+
+
 def layout(problem: Problem) -> Layout:
     """Find how the batch is cut over a mesh, and the rows of matrices.
 

@@ -46,10 +46,9 @@ def run_stage(
       block_size: games solved together by first-order methods; None for the default.
     """
     batch = problem.batch_shape
-    if batch == ():  # one game: without views and copies
-        return _program(stage, problem, 1, block_size)(
-            *explicit((stage, problem, max_queries)), progress=explicit(progress)
-        )
+    if batch == () or inline.differs_between_games(stage.algorithm):  # as a whole, without views and copies
+        program = _program(stage, problem, math.prod(batch), block_size)
+        return program(*explicit((stage, problem, max_queries)), progress=explicit(progress))
     num_games = math.prod(batch)
     views = jax.tree.map(np.asarray, problem)
     before = None if progress is None else flatten_batch(jax.tree.map(np.asarray, progress), batch)
@@ -58,8 +57,6 @@ def run_stage(
         in_range = stage.when.includes_beta(np.broadcast_to(views.beta, batch).reshape(-1))
         chosen = np.flatnonzero(before.unfinished & in_range)
     size, starts = cut(len(chosen), inline.block_size_of(stage, problem, block_size))
-    if inline.differs_between_games(stage):
-        size, starts = num_games, (0,)
     program = _program(stage, problem, size, block_size)
     result = _Result(num_games, before)
 
@@ -126,7 +123,7 @@ def record(problem: Problem, algorithm: Algorithm[Any] | tuple[tuple[int, Stage]
 
     program = PROGRAMS.get(key, make)
     num_games = math.prod(batch)
-    if num_games <= 1:
+    if num_games <= 1 or inline.differs_between_games(algorithm):
         return program(*explicit((problem, algorithm)))
     views = jax.tree.map(np.asarray, problem)
     size, starts = cut(num_games, inline.default_block_size(problem))

@@ -1,5 +1,6 @@
 """The methods, one file each; `base.py` is the interface they share."""
 
+from nashjax.algorithms._loop import Goal
 from nashjax.algorithms.adaptive_nash_mp import AdaptiveNashMP
 from nashjax.algorithms.auto import Auto
 from nashjax.algorithms.base import Algorithm, BasicState, Betas, State
@@ -15,7 +16,7 @@ from nashjax.algorithms.online_mirror_descent import OnlineMirrorDescent
 from nashjax.algorithms.optimistic_mwu import OptimisticMWU
 from nashjax.algorithms.predictive_rm import PredictiveRM
 from nashjax.algorithms.self_play_mwu import SelfPlayMWU
-from nashjax.algorithms.stage import Stage, When
+from nashjax.algorithms.stage import Context, Stage, Start, When
 
 __all__ = [
     "EGPO",
@@ -24,7 +25,9 @@ __all__ = [
     "Auto",
     "BasicState",
     "Betas",
+    "Context",
     "ExtragradientRM",
+    "Goal",
     "InteriorPoint",
     "MagneticMirrorDescent",
     "NashMD",
@@ -36,6 +39,7 @@ __all__ = [
     "PredictiveRM",
     "SelfPlayMWU",
     "Stage",
+    "Start",
     "State",
     "When",
 ]

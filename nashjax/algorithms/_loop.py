@@ -61,7 +61,7 @@ class Run(NamedTuple):
 
 
 class _Loop(NamedTuple):
-    """What the loop carries: the state of the algorithm and, for each game, the best so far."""
+    """Carry of the loop: the state of the algorithm and, for each game, the best so far."""
 
     state: Any
     best: Run

@@ -28,8 +28,7 @@ from nashjax.algorithms.interior_point import InteriorPoint
 from nashjax.algorithms.newton import Newton
 from nashjax.algorithms.stage import Context, Stage, Start, When, is_solvable, reach_tolerance
 from nashjax.algorithms.support import ExactSupport
-from nashjax.games import Game
-from nashjax.problem import Problem, RegularizedGame
+from nashjax.problem import RegularizedGame
 
 HANDOVER = 1e-5
 """The exploitability at which games of a tight tolerance go over to Newton's method."""
@@ -44,6 +43,8 @@ NEAR = 0.1
 """A start whose divergence from the equilibrium is certified to be below this, in nats, needs no interior points."""
 NEAR_ENOUGH = {"float64": 1e-12, "float32": 5e-7}
 """The exploitability that interior points go to; beyond it rounding would hide the support."""
+MOST_KNOWN = 1000
+"""Values of beta whose stages are remembered."""
 LIMIT_BETA = {"float64": 1e-6, "float32": 1e-3}
 """The `beta` whose equilibrium stands for the limit where plain equilibria are many."""
 
@@ -66,7 +67,7 @@ def reach_handover(context: Context) -> Goal:
 def show_support(context: Context) -> Goal:
     """Come so near to a plain equilibrium that its support shows."""
     goal = jnp.maximum(0.1 * context.beta, NEAR_ENOUGH[context.dtype.name])
-    return Goal(goal, context.max_queries - 1, settles=False)
+    return Goal(goal, context.max_queries, settles=False)
 
 
 def prove_support(context: Context) -> Goal:
@@ -215,6 +216,8 @@ class Auto:
             stages = vars(self)[name]
             if not isinstance(stages, tuple) or not all(isinstance(stage, Stage) for stage in stages):
                 raise wrong_type(name, "a tuple of nashjax.Stage", stages)
+            if not stages:
+                raise invalid(name, "a tuple with at least one nashjax.Stage", "()")
 
     def replace(self, name: str, **changes: Any) -> Auto:
         """Return the same list with one stage changed.
@@ -240,25 +243,32 @@ class Auto:
         """Whether no hyperparameter is traced."""
         return is_concrete((self.stages, self.without_matrix))
 
-    def possible_stages(self, problem: Problem, betas: np.ndarray | None) -> tuple[Stage, ...]:
-        """Return the stages that games of a problem can need, at least one; `betas` is None if they are traced."""
-        stages = self.stages_for(problem.game)
+    def possible_stages(
+        self, has_matrix: bool, num_actions: int, dtype: np.dtype, betas: np.ndarray | None
+    ) -> tuple[Stage, ...]:
+        """Return the stages that games can need, at least one.
+
+        Args:
+          has_matrix: whether the games offer their matrix where they are solved.
+          num_actions: their number of actions.
+          dtype: dtype of the solve.
+          betas: values of beta, None if they are traced.
+        """
+        solvable = is_solvable(has_matrix, num_actions)
+        stages = self.stages if solvable else self.without_matrix
         if betas is None or betas.ndim:
-            return _possible(stages, problem, betas)
-        key = (stages is self.stages, problem.beta.dtype, betas.item())
-        known = self._possible.get(key)
-        if known is None:
-            known = self._possible[key] = _possible(stages, problem, betas)
-        return known
+            return _possible(stages, solvable, dtype, betas)
+        known, key = self._known, (solvable, dtype, betas.item())
+        if key not in known:
+            if len(known) >= MOST_KNOWN:
+                known.clear()
+            known[key] = _possible(stages, solvable, dtype, betas)
+        return known[key]
 
     @functools.cached_property
-    def _possible(self) -> dict[Any, tuple[Stage, ...]]:
+    def _known(self) -> dict[Any, tuple[Stage, ...]]:
         """The stages of problems with one beta, which is the usual case and has to be quick."""
         return {}
-
-    def stages_for(self, game: Game) -> tuple[Stage, ...]:
-        """Return the stages for a game with its class and number of actions."""
-        return self.stages if is_solvable(game) else self.without_matrix
 
     def __repr__(self) -> str:
         lines = [f"  {stage}" for stage in self.stages] + ["without matrix:"]
@@ -266,6 +276,8 @@ class Auto:
         return "\n".join(["Auto:", *lines])
 
 
-def _possible(stages: tuple[Stage, ...], problem: Problem, betas: np.ndarray | None) -> tuple[Stage, ...]:
-    possible = tuple(stage for stage in stages if stage.when.can_include(problem, betas))
+def _possible(
+    stages: tuple[Stage, ...], solvable: bool, dtype: np.dtype, betas: np.ndarray | None
+) -> tuple[Stage, ...]:
+    possible = tuple(stage for stage in stages if stage.when.can_include(solvable, dtype, betas))
     return possible or stages[:1]

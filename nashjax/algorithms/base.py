@@ -266,21 +266,24 @@ def check_algorithm(algorithm: object, *kinds: type) -> None:
         raise TypeError(message("algorithm", "a pytree", f"an instance of {type(algorithm).__name__}", advice))
 
 
-def check_matrix(algorithm: Algorithm[Any], game: Game) -> None:
-    """Raise ValueError if an algorithm needs the matrix of a game that offers none."""
-    if algorithm.needs_matrix and not game.has_matrix:
+def check_matrix(algorithm: Algorithm[Any], game: Game, has_matrix: bool) -> None:
+    """Raise ValueError if an algorithm needs a matrix that the game does not offer where it is solved."""
+    if algorithm.needs_matrix and not has_matrix:
         name, advice = type(algorithm).__name__, "Use nashjax.AdaptiveNashMP(), or leave algorithm out."
         requirement = f"a game with a matrix, dense(), for {name}"
-        raise invalid("game", requirement, f"an instance of {type(game).__name__}", advice)
+        shared = ", whose rows lie on several devices" if game.has_matrix else ""
+        raise invalid("game", requirement, f"an instance of {type(game).__name__}{shared}", advice)
 
 
-def check_supported(algorithm: Algorithm[Any], game: Game, beta: Any, beta_name: str = "beta") -> None:
+def check_supported(
+    algorithm: Algorithm[Any], game: Game, has_matrix: bool, beta: Any, beta_name: str = "beta"
+) -> None:
     """Raise ValueError unless an algorithm supports the game and all betas; traced betas are not checked."""
-    check_matrix(algorithm, game)
+    check_matrix(algorithm, game, has_matrix)
     betas, name = algorithm.betas, type(algorithm).__name__
     if betas is Betas.ANY or not is_concrete(beta):
         return
     values = to_host(beta)
-    other = "Newton" if betas is Betas.ZERO else "InteriorPoint" if game.has_matrix else "AdaptiveNashMP"
+    other = "Newton" if betas is Betas.ZERO else "InteriorPoint" if has_matrix else "AdaptiveNashMP"
     requirement = f"{betas.value.removeprefix('beta ').removeprefix('= ')} for {name}"
     check_all(beta_name, values, betas.include(values), requirement, f"Use nashjax.{other}(), or leave algorithm out.")

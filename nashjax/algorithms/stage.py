@@ -40,7 +40,7 @@ class Start(enum.Enum):
 
 
 class Context(NamedTuple):
-    """What the rules of a stage can read; arrays are `[*batch]`.
+    """State of a solve that the rules of a stage can read; arrays are `[*batch]`.
 
     Attributes:
       games: the games, actions first.
@@ -72,12 +72,12 @@ class Context(NamedTuple):
     @property
     def solvable(self) -> bool:
         """Whether linear systems of the games are worth solving."""
-        return is_solvable(self.games.game)
+        return is_solvable(self.games.game.has_matrix, self.games.game.num_actions)
 
 
-def is_solvable(game: Any) -> bool:
-    """Return whether a game offers a matrix small enough for linear solves."""
-    return game.has_matrix and game.num_actions <= LARGEST_MATRIX
+def is_solvable(has_matrix: bool, num_actions: int) -> bool:
+    """Return whether games offer a matrix small enough for linear solves."""
+    return has_matrix and num_actions <= LARGEST_MATRIX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +110,12 @@ class When:
             included &= beta < self.beta_below
         return included | ~(beta >= 0)
 
-    def can_include(self, problem: Problem, betas: np.ndarray | None) -> bool:
-        """Return whether a problem can have such games; `betas` are its values, None if they are traced."""
-        if self.matrix and not is_solvable(problem.game):
-            return False
-        if self.dtype is not None and problem.beta.dtype != self.dtype:
+    def can_include(self, solvable: bool, dtype: np.dtype, betas: np.ndarray | None) -> bool:
+        """Return whether games of a dtype, with linear systems worth solving or not, can be among these.
+
+        `betas` are their values, None if they are traced.
+        """
+        if (self.matrix and not solvable) or self.dtype not in (None, dtype.name):
             return False
         return betas is None or bool(np.any(self.includes_beta(betas)))
 
@@ -224,13 +225,14 @@ def run_stage(
     now = _begin(games, log_initial, valid) if progress is None else progress.actions_first()
     if stage.when.divergence_above is not None:
         now = _certify_start(games, now, tol)
-    left = jnp.asarray(max_queries, jnp.int32) - now.queries
+    # What ends a run at another beta is certified at the beta of the games, by one more query.
+    left = jnp.asarray(max_queries, jnp.int32) - now.queries - (0 if stage.beta is None else 1)
     context = Context(games, tol, now.exploitability, left)
-    plays = now.unfinished & stage.when.includes(context) & (left >= 1)
-    if progress is not None:
-        plays &= left > stage.algorithm.queries_per_step
-    played = games if stage.beta is None else dataclasses.replace(games, beta=stage.beta(games))
     goal = stage.goal(context)
+    # A game that has an answer plays on only if that allows a step.
+    enough = jnp.where(now.status == Status.INVALID, left >= 1, left > stage.algorithm.queries_per_step)
+    plays = now.unfinished & stage.when.includes(context) & enough
+    played = games if stage.beta is None else dataclasses.replace(games, beta=stage.beta(games))
     if recorder is not None:
         goal = recorder.limit(goal)
     observe, records = (None, None) if recorder is None else recorder.start(games, now.queries)

@@ -132,7 +132,7 @@ def read_header(stream: IO[bytes], num_bytes: int, where: str, check: Check) -> 
             raise ValueError(f"the shape is not a tuple of at most {_MOST_AXES} integers >= 0")
     except (OSError, zipfile.BadZipFile, zlib.error):  # of the archive around it
         raise
-    except Exception as error:
+    except Exception as error:  # numpy parses headers as Python, which can raise anything
         raise bad_input(where, "", "an array written by numpy.save", "an unreadable header") from error
     # Names that are not text would need pickles, which can run code.
     if dtype.hasobject:

@@ -179,7 +179,7 @@ def parsing(where: object, form: str) -> Iterator[None]:
         yield
     except BadInput:
         raise
-    except Exception as error:
+    except Exception as error:  # see above
         if isinstance(error, OSError) and error.errno is not None:
             raise unreadable(where, error) from error
         raise bad_input(visible(str(where)), "", f"an undamaged {form} file", reason(error)) from error

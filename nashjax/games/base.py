@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +106,14 @@ class Game(abc.ABC):
         """
         del allowed, index
         return None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Check that `has_matrix` and `dense` agree: a matrix that is not declared would not be used."""
+        super().__init_subclass__(**options)
+        offers = cls.dense is not Game.dense
+        if offers != cls.has_matrix:
+            got = "a class with dense()" if offers else "a class without dense()"
+            raise TypeError(f"{cls.__name__}.has_matrix must be {offers}, got {cls.has_matrix} in {got}.")
 
     @classmethod
     def checks_values(cls) -> bool:

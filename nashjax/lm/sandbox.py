@@ -27,7 +27,7 @@ def main() -> None:
     results: list[dict[str, str]] = []
     try:
         template = environment().from_string(request["source"])
-    except Exception as error:
+    except Exception as error:  # whatever the template of a model file does; told to the process that asked
         json.dump([{"error": described(error)}] * len(request["conversations"]), sys.stdout)
         return
     for messages in request["conversations"]:
@@ -35,7 +35,7 @@ def main() -> None:
         try:
             text = rendered(template, {**request["variables"], "messages": messages}, length)
             results.append({"text": text})
-        except Exception as error:
+        except Exception as error:  # as above, of one conversation
             results.append({"error": described(error)})
         total += len(results[-1].get("text", ""))
         if total > request["total"]:

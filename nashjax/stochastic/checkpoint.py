@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import math
 import re
@@ -145,8 +146,9 @@ def describe(value: Any, seen: dict[int, int] | None = None) -> Any:
         return inside(value)
     if isinstance(value, dict):
         return named(value)
-    if "__wrapped__" in dir(value):  # a function that jax has compiled
-        return describe(value.__wrapped__, seen)
+    wrapped = inspect.unwrap(value, stop=lambda one: one is not value)  # of a function that jax has compiled
+    if wrapped is not value:
+        return describe(wrapped, seen)
     if dataclasses.is_dataclass(value):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     else:

@@ -19,7 +19,7 @@ from nashjax._validation import check_number, invalid
 from nashjax.progress import progress_line
 from nashjax.stochastic.checkpoint import Checkpoints
 from nashjax.stochastic.methods import LearnerState, Method, StochasticNashMP
-from nashjax.stochastic.oracles import PreferenceOracle
+from nashjax.stochastic.oracles import CallableOracle, PreferenceOracle
 from nashjax.stochastic.policies import Policy, TabularPolicy
 from nashjax.stochastic.records import Record, stack, unstack
 from nashjax.stochastic.setup import Setup, advance, ask_reference, evaluate, init, make_setup
@@ -222,15 +222,16 @@ def _is_done(record: Record, tol: float | None) -> bool:
 @contextmanager
 def _oracle_failures(oracle: Any) -> Iterator[None]:
     """What an oracle raises inside of compiled code comes out as jax's own error: raise the oracle's instead."""
-    if "failure" in dir(oracle):
-        oracle.failure = None
+    if not isinstance(oracle, CallableOracle):
+        yield
+        return
+    oracle.failure = None
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError):  # the one or the other, by how the program was called
-        failure = getattr(oracle, "failure", None)
-        if failure is None:
+        if oracle.failure is None:
             raise
-        raise failure from failure.__cause__
+        raise oracle.failure from oracle.failure.__cause__
 
 
 @contextmanager
