@@ -66,7 +66,8 @@ def run_stage(
         is_view = before is None and not padding
         part = views.view(start, size) if is_view else views.take(_padded(places, padding))
         own = None if before is None else jax.tree.map(lambda x: x[_padded(places, padding)], before)
-        result.put(places, program(*explicit((stage, part, max_queries)), progress=explicit(own)))
+        where = places if before is not None else slice(start, start + len(places))
+        result.put(where, program(*explicit((stage, part, max_queries)), progress=explicit(own)))
 
     run_parts(program, run_part, starts)
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), result.whole())
@@ -84,14 +85,15 @@ class _Result:
         self._arrays = None if before is None else jax.tree.map(np.array, before)
         self._lock = threading.Lock()
 
-    def put(self, places: np.ndarray, part: Any) -> None:
-        """Store the progress of the games at these places; what follows them in the part is padding."""
+    def put(self, places: np.ndarray | slice, part: Any) -> None:
+        """Store the progress of the games at these places, a slice if they are consecutive; the rest is padding."""
         found = jax.tree.map(np.asarray, part)
         with self._lock:
             if self._arrays is None:
                 self._arrays = jax.tree.map(lambda x: np.empty((self._num_games, *x.shape[1:]), x.dtype), found)
         for whole, own in zip(self._arrays, found, strict=True):
-            whole[places] = own[: len(places)]
+            own = own[: len(whole[places])] if isinstance(places, slice) else own[: len(places)]
+            whole[places] = own
 
     def whole(self) -> Any:
         """Return the arrays."""
