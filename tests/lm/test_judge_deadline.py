@@ -5,6 +5,7 @@ Each server here would drip for some seconds, several times the time-out.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -81,6 +82,19 @@ def silent(connection: socket.socket) -> None:
     connection.sendall(b"/1.1")
 
 
+def answer(connection: socket.socket) -> None:
+    """Send a good reply and close the connection once all of the request is read.
+
+    A close with unread bytes resets the connection, and the client may then lose the reply.
+    """
+    connection.sendall(GOOD)
+    connection.shutdown(socket.SHUT_WR)
+    connection.settimeout(1)
+    with contextlib.suppress(TimeoutError):
+        while connection.recv(65536):
+            pass
+
+
 DRIPPING: dict[str, Behavior] = {
     "nothing": silent,
     "the status": drip(b"HTTP/1.1 ", b"2"),
@@ -127,7 +141,7 @@ def test_a_request_ends_by_its_deadline_whatever_the_server_drips(serve, drips):
         failed_in_time(judge)
         if drips != "nothing":
             assert server.left.acquire(timeout=5), "the connection is closed"
-        server.behavior = lambda connection: connection.sendall(GOOD)
+        server.behavior = answer
         assert ask(judge, ["p"], ["a"], ["b"]) == 0.5, "the judge can still be used"
 
 
@@ -215,7 +229,7 @@ def test_numbers_of_tokens_that_cannot_be_printed_are_not_counted(serve):
 
 
 def test_a_judge_that_nobody_closes_lets_the_process_end_quietly(serve):
-    server = serve(lambda connection: connection.sendall(GOOD))
+    server = serve(answer)
     script = textwrap.dedent(
         """
         import sys
