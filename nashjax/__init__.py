@@ -30,8 +30,8 @@ from nashjax.algorithms import (
     When,
 )
 from nashjax.files.errors import BadInput
-from nashjax.games import Game, MatrixGame
-from nashjax.problem import RegularizedGame
+from nashjax.games import Game, MatrixGame, PolymatrixGame, ZeroSumGame
+from nashjax.games.regularized import RegularizedGame
 from nashjax.solution import NotConverged, Solution, Status, Trajectory
 from nashjax.sweeps import sweep
 from nashjax.version import __version__ as __version__
@@ -61,6 +61,7 @@ __all__ = [
     "NotConverged",
     "OnlineMirrorDescent",
     "OptimisticMWU",
+    "PolymatrixGame",
     "PredictiveRM",
     "RegularizedGame",
     "SelfPlayMWU",
@@ -69,6 +70,7 @@ __all__ = [
     "Status",
     "Trajectory",
     "When",
+    "ZeroSumGame",
     "algorithms",
     "distributed",
     "games",

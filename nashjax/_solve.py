@@ -9,12 +9,14 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax._execution.executor import Executor, choose_executor
+from nashjax._math import layout
 from nashjax._math.transfers import is_concrete, to_host
 from nashjax._validation import LARGEST_INT, check_integer
 from nashjax.algorithms.auto import Auto
-from nashjax.algorithms.base import Algorithm, check_algorithm, check_matrix, check_supported
+from nashjax.algorithms.base import Algorithm, check_algorithm, check_matrix, check_players, check_supported
 from nashjax.algorithms.stage import Stage, When
 from nashjax.games import Game
+from nashjax.games.players import BetaLike, PolicyLike
 from nashjax.problem import Problem
 from nashjax.solution import Progress, Solution, Trajectory
 
@@ -23,21 +25,24 @@ DEFAULT = Auto()
 
 def solve(
     game: Game | ArrayLike,
-    beta: ArrayLike,
+    beta: BetaLike,
     *,
-    reference: ArrayLike | None = None,
+    reference: PolicyLike | None = None,
     algorithm: Algorithm[Any] | Auto | None = None,
     tol: ArrayLike = 1e-6,
     max_queries: int | jax.Array = 100_000,
-    initial: ArrayLike | None = None,
+    initial: PolicyLike | None = None,
     block_size: int | None = None,
     validate: bool = True,
     throw: bool = False,
 ) -> Solution:
-    """Find the equilibria of beta-regularized preference games, each with a certificate.
+    """Find the equilibria of beta-regularized games, each with a certificate.
 
     The regularized equilibrium is the unique policy `p` with `p_i` proportional to `r_i exp((P p)_i / beta)`. The batch
     shapes of all arguments broadcast as in numpy, so that one game with 256 betas is one matrix, not 256 copies.
+
+    A zero-sum game (`ZeroSumGame`, `PolymatrixGame`) has a policy for each player, `Solution.policies`. Its
+    exploitability is the duality gap (NashConv) in the units of its payoffs.
 
     `solve` works under `jit`, `vmap` and `grad`, which compile all stages of the algorithm into one program. Outside of
     a trace, each stage is a program that is compiled when a game first needs it. Arrays in host memory are then solved
@@ -59,12 +64,14 @@ def solve(
     Args:
       game: a `Game`, or preferences `[*batch, n, n]` taken as a `MatrixGame`. Its dtype, float32 or (with
         `jax_enable_x64`) float64, is that of the solve; integers and booleans are promoted.
-      beta: regularization, `[*batch]`, >= 0, in units of preference.
-      reference: policy `r` that `beta` pulls towards, probabilities `[*batch, n]`, default uniform. A zero excludes
-        the action, so that games of different sizes can share a batch. The row and the column of an excluded action may
-        hold anything, NaN included.
+      beta: regularization, `[*batch]`, >= 0, in units of preference. For a zero-sum game, in units of payoff, and
+        either one for all players or a tuple with one for each.
+      reference: policy `r` that `beta` pulls towards, probabilities `[*batch, n]`, default uniform; for a zero-sum
+        game, a tuple with one for each player. A zero excludes the action, so that games of different sizes can share
+        a batch. The row and the column of an excluded action may hold anything, NaN included.
       algorithm: an `Algorithm`, or a list of stages; by default `Auto()`, whose docstring holds the decision table.
-      tol: exploitability to reach, `[*batch]`, in units of preference.
+      tol: exploitability to reach, `[*batch]`, in units of preference. For a zero-sum game, relative to its largest
+        absolute payoff (half the range of the payoffs of two players).
       max_queries: largest number of evaluations of `P v` for each game, >= 1.
       initial: policy to start from, `[*batch, n]`, default the reference. Zeros are raised to the smallest number of
         the dtype: where a solve starts does not change the game. Interior points start from their own.
@@ -107,11 +114,11 @@ def solve_path(
     game: Game | ArrayLike,
     betas: ArrayLike,
     *,
-    reference: ArrayLike | None = None,
+    reference: PolicyLike | None = None,
     algorithm: Algorithm[Any] | Auto | None = None,
     tol: ArrayLike = 1e-6,
     max_queries: int | jax.Array = 100_000,
-    initial: ArrayLike | None = None,
+    initial: PolicyLike | None = None,
     validate: bool = True,
     throw: bool = False,
 ) -> Solution:
@@ -161,12 +168,12 @@ def solve_path(
 
 def trajectory(
     game: Game | ArrayLike,
-    beta: ArrayLike,
+    beta: BetaLike,
     *,
     algorithm: Algorithm[Any] | Auto,
     num_steps: int,
-    reference: ArrayLike | None = None,
-    initial: ArrayLike | None = None,
+    reference: PolicyLike | None = None,
+    initial: PolicyLike | None = None,
 ) -> Trajectory:
     """Record the steps of an algorithm, to study its dynamics.
 
@@ -204,12 +211,21 @@ def trajectory(
     executor = choose_executor(fixed, _is_concrete(algorithm, num_steps))
     has_matrix = executor.has_matrix(fixed)
     if isinstance(algorithm, Algorithm):
+        check_players(algorithm, problem.game)
         check_matrix(algorithm, problem.game, has_matrix)
-        return executor.record(problem, fixed, algorithm, num_steps)
+        return _in_payoff_units(problem, executor.record(problem, fixed, algorithm, num_steps))
     chosen = _stages(algorithm, fixed, has_matrix)
     every = algorithm.stages if chosen[0] in algorithm.stages else algorithm.without_matrix
     numbered = tuple((number, stage) for number, stage in enumerate(every) if stage in chosen)
-    return executor.record(problem, fixed, numbered, num_steps)
+    return _in_payoff_units(problem, executor.record(problem, fixed, numbered, num_steps))
+
+
+def _in_payoff_units(problem: Problem, found: Trajectory) -> Trajectory:
+    """Return a trajectory with exploitabilities in the units of the game that the caller passed."""
+    if problem.unit is None:
+        return found
+    by_step = problem.in_payoff_units(layout.actions_first(found.exploitability))
+    return found._replace(exploitability=layout.actions_last(by_step))
 
 
 def _check(algorithm: Any, max_queries: Any, block_size: int | None) -> None:
@@ -251,5 +267,5 @@ def _solution(
         executor.check_after(problem, progress.status)
     if fixed is not problem:
         progress = progress._replace(log_policy=executor.differentiate(problem, fixed, progress.log_policy))
-    solution = executor.finish(progress.solution())
+    solution = executor.finish(problem.solution(progress))
     return solution.raise_for_status() if throw and is_concrete(solution.status) else solution

@@ -256,7 +256,7 @@ def as_policy(
     if validate and is_concrete(policy):
         values = as_numbers(name, policy)
         check_policy(name, values)
-        if name == "reference":  # in which a zero has a meaning
+        if name.startswith("reference"):  # in which a zero has a meaning
             tiny = float(jnp.finfo(dtype).tiny)
             check_all(name, values, (values == 0) | (values >= tiny), f"0 or, in {dtype}, at least {tiny:.3g}")
     return cast(policy, dtype, in_place=in_place)

@@ -17,9 +17,12 @@ from jax.typing import ArrayLike
 
 from nashjax._math import layout, linear, regularized, simplex
 from nashjax._math.transfers import explicit, is_concrete
-from nashjax._validation import as_floating, as_numbers, as_policy, as_real_array, check_all, check_policy, invalid
+from nashjax._validation import as_floating, as_numbers, as_real_array, check_all, check_policy, invalid
 from nashjax.games import Game
-from nashjax.problem import Problem, RegularizedGame
+from nashjax.games.conversion import check_one_player
+from nashjax.games.players import BetaLike, PolicyLike, as_policies, split_policies
+from nashjax.games.regularized import RegularizedGame
+from nashjax.problem import Problem
 
 __all__ = [
     "Uniqueness",
@@ -35,11 +38,12 @@ __all__ = [
 
 
 def best_response(
-    game: Game | ArrayLike, policy: ArrayLike, beta: ArrayLike, reference: ArrayLike | None = None
-) -> jax.Array:
+    game: Game | ArrayLike, policy: PolicyLike, beta: BetaLike, reference: PolicyLike | None = None
+) -> jax.Array | tuple[jax.Array, ...]:
     """Return the best response to a policy, `b ∝ r exp(P p / beta)`.
 
-    At `beta = 0` it is the reference restricted to the best actions.
+    At `beta = 0` it is the reference restricted to the best actions. For a zero-sum game, pass a tuple of policies;
+    you get a tuple with the best response of each player to the others.
 
     Args:
       game: a `Game` or preferences `[*batch, n, n]`.
@@ -55,15 +59,18 @@ def best_response(
       ValueError: an argument has a wrong value.
     """
     problem = Problem.build(game, beta, reference)
-    return _best_response(*explicit((problem, _policy_of(problem, policy))))
+    found = _best_response(*explicit((problem, _policy_of(problem, policy))))
+    sizes = problem.game.sizes
+    return found if len(sizes) == 1 else split_policies(found, sizes)
 
 
 def exploitability(
-    game: Game | ArrayLike, policy: ArrayLike, beta: ArrayLike, reference: ArrayLike | None = None
+    game: Game | ArrayLike, policy: PolicyLike, beta: BetaLike, reference: PolicyLike | None = None
 ) -> jax.Array:
     """Return the exploitability of a policy: the gain of the best response over it, `E_b(p)`.
 
-    At `beta = 0` that is `max_i (P p)_i - 1/2` over the actions that the reference allows.
+    At `beta = 0` that is `max_i (P p)_i - 1/2` over the actions that the reference allows. For a zero-sum game, pass a
+    tuple of policies; you get the duality gap (NashConv), the sum of the gains of all players, in payoffs.
 
     Args:
       game: as in `best_response`, as are the others and the errors.
@@ -80,7 +87,7 @@ def exploitability(
     0.125
     """
     problem = Problem.build(game, beta, reference)
-    return _exploitability(*explicit((problem, _policy_of(problem, policy))))
+    return problem.in_payoff_units(_exploitability(*explicit((problem, _policy_of(problem, policy)))))
 
 
 class Uniqueness(NamedTuple):
@@ -113,6 +120,7 @@ def uniqueness(game: Game | ArrayLike, policy: ArrayLike, reference: ArrayLike |
     Raises:
       ValueError: an argument is not valid, or the game has no `dense()`.
     """
+    check_one_player(game)
     problem = Problem.build(game, 0.0, reference)
     return _uniqueness(*explicit((problem, _policy_of(problem, policy))))
 
@@ -176,8 +184,8 @@ def entropy(policy: ArrayLike) -> jax.Array:
     return _entropy(*_policies(policy=policy))
 
 
-def _policy_of(problem: Problem, policy: ArrayLike) -> jax.Array:
-    return as_policy("policy", policy, problem.game.num_actions, problem.beta.dtype)
+def _policy_of(problem: Problem, policy: PolicyLike) -> jax.Array:
+    return as_policies("policy", policy, problem.game.sizes, problem.beta.dtype)
 
 
 def _floating(exploitability: ArrayLike, beta: ArrayLike) -> tuple[jax.Array, jax.Array]:
@@ -268,7 +276,8 @@ def _best_response(problem: Problem, policy: jax.Array) -> jax.Array:
 def _exploitability(problem: Problem, policy: jax.Array) -> jax.Array:
     regularized, log_policy, payoffs = _ask(problem, policy)
     found = regularized.exploitability(log_policy, payoffs)
-    found = found + regularized.beta * _slope_at_zero(regularized, log_policy, payoffs)
+    if len(regularized.sizes) == 1:
+        found = found + regularized.beta * _slope_at_zero(regularized, log_policy, payoffs)
     if problem.reference is None:
         return found
     excluded = jnp.isneginf(regularized.log_reference) & (log_policy > -jnp.inf)  # not NaN, of a game that is none
@@ -309,6 +318,6 @@ def _ask(problem: Problem, policy: jax.Array) -> tuple[RegularizedGame, jax.Arra
     # An action that is not part of the game and not played has no derivative.
     weights = jnp.where(jnp.isneginf(regularized.log_reference) & (weights == 0), 0, weights)
     weights = simplex.choose(valid, weights, jnp.nan)
-    log_policy = simplex.normalize(simplex.log(weights))
+    log_policy = regularized.normalize(simplex.log(weights))
     # Not from the logarithms: the payoffs have a derivative in a probability of 0.
-    return regularized, log_policy, regularized.game.payoffs(weights / jnp.sum(weights, axis=0, keepdims=True))
+    return regularized, log_policy, regularized.game.payoffs(weights / regularized.totals(weights))

@@ -40,6 +40,7 @@ from nashjax._validation import (
     wrong_type,
 )
 from nashjax.games import Game
+from nashjax.games.conversion import check_one_player
 from nashjax.problem import Problem
 from nashjax.solution import Trajectory
 
@@ -131,6 +132,7 @@ def simplex_dynamics(
       TypeError: an argument has the wrong type.
       ValueError: an argument is not valid.
     """
+    check_one_player(game)
     inputs = Problem.build(game, beta, reference)
     if inputs.game.num_actions != 3 or inputs.batch_shape != ():
         found = f"{inputs.game.num_actions} actions and the batch shape {list(inputs.batch_shape)}"

@@ -1,7 +1,7 @@
-"""The problem that a solve gets: regularized games, their certificates and their proximal map.
+"""The problem that a solve gets: the validated arguments as users pass them, batch axes first.
 
-`Problem` holds the validated arguments as users pass them, batch axes first. `RegularizedGame` is what algorithms see:
-the same games with actions first. `Problem.regularized` converts one to the other.
+`Problem.regularized` converts them to a `RegularizedGame`, which is what algorithms see: the same games with actions
+first. Zero-sum games are shifted and scaled to payoffs within 1/2; `Problem.solution` converts results back.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from nashjax._math import layout, linear, regularized, simplex
-from nashjax._math.pytree import Classes, register_dataclass
-from nashjax._math.transfers import is_concrete, to_host
-from nashjax._validation import SUM_TOLERANCE, as_numbers, as_policy, cast, check_all, check_betas, invalid
+from nashjax._math import layout, simplex
+from nashjax._math.pytree import Classes
+from nashjax._math.transfers import explicit, is_concrete, to_host
+from nashjax._validation import SUM_TOLERANCE, as_numbers, cast, check_all, check_betas, invalid
 from nashjax.games import Game
 from nashjax.games.conversion import as_game, check_answers, dtype_of
+from nashjax.games.players import BetaLike, PolicyLike, as_policies, split_betas
+from nashjax.games.regularized import RegularizedGame
+from nashjax.games.scaled import ScaledGame, in_units, player_earnings
 from nashjax.games.validity import allowed_actions, check_game
+from nashjax.games.zero_sum import PlayersGame
+from nashjax.solution import Progress, Solution
 
 
 class Problem(NamedTuple):
@@ -35,11 +40,12 @@ class Problem(NamedTuple):
 
     Attributes:
       game: of any `batch_shape`.
-      beta: `[*batch]`.
+      beta: `[*batch]`; the largest of the players if they differ.
       reference: `[*batch, n]`, None for uniform.
       initial: `[*batch, n]`, None for the reference.
       tol: exploitability to reach, `[*batch]`.
       classes: classes of the game and of everything else that a program is compiled for.
+      player_betas: `[*batch, players]`; None if all players have the same.
     """
 
     game: Game
@@ -48,14 +54,15 @@ class Problem(NamedTuple):
     initial: jax.Array | None
     tol: jax.Array
     classes: Classes
+    player_betas: jax.Array | None = None
 
     @classmethod
     def build(
         cls,
         game: Game | ArrayLike,
-        beta: ArrayLike,
-        reference: ArrayLike | None = None,
-        initial: ArrayLike | None = None,
+        beta: BetaLike,
+        reference: PolicyLike | None = None,
+        initial: PolicyLike | None = None,
         tol: ArrayLike = 0.0,
         *,
         validate: bool = True,
@@ -74,18 +81,22 @@ class Problem(NamedTuple):
         """
         game = as_game(game, in_place=in_place)
         dtype = dtype_of(game)
-        if validate:
-            check_betas(beta, tol, dtype)
-        n, policy = game.num_actions, functools.partial(as_policy, dtype=dtype, validate=validate, in_place=in_place)
+        sizes, checks = game.sizes, {"validate": validate, "in_place": in_place}
+        betas, player_betas = split_betas(beta, tol, sizes, dtype, **checks)
+        policy = functools.partial(as_policies, sizes=sizes, dtype=dtype, **checks)
         problem = cls(
             game=game,
-            beta=cast(beta, dtype, in_place=in_place),
-            reference=None if reference is None else policy("reference", reference, n),
-            initial=None if initial is None else policy("initial", initial, n),
+            beta=betas,
+            reference=None if reference is None else policy("reference", reference),
+            initial=None if initial is None else policy("initial", initial),
             tol=cast(tol, dtype, in_place=in_place),
             classes=Classes.of(game),
+            player_betas=player_betas,
         )
-        check_answers(game, dtype, problem._checked_batch_shape())
+        problem._checked_batch_shape()
+        if isinstance(game, PlayersGame):
+            problem = problem._in_units(validate=validate)
+        check_answers(problem.game, dtype, problem.batch_shape)
         if validate and not in_place:
             problem.check_games()
         return problem
@@ -95,8 +106,8 @@ class Problem(NamedTuple):
         cls,
         game: Game | ArrayLike,
         betas: ArrayLike,
-        reference: ArrayLike | None,
-        initial: ArrayLike | None,
+        reference: PolicyLike | None,
+        initial: PolicyLike | None,
         tol: ArrayLike,
         *,
         validate: bool = True,
@@ -123,7 +134,49 @@ class Problem(NamedTuple):
         problem = cls.build(game, first, reference, initial, tol, validate=validate, in_place=in_place)
         between = (1,) * (len(problem.batch_shape) - (betas.ndim - 1))
         whole = cast(betas, problem.beta.dtype, in_place=in_place)
-        return problem._replace(beta=whole.reshape(len(betas), *between, *betas.shape[1:]))
+        whole = whole.reshape(len(betas), *between, *betas.shape[1:])
+        return problem._replace(beta=whole if problem.unit is None else _combine(operator.truediv, whole, problem.unit))
+
+    def _in_units(self, *, validate: bool) -> Problem:
+        """Return the problem of a zero-sum game in the units of a solve."""
+        game = in_units(self.game, allowed_actions(self.reference))  # pyright: ignore[reportArgumentType]
+        beta = _combine(operator.truediv, self.beta, game.unit)
+        if validate and is_concrete((beta, self.beta)):
+            lowest = float(np.finfo(self.beta.dtype).tiny)
+            scaled, given = np.broadcast_arrays(to_host(beta), to_host(self.beta))
+            requirement = "0 or, divided by the largest payoff, a number that the dtype can hold"
+            good = (given == 0) | (np.isfinite(scaled) & (scaled >= lowest))
+            check_all("beta", given, good, requirement, "Scale the payoffs.")
+        largest = game.largest + (game.largest == 0)
+        players = self.player_betas
+        if players is not None:
+            players = _combine(operator.truediv, players, game.unit[..., None])
+        tol = _combine(operator.mul, self.tol, largest)
+        return self._replace(game=game, classes=Classes.of(game), beta=beta, player_betas=players, tol=tol)
+
+    @property
+    def unit(self) -> jax.Array | None:
+        """Payoff that one unit of the solve stands for, `[*game.batch_shape]`; None for preference games."""
+        return self.game.unit if isinstance(self.game, ScaledGame) else None
+
+    def uniform(self) -> jax.Array:
+        """Return the uniform policy of each player, `[n]`."""
+        return np.repeat(1 / np.array(self.game.sizes), self.game.sizes).astype(self.beta.dtype)  # pyright: ignore[reportReturnType]
+
+    def in_payoff_units(self, exploitability: jax.Array) -> jax.Array:
+        """Convert an exploitability `[*batch]` to the units of the game that the caller passed."""
+        return exploitability if self.unit is None else _combine(operator.mul, exploitability, self.unit)
+
+    def solution(self, progress: Progress) -> Solution:
+        """Return the solution that a progress stands for, in the units of the game that the caller passed."""
+        found = progress.solution()
+        if not isinstance(self.game, ScaledGame):
+            return found
+        exploitability = self.in_payoff_units(found.exploitability)
+        earnings = player_earnings(self.game, jnp.exp(found.log_policy) if _in_jax(found.log_policy) else found.policy)
+        return dataclasses.replace(
+            found, exploitability=exploitability, earnings=earnings, player_sizes=self.game.sizes
+        )
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -139,11 +192,12 @@ class Problem(NamedTuple):
             "initial": () if self.initial is None else self.initial.shape[:-1],
             "tol": self.tol.shape,
             "classes": (),
+            "player_betas": () if self.player_betas is None else self.player_betas.shape[:-1],
         }
 
     def is_concrete(self) -> bool:
         """Return whether no array is traced."""
-        arrays = (self.beta, self.tol, self.reference, self.initial)
+        arrays = (self.beta, self.tol, self.reference, self.initial, self.player_betas)
         return not any(isinstance(array, Tracer) for array in arrays) and is_concrete(self.game)
 
     def check_games(self) -> None:
@@ -164,7 +218,10 @@ class Problem(NamedTuple):
         beta, tol = (
             x.reshape((1,) * (rank - x.ndim) + x.shape) if 0 < x.ndim < rank else x for x in (self.beta, self.tol)
         )
-        return self._replace(beta=beta, tol=tol)
+        players = self.player_betas
+        if players is not None and players.ndim - 1 < rank:
+            players = players.reshape((1,) * (rank + 1 - players.ndim) + players.shape)
+        return self._replace(beta=beta, tol=tol, player_betas=players)
 
     def run_by(self, *algorithms: object) -> Problem:
         """Return the same problem, for programs that are shared with no other classes of algorithms."""
@@ -177,19 +234,22 @@ class Problem(NamedTuple):
           The games, actions first; the log of the initial policy, `[n, *batch]`; whether each entry is valid,
           `[*batch]`.
         """
-        batch, beta = self.batch_shape, self.aligned().beta
+        batch, aligned = self.batch_shape, self.aligned()
+        beta, sizes, players = aligned.beta, self.game.sizes, aligned.player_betas
         game, is_game = self.game.prepared(allowed_actions(self.reference))
-        uniform = jnp.full(game.num_actions, 1 / game.num_actions, self.beta.dtype)
-        reference = uniform if self.reference is None else self.reference
+        reference = jnp.asarray(self.uniform()) if self.reference is None else self.reference
         initial = reference if self.initial is None else self.initial
-        good = [jnp.isfinite(beta) & (beta >= 0), is_game, _is_policy(reference), _is_policy(initial)]
+        good = [jnp.isfinite(beta) & (beta >= 0), is_game, _is_policy(reference, sizes), _is_policy(initial, sizes)]
+        if players is not None:
+            good.append(jnp.all(jnp.isfinite(players) & (players >= 0), axis=-1))
+            players = layout.actions_first(players)
         valid = functools.reduce(operator.and_, [jnp.broadcast_to(each, batch) for each in good])
         excluded = reference == 0
         # What starts at 0 would stay there: a probability that has underflowed must not exclude its action.
         initial = jnp.maximum(initial, jnp.finfo(initial.dtype).tiny)
-        log_reference = _log_policy(reference, excluded, batch)
-        log_initial = jnp.broadcast_to(_log_policy(initial, excluded, batch), (game.num_actions, *batch))
-        return RegularizedGame(game, beta, log_reference), log_initial, valid
+        log_reference = _log_policy(reference, excluded, batch, sizes)
+        log_initial = jnp.broadcast_to(_log_policy(initial, excluded, batch, sizes), (game.num_actions, *batch))
+        return RegularizedGame(game, beta, log_reference, players), log_initial, valid
 
     def take(self, index: Any) -> Problem:
         """Return the games at these positions of the flattened batch, `[block]`.
@@ -235,157 +295,30 @@ def broadcast_shapes(shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     return np.broadcast_shapes(*different) if len(different) > 1 else next(iter(different), ())
 
 
-def _log_policy(policy: jax.Array, excluded: jax.Array, batch: tuple[int, ...]) -> jax.Array:
+def _combine(function: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:
+    """Apply a function to arrays whose batch axes broadcast; numpy arrays stay numpy arrays."""
+    rank = max(np.ndim(x), np.ndim(y))
+    x, y = (z if np.ndim(z) in (0, rank) else z.reshape((1,) * (rank - np.ndim(z)) + z.shape) for z in (x, y))
+    if _in_jax(x) or _in_jax(y):
+        x, y = explicit((x, y))
+        return function(jnp.asarray(x), jnp.asarray(y))
+    return np.asarray(function(x, y), np.result_type(x))
+
+
+def _in_jax(x: Any) -> bool:
+    return isinstance(x, jax.Array)
+
+
+def _log_policy(policy: jax.Array, excluded: jax.Array, batch: tuple[int, ...], sizes: tuple[int, ...]) -> jax.Array:
     # Axes of size 1 keep the batch axes apart from the action axis once that is in front.
     policy, excluded = (x.reshape((1,) * (len(batch) - x.ndim + 1) + x.shape) for x in (policy, excluded))
     # The logarithm of an excluded action is never taken: its derivative would be infinite.
     log_policy = jnp.where(excluded, -jnp.inf, jnp.log(jnp.where(excluded, 1, policy)))
-    return simplex.normalize(layout.actions_first(log_policy))
+    return simplex.normalize(layout.actions_first(log_policy), sizes)
 
 
-def _is_policy(policy: jax.Array) -> jax.Array:
+def _is_policy(policy: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
     slack = SUM_TOLERANCE + policy.shape[-1] * jnp.finfo(policy.dtype).eps
-    sums_to_one = jnp.abs(jnp.sum(policy, axis=-1) - 1) <= slack
+    mass = simplex.sums(layout.actions_first(policy), sizes)
+    sums_to_one = jnp.all(jnp.abs(mass - 1) <= slack, axis=0)
     return jnp.all(jnp.isfinite(policy) & (policy >= 0), axis=-1) & sums_to_one
-
-
-@register_dataclass
-@dataclasses.dataclass(frozen=True)
-class RegularizedGame:
-    """The beta-regularized preference game.
-
-    Its preference is `P(p > q) - beta KL(p||r) + beta KL(q||r)`; its unique symmetric equilibrium `p*` solves
-    `p*_i ∝ r_i exp((P p*)_i / beta)`. Reads as one game and runs a block: actions first, batch axes behind.
-
-    Attributes:
-      game: what answers the preference queries.
-      beta: regularization towards the reference, `[*batch]`, >= 0, in units of preference.
-      log_reference: log of the reference policy `r`, `[n, *batch]`, normalized; `-inf` excludes an action.
-
-    Batch axes may have size 1 but must be there: `[n]` beside policies `[n, 5]` would be read as `[1, n]`.
-    """
-
-    game: Game
-    beta: jax.Array
-    log_reference: jax.Array
-
-    def payoffs(self, log_policy: jax.Array) -> jax.Array:
-        """Ask one preference query, `P p`; `[n, *batch]`."""
-        return self.game.payoffs(jnp.exp(log_policy))
-
-    def best_response(self, payoffs: jax.Array) -> jax.Array:
-        """Log of the best response to an opponent of these payoffs, `b ∝ r exp(P p / beta)`.
-
-        At `beta = 0`: the reference restricted to the actions of the highest payoff.
-        """
-        shortfall = simplex.to_rank(self._highest(payoffs), payoffs) - payoffs
-        beta = simplex.to_rank(self.beta, payoffs)
-        scaled = jnp.where(beta > 0, shortfall / jnp.where(beta > 0, beta, 1), jnp.where(shortfall > 0, jnp.inf, 0))
-        return simplex.normalize(jnp.where(self._excluded, -jnp.inf, self.log_reference - scaled))
-
-    def exploitability(self, log_policy: jax.Array, payoffs: jax.Array) -> jax.Array:
-        """Compute the gain of the best response over the policy, `E_b(p) = beta KL(p||b) >= 0`.
-
-        At `beta = 0`: `max_i (P p)_i - 1/2`. The duality gap is twice this.
-
-        Args:
-          log_policy: `log p`, `[n, *batch]`.
-          payoffs: its query `P p`, `[n, *batch]`.
-
-        Returns:
-          `[*batch]`, in units of preference.
-        """
-        # At `beta = 0` the divergence would be infinite, and what is not chosen would make derivatives NaN.
-        beta = jnp.where(self.beta > 0, self.beta, 1)
-        response = dataclasses.replace(self, beta=beta).best_response(payoffs)
-        regularized = beta * simplex.kl_divergence(log_policy, response)
-        return jnp.where(self.beta > 0, regularized, jnp.maximum(self._highest(payoffs) - 0.5, 0))
-
-    def shortfall(self, payoffs: jax.Array) -> jax.Array:
-        """How much less than the best allowed action each earns, >= 0; `[n, *batch]`."""
-        return jnp.maximum(simplex.to_rank(self._highest(payoffs), payoffs) - payoffs, 0)
-
-    def support(self, log_policy: jax.Array, payoffs: jax.Array) -> jax.Array:
-        """The support of the plain equilibrium that a policy is near to, bool `[n, *batch]`.
-
-        What is played with more probability than it falls short of the best: at an exact equilibrium an action
-        has one of the two only.
-        """
-        return jnp.exp(log_policy) > self.shortfall(payoffs)
-
-    def rounding_floor(self) -> jax.Array:
-        """Bound what rounding alone may add to or hide from an exploitability, `[*batch]`."""
-        return regularized.rounding_floor(self.beta, self.log_reference.dtype)
-
-    def proximal_map(self, log_center: jax.Array, payoffs: jax.Array, step: jax.Array | float) -> jax.Array:
-        """Move from a policy towards the best response, in log space.
-
-        `prox(c, g) = argmax_p <p, g> - beta KL(p||r) - (beta/eta) KL(p||c)`
-        `           = normalize((s g + eta log r + log c) / (1 + eta))`, `eta = s beta`.
-
-        Args:
-          log_center: `log c`, `[n, *batch]`.
-          payoffs: of the opponent, `g`, `[n, *batch]`; a constant added to them changes nothing.
-          step: `s = eta/beta`, `[]` or `[*batch]`, > 0; finite also at `beta = 0`.
-        """
-        return regularized.proximal_map(log_center, payoffs, step, self.beta, self.log_reference)
-
-    def mix_reference(self, log_policy: jax.Array, share: jax.Array) -> jax.Array:
-        """The geometric mixture with the reference, `normalize((1 - share) log p + share log r)`.
-
-        Args:
-          log_policy: `log p`, `[n, *batch]`.
-          share: `[]` or `[*batch]`, in [0, 1]; what rounding leaves above 1 counts as 1.
-        """
-        share = simplex.to_rank(jnp.minimum(share, 1), log_policy)
-        mixture = (1 - share) * log_policy + share * self.log_reference
-        return simplex.normalize(jnp.where(self._excluded, -jnp.inf, mixture))
-
-    def gains(self, payoffs: jax.Array) -> jax.Array:
-        """Compute the gain of each action over the policy of these payoffs, `P p - 1/2`; `-inf` for an excluded one.
-
-        The policy itself is worth 1/2 against itself, whatever it is: `p^T P p = 1/2`.
-        """
-        return jnp.where(self._excluded, -jnp.inf, payoffs - 0.5)
-
-    def newton_change(
-        self, log_policy: jax.Array, payoffs: jax.Array, residual: jax.Array, weight: jax.Array
-    ) -> jax.Array:
-        """The change of `p` that a Newton step on `log p = normalize(weight P p + constant)` makes.
-
-        With `S = diag(sqrt p)`, `Pi` the projector orthogonal to `sqrt p` and `A = P - 1/2`, solves
-        `(I - weight Pi S A S Pi) z = Pi S residual`. `S A S` is skew-symmetric, so the matrix is always
-        invertible and its inverse has norm <= 1.
-
-        Args:
-          log_policy: `log p`, `[n, *batch]`.
-          payoffs: its query `P p`, `[n, *batch]`.
-          residual: of the equation, right-hand side less left, `[n, *batch]`; where `p` is 0 it does not count.
-          weight: `[]` or `[*batch]`: `s / (1 + eta)` for a proximal step, `1 / beta` for the game itself.
-
-        Returns:
-          `S z`, `[n, *batch]`, to first order the change of `p`; it sums to 0. Without a matrix it is found by queries
-          (GMRES), and NaN where GMRES does not succeed.
-        """
-        root = jnp.exp(log_policy / 2)
-        rhs = root * jnp.where(root > 0, residual, 0)
-        rhs = rhs - root * jnp.sum(root * rhs, axis=0, keepdims=True)
-        if self.game.has_matrix:
-            system = linear.projected_skew_system(self.margins(), root, root * (payoffs - 0.5), weight)
-            return root * linear.factorize(system)(rhs)
-
-        def multiply_by_margins(v: jax.Array) -> jax.Array:
-            return self.game.payoffs(v) - jnp.sum(v, axis=0, keepdims=True) / 2
-
-        return root * linear.solve_projected_by_queries(multiply_by_margins, root, weight, rhs)
-
-    def margins(self) -> jax.Array:
-        """Return the skew-symmetric matrix `A = P - 1/2`, `[*batch_shape, n, n]`; the game must declare a matrix."""
-        return self.game.dense() - 0.5
-
-    @property
-    def _excluded(self) -> jax.Array:
-        return jnp.isneginf(self.log_reference)
-
-    def _highest(self, payoffs: jax.Array) -> jax.Array:
-        return jnp.max(jnp.where(self._excluded, -jnp.inf, payoffs), axis=0)

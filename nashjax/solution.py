@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -74,6 +75,8 @@ class Solution:
         named method have found is judged once more.
       steps: steps of the algorithm (an adaptive one: trials), int32 `[*batch]`.
       status: values of `Status`, int8 `[*batch]`.
+      earnings: what each player of a zero-sum game earns, `[*batch, players]`, in payoffs; None for preference games.
+      player_sizes: number of actions of each player of a zero-sum game; `()` for preference games.
 
     Example:
       >>> import nashjax as nj
@@ -90,10 +93,47 @@ class Solution:
     queries: jax.Array
     steps: jax.Array
     status: jax.Array
+    earnings: jax.Array | None = None
+    player_sizes: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
 
     @property
     def policy(self) -> jax.Array:
-        """Probabilities, `[*batch, n]`, in the dtype of `log_policy`; a numpy array if that is one."""
+        """Probabilities, `[*batch, n]`, in the dtype of `log_policy`; a numpy array if that is one.
+
+        Raises:
+          AttributeError: the solution is one of a zero-sum game, whose players have a policy each: use `policies`.
+        """
+        if self.player_sizes:
+            raise AttributeError(
+                f"policy must be that of a preference game, got a solution of {len(self.player_sizes)} players. "
+                "Use policies."
+            )
+        return self._probabilities
+
+    @property
+    def policies(self) -> tuple[jax.Array, ...]:
+        """Probabilities of each player, a tuple of `[*batch, n_g]`; of a preference game, one policy."""
+        ends = itertools.accumulate(sizes := self.player_sizes or (np.shape(self.log_policy)[-1],))
+        p = self._probabilities
+        return tuple(p[..., end - size : end] for size, end in zip(sizes, ends, strict=True))
+
+    @property
+    def value(self) -> jax.Array:
+        """What the row player of a zero-sum game of two players gets, `[*batch]`, in payoffs.
+
+        Raises:
+          AttributeError: the game is a preference game, whose value is 1/2, or has more players: use `earnings`.
+        """
+        if self.earnings is None or len(self.player_sizes) != 2:
+            found = (
+                f"{len(self.player_sizes)} players" if self.player_sizes else "a preference game, whose value is 1/2"
+            )
+            advice = " Use earnings." if self.player_sizes else ""
+            raise AttributeError(f"value must be that of a zero-sum game of two players, got {found}.{advice}")
+        return self.earnings[..., 0]
+
+    @property
+    def _probabilities(self) -> jax.Array:
         # jax would make float32 of a float64 array unless `jax_enable_x64` is set.
         exp: Any = np.exp if isinstance(self.log_policy, np.ndarray) else jnp.exp
         return exp(self.log_policy)
@@ -124,8 +164,13 @@ class Solution:
             np.broadcast_to(False, self.batch_shape)[jax.tree.map(_as_numpy, index)]
         ends_in_games = any(part is Ellipsis for part in index)
         with_actions = (*index, slice(None)) if ends_in_games else index
-        others = {name: array[index] for name, array in vars(self).items() if name != "log_policy"}
-        return Solution(log_policy=self.log_policy[with_actions], **others)
+        trailing = {"log_policy": with_actions, "earnings": with_actions}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        found: dict[str, Any] = {
+            name: field if name == "player_sizes" or field is None else field[trailing.get(name, index)]
+            for name, field in fields.items()
+        }
+        return Solution(**found)
 
     def __iter__(self) -> Iterator[Solution]:
         """Iterate over the first batch axis, on the host."""
@@ -137,16 +182,22 @@ class Solution:
         return jax.tree.map(np.asarray, self)
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return the policy and all fields as numpy arrays, by name."""
+        """Return the policy and all fields as numpy arrays, by name.
+
+        For a zero-sum game, `policy_0`, `policy_1` and so on are the policies of the players.
+        """
         host = self.to_numpy()
-        fields = {field.name: vars(host)[field.name] for field in dataclasses.fields(host)}
-        return {"policy": np.asarray(self.policy), **fields}
+        fields = {name: field for name, field in vars(host).items() if field is not None and name != "player_sizes"}
+        if not self.player_sizes:
+            return {"policy": np.asarray(self.policy), **fields}
+        return {**{f"policy_{g}": np.asarray(policy) for g, policy in enumerate(self.policies)}, **fields}
 
     def to_pandas(self, items: Sequence[str] | None = None) -> Any:
         """Return a pandas data frame with a row for each game.
 
         Args:
-          items: names of the actions, `[n]`, default their numbers; the columns of their probabilities.
+          items: names of the actions, `[n]`, default their numbers; the columns of their probabilities. The actions of
+            a zero-sum game are those of all players, one player after the other.
 
         Returns:
           A `pandas.DataFrame`: the probabilities, then the exploitability, the bound, the counts and the status by
@@ -164,9 +215,12 @@ class Solution:
         names = list(range(n)) if items is None else list(items)
         if len(names) != n:
             raise ValueError(f"items must be {n} names, one for each action, got {len(names)}.")
-        table = pd.DataFrame(found["policy"].reshape(-1, n), columns=pd.Index(names))
+        policy = np.concatenate([np.asarray(part) for part in self.policies], axis=-1)
+        table = pd.DataFrame(policy.reshape(-1, n), columns=pd.Index(names))
         for name in ("exploitability", "kl_bound", "queries", "steps"):
             table[name] = found[name].reshape(-1)
+        for g in range(len(self.player_sizes)):
+            table[f"earnings_{g}"] = found["earnings"][..., g].reshape(-1)
         table["status"] = [Status(int(status)).name for status in found["status"].reshape(-1)]
         if len(batch) > 1:
             table.index = pd.MultiIndex.from_product([range(size) for size in batch])
@@ -200,12 +254,13 @@ class Solution:
 
     def __repr__(self) -> str:
         shape = list(np.shape(self.log_policy)) if self.log_policy is not None else "?"
-        leaves = vars(self).values()
+        leaves = [field for name, field in vars(self).items() if name != "player_sizes" and field is not None]
         if any(isinstance(leaf, Tracer) or not isinstance(leaf, ARRAYS) for leaf in leaves):
             return f"Solution(policy {shape}, not computed)"
         if not all(leaf.is_fully_addressable for leaf in leaves if isinstance(leaf, jax.Array)):
             return f"Solution(policy {shape}, spread over processes; see nashjax.distributed.gather)"
-        return f"Solution(policy {shape} {self.log_policy.dtype}: {self.describe()})"
+        shown = f"policies {' + '.join(map(str, self.player_sizes))}, " if self.player_sizes else ""
+        return f"Solution({shown}policy {shape} {self.log_policy.dtype}: {self.describe()})"
 
 
 def _as_numpy(part: Any) -> Any:
@@ -226,6 +281,9 @@ class Trajectory(NamedTuple):
         trial; a rejected trial repeats the policy.
       stage: index of the stage of `Auto` that made each step, int8 `[*batch, num_steps]`; 0 for a single algorithm, and
         -1 after a game is finished, where the last policy is repeated.
+
+    For a zero-sum game, `log_policy` holds the actions of all players, one player after the other, and the
+    exploitability is in payoffs.
     """
 
     log_policy: jax.Array

@@ -42,14 +42,14 @@ def _attach_derivative_jvp(
 
     _, (change, anything) = jax.jvp(answer, (problem,), (tangents[0],))
     games, _, _ = problem.regularized()
-    weight = 1 / jnp.where(games.beta > 0, games.beta, 1)
+    weight = games.limit_weight()
     policy_change = games.newton_change(log_p, games.payoffs(log_p), change, weight)
     # As in a Newton step: recovered from the equation, accurate also where p is tiny.
     payoff_change = games.game.payoffs(policy_change) * simplex.to_rank(weight, policy_change)
     played = jnp.isfinite(log_p)
     p = jnp.exp(log_p)
     log_change = change + payoff_change
-    log_change = log_change - jnp.sum(p * jnp.where(played, log_change, 0), axis=0, keepdims=True)
+    log_change = log_change - games.totals(p * jnp.where(played, log_change, 0))
     # A factor, not a choice: in reverse mode what is not chosen would get a derivative of 0.
-    missing = anything * jnp.where(games.beta > 0, 0, jnp.nan).astype(log_p.dtype)
+    missing = anything * jnp.where(games.lowest_beta > 0, 0, jnp.nan).astype(log_p.dtype)
     return log_policy, layout.actions_last(jnp.where(played, log_change, 0) + missing[None])

@@ -261,7 +261,7 @@ def _initial_policy(problem: Problem, shape: tuple[int, ...]) -> np.ndarray:
     """Return the policies that a solve starts from, `[*batch, n]`."""
     initial = problem.reference if problem.initial is None else problem.initial
     if initial is None:
-        return np.full(shape, 1 / shape[-1], problem.beta.dtype)
+        return np.broadcast_to(problem.uniform(), shape)
     return np.broadcast_to(np.asarray(initial), shape)
 
 

@@ -52,8 +52,7 @@ def solve(
 def follow(problem: Problem, stages: tuple[Stage, ...], max_queries: jax.Array | int) -> Progress:
     """Solve for each beta of `problem.beta`, `[num_betas, *batch]`, from the equilibrium of the one before."""
     n, batch = problem.game.num_actions, problem.batch_shape[1:]
-    uniform = jnp.full(n, 1 / n, problem.beta.dtype)
-    reference = uniform if problem.reference is None else problem.reference
+    reference = jnp.asarray(problem.uniform()) if problem.reference is None else problem.reference
     initial = jnp.broadcast_to(reference if problem.initial is None else problem.initial, (*batch, n))
 
     def go_on(policy: jax.Array, beta: jax.Array) -> tuple[jax.Array, Progress]:

@@ -103,7 +103,7 @@ class _Result:
 
 def _program(stage: Stage, problem: Problem, num_games: int, block_size: int | None) -> Callable[..., Progress]:
     """Return the compiled program of a stage for games of this kind."""
-    key = (stage.identity, problem.classes.classes, problem.game.num_actions, num_games, block_size)
+    key = (stage.identity, problem.classes.classes, problem.game.sizes, num_games, block_size)
 
     def make() -> Any:
         options = [xla.WIDE, xla.ONE_MODULE] + ([xla.ONE_CORE] if num_games > 1 else [])

@@ -9,13 +9,21 @@ from nashjax._math import simplex
 
 
 def proximal_map(
-    log_center: jax.Array, payoffs: jax.Array, step: jax.Array | float, beta: jax.Array, log_reference: jax.Array
+    log_center: jax.Array,
+    payoffs: jax.Array,
+    step: jax.Array | float,
+    beta: jax.Array,
+    log_reference: jax.Array,
+    sizes: tuple[int, ...] = (),
 ) -> jax.Array:
-    """Return `normalize((s g + eta log r + log c) / (1 + eta))`, `eta = s beta`, for payoffs `g` and a center `c`."""
+    """Return `normalize((s g + eta log r + log c) / (1 + eta))`, `eta = s beta`, for payoffs `g` and a center `c`.
+
+    `beta` is a number of each game, `[*batch]`, or of each action, `[n, *batch]`; `sizes` are those of the players.
+    """
     step, beta = simplex.to_rank(step, payoffs), simplex.to_rank(beta, payoffs)
     eta = step * beta
     pull = jnp.where(jnp.isneginf(log_reference), -jnp.inf, eta * log_reference)
-    return simplex.normalize((step * payoffs + pull + log_center) / (1 + eta))
+    return simplex.normalize((step * payoffs + pull + log_center) / (1 + eta), sizes)
 
 
 def rounding_floor(beta: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -1,12 +1,14 @@
-"""Arithmetic on the probability simplex in log space, actions along axis 0.
+"""Arithmetic on products of probability simplices in log space, actions along axis 0.
 
 Every function takes `[n]` for one game or `[n, *batch]` for many. An excluded action has log-probability `-inf`;
-every function accepts that.
+every function accepts that. In games of several players, the actions of all players follow each other on axis 0, and
+a static tuple of sizes tells where each player ends.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Callable
@@ -55,16 +57,41 @@ def sqrt(x: jax.Array) -> jax.Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
-def normalize(log_weights: jax.Array) -> jax.Array:
-    """Scale weights to a policy, `v - logsumexp(v)`.
+def normalize(log_weights: jax.Array, sizes: tuple[int, ...] = ()) -> jax.Array:
+    """Scale weights to a policy of each player, `v - logsumexp(v)`.
 
     Args:
-      log_weights: `[n, *batch]`, finite or `-inf`, at least one of each game finite.
+      log_weights: `[n, *batch]`, finite or `-inf`, at least one of each player finite.
+      sizes: number of actions of each player; by default one player has all.
 
     Returns:
       Log-probabilities, `[n, *batch]`.
     """
-    return jax.nn.log_softmax(log_weights, axis=0)
+    if len(sizes) < 2:
+        return jax.nn.log_softmax(log_weights, axis=0)
+    return jnp.concatenate([jax.nn.log_softmax(part, axis=0) for part in split(log_weights, sizes)])
+
+
+def split(x: jax.Array, sizes: tuple[int, ...]) -> list[jax.Array]:
+    """Split `[n, *batch]` into the part of each player, `[n_g, *batch]`."""
+    return [x[end - size : end] for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
+
+
+def sums(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+    """Sum over the actions of each player, `[n, *batch]` to `[players, *batch]`."""
+    return jnp.stack([jnp.sum(part, axis=0) for part in split(x, sizes)])
+
+
+def maxima(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+    """Take the largest entry among the actions of each player, `[n, *batch]` to `[players, *batch]`."""
+    return jnp.stack([jnp.max(part, axis=0) for part in split(x, sizes)])
+
+
+def spread(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+    """Repeat a number of each player for all of its actions, `[players, *batch]` to `[n, *batch]`."""
+    if len(sizes) == 1:
+        return x  # broadcasts along axis 0
+    return jnp.concatenate([jnp.broadcast_to(x[g][None], (size, *x.shape[1:])) for g, size in enumerate(sizes)])
 
 
 def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
@@ -80,10 +107,11 @@ def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     Returns:
       `[*batch]`, >= 0; inf where `q` excludes an action that `p` plays.
     """
-    return jnp.sum(compute_apart(_divergence_terms, log_p, log_q), axis=0)
+    return jnp.sum(compute_apart(divergence_terms, log_p, log_q), axis=0)
 
 
-def _divergence_terms(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+def divergence_terms(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """Return the terms `p_i (exp(d_i) - 1 - d_i) >= 0` of `kl_divergence`, `[n, *batch]`."""
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     played = p != 0  # true for NaN, which must not be hidden
     d = jnp.where(played, log_q, 0) - jnp.where(played, log_p, 0)

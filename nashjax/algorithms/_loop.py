@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from nashjax._math import simplex
 from nashjax.algorithms.base import Algorithm
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 STALL_LEVEL = 4.0
 """Below this many rounding floors an exploitability may be all that the dtype can show (benchmarks/adaptive.py)."""
@@ -182,7 +182,7 @@ def _polish(
         end, payoffs = carried
         log_policy, polished_payoffs = algorithm.polish(problem, end.log_policy, payoffs)
         exploitability = problem.exploitability(log_policy, polished_payoffs)
-        asked = reached & (problem.beta > 0) & (end.queries <= goal.max_queries - 2)
+        asked = reached & (problem.lowest_beta > 0) & (end.queries <= goal.max_queries - 2)
         kept = asked & (exploitability <= goal.exploitability)
         polished = end._replace(
             log_policy=simplex.choose(kept, log_policy, end.log_policy),

@@ -12,7 +12,8 @@ from nashjax._math import simplex
 from nashjax.algorithms._loop import Goal, Observer
 from nashjax.algorithms.base import Algorithm
 from nashjax.algorithms.stage import Recorder, Stage, run_stage
-from nashjax.problem import Problem, RegularizedGame
+from nashjax.games.regularized import RegularizedGame
+from nashjax.problem import Problem
 from nashjax.solution import Trajectory
 
 NO_STAGE = -1

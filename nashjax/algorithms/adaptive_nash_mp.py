@@ -13,7 +13,7 @@ from nashjax._math import simplex
 from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperparameter
 from nashjax.algorithms.nash_mp import PAPER_STEP
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 LARGEST_STEP = 1e6
 
@@ -61,6 +61,7 @@ class AdaptiveNashMP(Algorithm[AdaptiveNashMPState]):
 
     queries_per_step: ClassVar[int] = 2
     betas: ClassVar[Betas] = Betas.ANY
+    many_players: ClassVar[bool] = True
 
     growth: float | jax.Array = 1.35
     shrink: float | jax.Array = 0.6
@@ -86,7 +87,7 @@ class AdaptiveNashMP(Algorithm[AdaptiveNashMPState]):
         moved = problem.proximal_map(state.log_policy, answer, s)
 
         error = s * jnp.sum((answer - state.prediction) * (jnp.exp(moved) - jnp.exp(opponent)), axis=0)
-        room = simplex.kl_divergence(opponent, state.log_policy) + (1 + eta) * simplex.kl_divergence(moved, opponent)
+        room = problem.contraction_room(state.log_policy, opponent, moved, s)
         # At the paper's step with the paper's prediction the test passes by theory, whatever rounding says.
         accepted = (error <= room) | (s <= PAPER_STEP)
 

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nashjax._math import simplex
 from nashjax._math.pytree import register_dataclass
 from nashjax._math.transfers import is_concrete
 from nashjax._validation import invalid, wrong_type
@@ -28,7 +27,7 @@ from nashjax.algorithms.interior_point import InteriorPoint
 from nashjax.algorithms.newton import Newton
 from nashjax.algorithms.stage import Context, Stage, Start, When, is_solvable, reach_tolerance
 from nashjax.algorithms.support import ExactSupport
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 HANDOVER = 1e-5
 """The exploitability at which games of a tight tolerance go over to Newton's method."""
@@ -122,11 +121,10 @@ def start_near_support(games: RegularizedGame, log_plain: jax.Array, payoffs: ja
     p = jnp.exp(log_plain)
     on_support = games.support(log_plain, payoffs)
     log_ratio = jnp.where(on_support, p * (log_plain - games.log_reference), 0)
-    share = jnp.sum(jnp.where(on_support, p, 0), axis=0, keepdims=True)
-    constant = jnp.sum(log_ratio, axis=0, keepdims=True) / share
-    beta = simplex.to_rank(jnp.where(games.beta > 0, games.beta, 1), p)
-    off_support = jnp.minimum(log_plain, games.log_reference - games.shortfall(payoffs) / beta + constant)
-    return simplex.normalize(jnp.where(on_support, log_plain, off_support))
+    constant = games.totals(log_ratio) / games.totals(jnp.where(on_support, p, 0))
+    price = jnp.where(games.price > 0, games.price, 1)
+    off_support = jnp.minimum(log_plain, games.log_reference - games.shortfall(payoffs) / price + constant)
+    return games.normalize(jnp.where(on_support, log_plain, off_support))
 
 
 def _proximal(dtype: str) -> Stage:

@@ -16,7 +16,7 @@ from nashjax._math import simplex
 from nashjax._math.transfers import is_concrete, to_host
 from nashjax._validation import check_all, check_number, invalid, message, wrong_type
 from nashjax.games import Game
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 UNREGULARIZED_STEP = 1 / 8
 """The step at `beta = 0` of methods whose own would be 0 there; that of `OptimisticMWU`."""
@@ -76,6 +76,8 @@ class Algorithm(abc.ABC, Generic[S]):
       queries_per_step: largest number of queries that one step asks. Every subclass has to declare it.
       betas: values of beta at which the method converges to the equilibrium; by default any.
       needs_matrix: whether the game has to offer its matrix (`Game.has_matrix`).
+      many_players: whether the method also solves zero-sum games of several players. Such a method treats the policy
+        as one of each player: it normalizes and sums by the methods of `RegularizedGame`.
       max_steps: number of steps after which the method gives a game up; None if it never does.
       solves_systems: whether a step solves linear systems, which need several matrices for each game.
       polishes: whether the method offers `polish`.
@@ -104,6 +106,7 @@ class Algorithm(abc.ABC, Generic[S]):
     queries_per_step: ClassVar[int]
     betas: ClassVar[Betas] = Betas.ANY
     needs_matrix: ClassVar[bool] = False
+    many_players: ClassVar[bool] = False
     solves_systems: ClassVar[bool] = False
     polishes: ClassVar[bool] = False
     max_steps: Any = None
@@ -204,19 +207,14 @@ class Average(NamedTuple):
         sums = self.sums + term
         return Average(sums, (sums - self.sums) - term)
 
-    @property
-    def log_policy(self) -> jax.Array:
-        """Log of the average policy, `[n, *batch]`."""
-        return simplex.log(self.sums[0] / self._weight)
+    def log_policy(self, problem: RegularizedGame) -> jax.Array:
+        """Return the log of the average policy, `[n, *batch]`."""
+        return simplex.log(self.sums[0] / problem.totals(self.sums[0]))
 
-    @property
-    def payoffs(self) -> jax.Array:
-        """Its query, `[n, *batch]`."""
-        return self.sums[1] / self._weight
-
-    @property
-    def _weight(self) -> jax.Array:
-        return jnp.sum(self.sums[0], axis=0, keepdims=True)
+    def payoffs(self, problem: RegularizedGame) -> jax.Array:
+        """Return its query, `[n, *batch]`."""
+        weight = jnp.sum(self.sums[0], axis=0, keepdims=True) / len(problem.sizes)
+        return self.sums[1] / weight
 
 
 def relative_step(eta: float | jax.Array | None, beta: jax.Array, default: float) -> jax.Array:
@@ -233,7 +231,7 @@ def at_most_best_response(a: float | jax.Array, beta: jax.Array) -> jax.Array:
 
 def decreasing_step(problem: RegularizedGame, steps: jax.Array) -> jax.Array:
     """The step `sqrt(log n / (t + 1))` of multiplicative weights after `t` steps, int32 `[*batch]`."""
-    return jnp.sqrt(math.log(problem.game.num_actions) / (steps + 1).astype(problem.beta.dtype))
+    return jnp.sqrt(math.log(max(problem.sizes)) / (steps + 1).astype(problem.beta.dtype))
 
 
 def check_hyperparameter(name: str, value: object, low: float, high: float, *, closed: bool = False) -> None:
@@ -266,6 +264,14 @@ def check_algorithm(algorithm: object, *kinds: type) -> None:
         raise TypeError(message("algorithm", "a pytree", f"an instance of {type(algorithm).__name__}", advice))
 
 
+def check_players(algorithm: Algorithm[Any], game: Game) -> None:
+    """Raise ValueError if a game has several players and the algorithm does not support that."""
+    if len(game.sizes) > 1 and not algorithm.many_players:
+        name, advice = type(algorithm).__name__, "Use nashjax.AdaptiveNashMP(), or leave algorithm out."
+        found = f"an instance of {type(game).__name__} with {len(game.sizes)} players"
+        raise invalid("game", f"a preference game for {name}", found, advice)
+
+
 def check_matrix(algorithm: Algorithm[Any], game: Game, has_matrix: bool) -> None:
     """Raise ValueError if an algorithm needs a matrix that the game does not offer where it is solved."""
     if algorithm.needs_matrix and not has_matrix:
@@ -279,6 +285,7 @@ def check_supported(
     algorithm: Algorithm[Any], game: Game, has_matrix: bool, beta: Any, beta_name: str = "beta"
 ) -> None:
     """Raise ValueError unless an algorithm supports the game and all betas; traced betas are not checked."""
+    check_players(algorithm, game)
     check_matrix(algorithm, game, has_matrix)
     betas, name = algorithm.betas, type(algorithm).__name__
     if betas is Betas.ANY or not is_concrete(beta):

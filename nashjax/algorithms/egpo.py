@@ -12,7 +12,7 @@ from nashjax._math import simplex
 from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.base import Algorithm, BasicState, Betas, at_most_best_response, check_hyperparameter
 from nashjax.algorithms.nash_mp import PAPER_STEP
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 
 @register_dataclass
@@ -31,6 +31,7 @@ class EGPO(Algorithm[BasicState]):
 
     queries_per_step: ClassVar[int] = 2
     betas: ClassVar[Betas] = Betas.ANY
+    many_players: ClassVar[bool] = True
 
     step_size: float | jax.Array | None = None
 
@@ -46,8 +47,8 @@ class EGPO(Algorithm[BasicState]):
         beta = problem.beta
         default = PAPER_STEP / (1 + PAPER_STEP * beta)
         a = default if self.step_size is None else at_most_best_response(self.step_size, beta)
-        kept = problem.mix_reference(state.log_policy, a * beta)
+        kept = problem.mix_reference(state.log_policy, a)
         step = simplex.to_rank(a, kept)
-        opponent = simplex.normalize(kept + step * state.payoffs)
-        log_policy = simplex.normalize(kept + step * problem.payoffs(opponent))
+        opponent = problem.normalize(kept + step * state.payoffs)
+        log_policy = problem.normalize(kept + step * problem.payoffs(opponent))
         return state.move(problem, log_policy, a, queries=2)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from nashjax._math import simplex
 from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperparameter
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 
 class ExtragradientRMState(NamedTuple):
@@ -50,6 +50,7 @@ class ExtragradientRM(Algorithm[ExtragradientRMState]):
 
     queries_per_step: ClassVar[int] = 2
     betas: ClassVar[Betas] = Betas.ZERO
+    many_players: ClassVar[bool] = True
 
     step_size: float | jax.Array | None = None
 
@@ -64,10 +65,13 @@ class ExtragradientRM(Algorithm[ExtragradientRMState]):
         """Make one step: two queries."""
         a = 1 / problem.game.num_actions if self.step_size is None else self.step_size
         step = simplex.to_rank(a, state.regrets)
-        halfway = _project(state.regrets + step * problem.gains(state.payoffs))
-        gains = problem.gains(problem.game.payoffs(halfway / jnp.sum(halfway, axis=0, keepdims=True)))
-        regrets = _project(state.regrets + step * gains)
-        policy = regrets / jnp.sum(regrets, axis=0, keepdims=True)
+        halfway = _project(
+            state.regrets + step * problem.gains(jnp.exp(state.log_policy), state.payoffs), problem.sizes
+        )
+        played = halfway / problem.totals(halfway)
+        gains = problem.gains(played, problem.game.payoffs(played))
+        regrets = _project(state.regrets + step * gains, problem.sizes)
+        policy = regrets / problem.totals(regrets)
         return ExtragradientRMState(
             log_policy=simplex.log(policy),
             payoffs=problem.game.payoffs(policy),
@@ -77,7 +81,12 @@ class ExtragradientRM(Algorithm[ExtragradientRMState]):
         )
 
 
-def _project(x: jax.Array) -> jax.Array:
+def _project(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+    """Project the regrets of each player."""
+    return jnp.concatenate([_project_one(part) for part in simplex.split(x, sizes)])
+
+
+def _project_one(x: jax.Array) -> jax.Array:
     """The nearest point of `{R >= 0, sum R >= 1}`, `[n, *batch]`; `-inf` becomes 0.
 
     That is `[x - t]_+` with the smallest `-t >= 0` that makes the sum at least 1; for a sum of exactly 1,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nashjax._math import linear, simplex
 from nashjax._math.pytree import register_dataclass
 from nashjax._validation import check_integer
 from nashjax.algorithms.base import Algorithm, Betas
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 LONGEST_MOVE = 0.9
 """Share of the way to the boundary of the positive numbers that a step goes at most, until it is near the end."""
@@ -29,7 +31,8 @@ class InteriorPointState(NamedTuple):
       queries: int32 `[*batch]`.
       step_size: share of the Newton direction that the last step went, `[*batch]`; 0 before the first.
       slack: `w = v - A p`, > 0, `[n, *batch]`.
-      level: `v`, above every payoff of the policy, `[*batch]`; the duality gap `<p, w>` equals it.
+      level: `v` of each player, above every payoff of its policy, `[players, *batch]`; the duality gap `<p, w>` is the
+        sum.
     """
 
     log_policy: jax.Array
@@ -49,7 +52,8 @@ class InteriorPoint(Algorithm[InteriorPointState]):
     policy with a level above its payoffs is a strictly feasible start. A step is a damped Newton step towards
     `p_i w_i = sigma mu`, with one matrix for both of its directions: `I - S A S`, `S = diag(sqrt(p / w))`, the
     skew-symmetric system of Newton's method. Needs 5 to 25 steps whatever the size. Ends in the middle of the set of
-    equilibria: `solve` at `beta = 0` uses it to find the support. Starts from the uniform policy whatever
+    equilibria: `solve` at `beta = 0` uses it to find the support. In a game of several players each has a level, and
+    their policies keep their sums. Starts from the uniform policy whatever
     `initial` says. The game must offer its matrix, `dense()`. It does not use `beta`, so
     `nashjax.solve` refuses it at `beta > 0`.
 
@@ -62,6 +66,7 @@ class InteriorPoint(Algorithm[InteriorPointState]):
     queries_per_step: ClassVar[int] = 1
     solves_systems: ClassVar[bool] = True
     betas: ClassVar[Betas] = Betas.ZERO
+    many_players: ClassVar[bool] = True
     needs_matrix: ClassVar[bool] = True
 
     max_steps: int = dataclasses.field(default=100, metadata={"static": True})
@@ -71,18 +76,18 @@ class InteriorPoint(Algorithm[InteriorPointState]):
 
     def init(self, problem: RegularizedGame, log_policy: jax.Array) -> InteriorPointState:
         """Start from the uniform policy on the allowed actions: one query."""
-        allowed = jnp.isfinite(log_policy)
-        size = jnp.sum(allowed, axis=0).astype(log_policy.dtype)
-        log_policy = jnp.where(allowed, simplex.to_rank(-jnp.log(size), log_policy), -jnp.inf)
+        allowed, sizes = jnp.isfinite(log_policy), problem.sizes
+        log_policy = problem.normalize(jnp.where(allowed, 0, -jnp.inf).astype(log_policy.dtype))
         payoffs = problem.payoffs(log_policy)
-        margin = jnp.where(allowed, payoffs - 0.5, 0)
-        level = jnp.max(margin, axis=0) + FIRST_SLACK * jnp.max(jnp.abs(margin), axis=0) + 0.01
+        margin = jnp.where(allowed, payoffs - problem.game.value, 0)
+        level = simplex.maxima(margin, sizes) + FIRST_SLACK * simplex.maxima(jnp.abs(margin), sizes) + 0.01
+        batch = log_policy.shape[1:]
         return InteriorPointState(
             log_policy=log_policy,
             payoffs=payoffs,
-            queries=jnp.ones(size.shape, jnp.int32),
-            step_size=jnp.zeros_like(size),
-            slack=jnp.where(allowed, simplex.to_rank(level, margin) - margin, 1),
+            queries=jnp.ones(batch, jnp.int32),
+            step_size=jnp.zeros(batch, log_policy.dtype),
+            slack=jnp.where(allowed, simplex.spread(level, sizes) - margin, 1),
             level=level,
         )
 
@@ -90,21 +95,7 @@ class InteriorPoint(Algorithm[InteriorPointState]):
         """Make one step: one query, one matrix factorized."""
         p, w, level = jnp.exp(state.log_policy), state.slack, state.level
         allowed = p > 0
-        scale = simplex.sqrt(p / w)
-        solve = linear.factorize(linear.skew_system(problem.margins(), scale))
-
-        def solve_scaled(rhs: jax.Array) -> jax.Array:
-            return scale * solve(scale * rhs)
-
-        of_level = solve_scaled(jnp.ones_like(p))
-
-        def direction(target: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            """The changes of `p`, `w` and `v` towards `p_i w_i = target_i`, with `p` still summing to 1."""
-            change = solve_scaled(jnp.where(allowed, target / jnp.where(allowed, p, 1) - w, 0))
-            level_change = jnp.sum(change, axis=0) / jnp.sum(of_level, axis=0)
-            change = change - simplex.to_rank(level_change, of_level) * of_level
-            slack_change = jnp.where(allowed, (target - p * w - w * change) / jnp.where(allowed, p, 1), 0)
-            return change, slack_change, level_change
+        direction = _newton_directions(problem, p, w)
 
         def reach(change: jax.Array, slack_change: jax.Array) -> jax.Array:
             """The largest multiple of a direction that keeps everything positive."""
@@ -125,19 +116,71 @@ class InteriorPoint(Algorithm[InteriorPointState]):
         tiny = jnp.finfo(p.dtype).eps
         move = simplex.to_rank(length, p)
         moved = simplex.log(jnp.maximum(p + move * change, tiny * p))
-        log_policy = simplex.choose(sound, simplex.normalize(moved), state.log_policy)
-        payoffs = problem.payoffs(log_policy)
-        level = jnp.where(sound, level + length * level_change, level)
-        # Not anew from the payoffs, whose rounding would be larger than a small slack.
+        log_policy = simplex.choose(sound, problem.normalize(moved), state.log_policy)
+        # The slack is updated, not recomputed from the payoffs, whose rounding would be larger than a small slack.
         slack = simplex.choose(sound, jnp.maximum(w + move * slack_change, tiny * w), w)
         return InteriorPointState(
             log_policy=log_policy,
-            payoffs=payoffs,
+            payoffs=problem.payoffs(log_policy),
             queries=state.queries + 1,
             step_size=length,
             slack=jnp.where(allowed, slack, 1),
-            level=level,
+            level=simplex.choose(sound, level + move * level_change, level),
         )
+
+
+Directions = Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+
+
+def _newton_directions(problem: RegularizedGame, p: jax.Array, w: jax.Array) -> Directions:
+    """Factorize the Newton system at a point.
+
+    Returns:
+      A function of the target `[n, *batch]` of `p_i w_i`, which returns the changes of `p`, `w` and `v` towards it. The
+      policy of each player still sums to 1.
+    """
+    sizes, allowed = problem.sizes, p > 0
+    scale = simplex.sqrt(p / w)
+    solve = linear.factorize(linear.skew_system(problem.margins(), scale))
+
+    def solve_scaled(rhs: jax.Array) -> jax.Array:
+        return scale * solve(scale * rhs)
+
+    # The change of the policies as the level of each player rises by 1, and what that does to their sums.
+    members = jnp.asarray(np.repeat(np.eye(len(sizes)), sizes, axis=0), p.dtype)
+    columns = [
+        solve_scaled(jnp.broadcast_to(members[:, g].reshape(-1, *(1,) * (p.ndim - 1)), p.shape))
+        for g in range(len(sizes))
+    ]
+    mass = [simplex.sums(column, sizes) for column in columns]
+
+    def direction(target: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        change = solve_scaled(jnp.where(allowed, target / jnp.where(allowed, p, 1) - w, 0))
+        level_change = _eliminate(mass, simplex.sums(change, sizes))
+        change = change - sum(level_change[g][None] * column for g, column in enumerate(columns))
+        slack_change = jnp.where(allowed, (target - p * w - w * change) / jnp.where(allowed, p, 1), 0)
+        return change, slack_change, level_change
+
+    return direction
+
+
+def _eliminate(columns: list[jax.Array], rhs: jax.Array) -> jax.Array:
+    """Solve a small system by elimination without pivots.
+
+    Its symmetric part is positive definite, so no pivot is small.
+
+    Args:
+      columns: columns of the matrix, `[players, *batch]` each.
+      rhs: `[players, *batch]`.
+    """
+    size, columns = len(columns), [*columns, rhs]
+    for k in range(size):
+        pivot = columns[k][k]
+        for j in range(k + 1, size + 1):
+            row = columns[j][k] / pivot
+            others = [columns[j][i] - columns[k][i] * row if i != k else row for i in range(size)]
+            columns[j] = jnp.stack(others)
+    return columns[size]
 
 
 def _distance_to_zero(x: jax.Array, change: jax.Array) -> jax.Array:

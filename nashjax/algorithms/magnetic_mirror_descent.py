@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.base import UNREGULARIZED_STEP, Algorithm, BasicState, Betas, check_hyperparameter
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 
 @register_dataclass
@@ -31,6 +31,7 @@ class MagneticMirrorDescent(Algorithm[BasicState]):
 
     queries_per_step: ClassVar[int] = 1
     betas: ClassVar[Betas] = Betas.POSITIVE
+    many_players: ClassVar[bool] = True
 
     step_size: float | jax.Array | None = None
 

@@ -19,7 +19,7 @@ from nashjax.algorithms.base import (
     check_hyperparameter,
     decreasing_step,
 )
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 
 class NashMDState(NamedTuple):
@@ -59,6 +59,7 @@ class NashMD(Algorithm[NashMDState]):
 
     queries_per_step: ClassVar[int] = 2
     betas: ClassVar[Betas] = Betas.POSITIVE
+    many_players: ClassVar[bool] = True
 
     step_size: float | jax.Array | None = None
 
@@ -79,8 +80,8 @@ class NashMD(Algorithm[NashMDState]):
             a = jnp.where(beta > 0, share / jnp.where(beta > 0, beta, 1), unregularized)
         else:
             a = at_most_best_response(self.step_size, beta)
-        mixture = problem.mix_reference(state.log_policy, a * beta)
-        log_policy = simplex.normalize(mixture + simplex.to_rank(a, mixture) * problem.payoffs(mixture))
+        mixture = problem.mix_reference(state.log_policy, a)
+        log_policy = problem.normalize(mixture + simplex.to_rank(a, mixture) * problem.payoffs(mixture))
         return NashMDState(
             log_policy=log_policy,
             payoffs=problem.payoffs(log_policy),

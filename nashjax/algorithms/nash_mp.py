@@ -10,7 +10,7 @@ import jax
 
 from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperparameter, relative_step
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 PAPER_STEP = 2.0
 """The largest `s = eta / beta` that the theory covers for every game."""
@@ -31,6 +31,7 @@ class NashMP(Algorithm[BasicState]):
 
     queries_per_step: ClassVar[int] = 2
     betas: ClassVar[Betas] = Betas.ANY
+    many_players: ClassVar[bool] = True
 
     eta: float | jax.Array | None = None
 

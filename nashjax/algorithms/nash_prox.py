@@ -13,7 +13,7 @@ from nashjax._math import simplex
 from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.adaptive_nash_mp import AdaptiveNashMP, AdaptiveNashMPState
 from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperparameter, relative_step
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 DEFAULT_STEP = 16.0
 """`s = eta / beta`. Of 2, 4, ..., 128 and 512 the values 16 to 64 needed the fewest queries at beta 0.003 to 0.3."""
@@ -63,6 +63,7 @@ class NashProx(Algorithm[NashProxState]):
 
     queries_per_step: ClassVar[int] = 3
     betas: ClassVar[Betas] = Betas.ANY
+    many_players: ClassVar[bool] = True
 
     eta: float | jax.Array | None = None
 
@@ -82,7 +83,7 @@ class NashProx(Algorithm[NashProxState]):
         eta = s * problem.beta
         # Against an opponent without payoffs the proximal map leaves the two pulls alone.
         pull = problem.proximal_map(state.log_policy, jnp.zeros_like(state.payoffs), s)
-        inner_game = RegularizedGame(problem.game, (1 + eta) / s, pull)
+        inner_game = _inner_game(problem, pull, s)
 
         inner = _SOLVER.step(inner_game, state.inner)
         error = inner_game.exploitability(inner.log_policy, inner.payoffs)
@@ -101,6 +102,14 @@ class NashProx(Algorithm[NashProxState]):
             step_size=jnp.broadcast_to(eta, state.step_size.shape),
             inner=simplex.choose(solved, restarted, inner),
         )
+
+
+def _inner_game(problem: RegularizedGame, pull: jax.Array, s: jax.Array) -> RegularizedGame:
+    """Return the game regularized towards the reference and the last policy, `pull` between the two."""
+    betas = problem.player_betas
+    if betas is not None:
+        betas = betas + 1 / simplex.to_rank(s, betas)
+    return RegularizedGame(problem.game, (1 + s * problem.beta) / s, pull, betas)
 
 
 _SOLVER = AdaptiveNashMP()

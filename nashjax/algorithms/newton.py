@@ -13,7 +13,7 @@ from nashjax._math import simplex
 from nashjax._math.pytree import register_dataclass
 from nashjax._validation import check_integer
 from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperparameter
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 
 class NewtonState(NamedTuple):
@@ -74,6 +74,7 @@ class Newton(Algorithm[NewtonState]):
     solves_systems: ClassVar[bool] = True
     polishes: ClassVar[bool] = True
     betas: ClassVar[Betas] = Betas.ANY
+    many_players: ClassVar[bool] = True
 
     first_step: float | jax.Array = 16.0
     shrink: float | jax.Array = 0.35
@@ -109,7 +110,7 @@ class Newton(Algorithm[NewtonState]):
         eta = s * problem.beta
         answer = problem.proximal_map(state.log_policy, state.opponent_payoffs, s)
         residual = answer - state.log_opponent
-        change = problem.newton_change(state.log_opponent, state.opponent_payoffs, residual, s / (1 + eta))
+        change = problem.newton_change(state.log_opponent, state.opponent_payoffs, residual, problem.newton_weight(s))
         prediction = state.opponent_payoffs + problem.game.payoffs(change)
         # Far from its solution the equation may predict payoffs of 1e4; times `s` these would drown the logarithms.
         # Kept in memory: computed again for its query, a policy of such logarithms would be another.
@@ -119,7 +120,7 @@ class Newton(Algorithm[NewtonState]):
         moved = simplex.materialize(problem.proximal_map(state.log_policy, payoffs, s), state.log_policy)
 
         error = s * jnp.sum((payoffs - prediction) * (jnp.exp(moved) - jnp.exp(opponent)), axis=0)
-        room = simplex.kl_divergence(opponent, state.log_policy) + (1 + eta) * simplex.kl_divergence(moved, opponent)
+        room = problem.contraction_room(state.log_policy, opponent, moved, s)
         exploitability = problem.exploitability(opponent, payoffs)
         leap = exploitability <= self.decrease * state.lowest
         proved = (error <= room) & ~leap
@@ -161,7 +162,7 @@ class Newton(Algorithm[NewtonState]):
           The new policy and its query: two queries, one linear solve.
         """
         residual = problem.best_response(payoffs) - log_policy
-        change = problem.newton_change(log_policy, payoffs, residual, 1 / problem.beta)
+        change = problem.newton_change(log_policy, payoffs, residual, problem.limit_weight())
         # The change is recovered from the residual: divided by the square root of p it would be 0/0 for rare actions.
         polished = problem.best_response(payoffs + problem.game.payoffs(change))
         return polished, problem.payoffs(polished)

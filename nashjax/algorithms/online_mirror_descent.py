@@ -19,7 +19,7 @@ from nashjax.algorithms.base import (
     at_most_best_response,
     check_hyperparameter,
 )
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 
 @register_dataclass
@@ -41,6 +41,7 @@ class OnlineMirrorDescent(Algorithm[BasicState]):
 
     queries_per_step: ClassVar[int] = 1
     betas: ClassVar[Betas] = Betas.POSITIVE
+    many_players: ClassVar[bool] = True
 
     step_size: float | jax.Array | None = None
 
@@ -58,5 +59,5 @@ class OnlineMirrorDescent(Algorithm[BasicState]):
             a = jnp.where(beta > 0, jnp.minimum(4 * beta, at_most_best_response(jnp.inf, beta) / 2), UNREGULARIZED_STEP)
         else:
             a = at_most_best_response(self.step_size, beta)
-        kept = problem.mix_reference(state.log_policy, a * beta)
-        return state.move(problem, simplex.normalize(kept + simplex.to_rank(a, kept) * state.payoffs), a)
+        kept = problem.mix_reference(state.log_policy, a)
+        return state.move(problem, problem.normalize(kept + simplex.to_rank(a, kept) * state.payoffs), a)

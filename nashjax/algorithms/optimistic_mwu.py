@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from nashjax._math import simplex
 from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.base import Algorithm, BasicState, Betas, check_hyperparameter
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 
 class OptimisticMWUState(NamedTuple):
@@ -48,6 +48,7 @@ class OptimisticMWU(Algorithm[OptimisticMWUState]):
 
     queries_per_step: ClassVar[int] = 1
     betas: ClassVar[Betas] = Betas.ZERO
+    many_players: ClassVar[bool] = True
 
     step_size: float | jax.Array = 1 / 8
 
@@ -62,7 +63,7 @@ class OptimisticMWU(Algorithm[OptimisticMWUState]):
     def step(self, problem: RegularizedGame, state: OptimisticMWUState) -> OptimisticMWUState:
         """Make one step: one query."""
         expected = 2 * state.payoffs - state.previous
-        log_policy = simplex.normalize(state.log_policy + simplex.to_rank(self.step_size, expected) * expected)
+        log_policy = problem.normalize(state.log_policy + simplex.to_rank(self.step_size, expected) * expected)
         return OptimisticMWUState(
             log_policy=log_policy,
             payoffs=problem.payoffs(log_policy),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.base import Algorithm, Average, BasicState, Betas
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 
 class PredictiveRMState(NamedTuple):
@@ -50,6 +50,7 @@ class PredictiveRM(Algorithm[PredictiveRMState]):
 
     queries_per_step: ClassVar[int] = 1
     betas: ClassVar[Betas] = Betas.ZERO
+    many_players: ClassVar[bool] = True
 
     def init(self, problem: RegularizedGame, log_policy: jax.Array) -> PredictiveRMState:
         """Start from a policy `[n, *batch]`, which serves as the first regrets: one query.
@@ -57,7 +58,8 @@ class PredictiveRM(Algorithm[PredictiveRMState]):
         From regrets of 0 the first gains would decide alone, and at an equilibrium these are rounding.
         """
         start = BasicState.start(problem, log_policy)
-        played, gains = jnp.exp(log_policy), problem.gains(start.payoffs)
+        played = jnp.exp(log_policy)
+        gains = problem.gains(played, start.payoffs)
         return PredictiveRMState(
             *start,
             average=Average.of(played, start.payoffs),
@@ -69,15 +71,15 @@ class PredictiveRM(Algorithm[PredictiveRMState]):
     def step(self, problem: RegularizedGame, state: PredictiveRMState) -> PredictiveRMState:
         """Make one step: one query."""
         expected = jnp.maximum(state.regrets + state.gains, 0)
-        total = jnp.sum(expected, axis=0, keepdims=True)
+        total = problem.totals(expected)
         # Nothing to regret: then any policy may be played, and the last one is what an equilibrium keeps.
         played = jnp.where(total > 0, expected / jnp.where(total > 0, total, 1), state.played)
         payoffs = problem.game.payoffs(played)
-        gains = problem.gains(payoffs)
+        gains = problem.gains(played, payoffs)
         average = state.average.include(played, payoffs)
         return PredictiveRMState(
-            log_policy=average.log_policy,
-            payoffs=average.payoffs,
+            log_policy=average.log_policy(problem),
+            payoffs=average.payoffs(problem),
             queries=state.queries + 1,
             step_size=state.step_size,
             average=average,

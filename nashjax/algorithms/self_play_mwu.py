@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from nashjax._math import simplex
 from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.base import Algorithm, Average, BasicState, Betas, check_hyperparameter, decreasing_step
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 
 class SelfPlayMWUState(NamedTuple):
@@ -56,6 +56,7 @@ class SelfPlayMWU(Algorithm[SelfPlayMWUState]):
 
     queries_per_step: ClassVar[int] = 1
     betas: ClassVar[Betas] = Betas.ZERO
+    many_players: ClassVar[bool] = True
 
     step_size: float | jax.Array | None = None
 
@@ -74,12 +75,12 @@ class SelfPlayMWU(Algorithm[SelfPlayMWUState]):
     def step(self, problem: RegularizedGame, state: SelfPlayMWUState) -> SelfPlayMWUState:
         """Make one step: one query."""
         a = self._step_size(problem, state.steps)
-        log_played = simplex.normalize(state.log_played + simplex.to_rank(a, state.log_played) * state.played_payoffs)
+        log_played = problem.normalize(state.log_played + simplex.to_rank(a, state.log_played) * state.played_payoffs)
         payoffs = problem.payoffs(log_played)
         average = state.average.include(jnp.exp(log_played), payoffs, self._step_size(problem, state.steps + 1))
         return SelfPlayMWUState(
-            log_policy=average.log_policy,
-            payoffs=average.payoffs,
+            log_policy=average.log_policy(problem),
+            payoffs=average.payoffs(problem),
             queries=state.queries + 1,
             step_size=jnp.broadcast_to(a, state.step_size.shape),
             average=average,

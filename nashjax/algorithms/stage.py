@@ -19,7 +19,8 @@ from nashjax._math.pytree import register_dataclass
 from nashjax._math.regularized import kl_bound
 from nashjax.algorithms._loop import STALL_LEVEL, Goal, Observer, Run, run
 from nashjax.algorithms.base import Algorithm, Betas
-from nashjax.problem import Problem, RegularizedGame
+from nashjax.games.regularized import RegularizedGame
+from nashjax.problem import Problem
 from nashjax.solution import Progress, Status
 
 TIGHT_TOLERANCE = 1e-9
@@ -232,7 +233,7 @@ def run_stage(
     # A game that has an answer plays on only if that allows a step.
     enough = jnp.where(now.status == Status.INVALID, left >= 1, left > stage.algorithm.queries_per_step)
     plays = now.unfinished & stage.when.includes(context) & enough
-    played = games if stage.beta is None else dataclasses.replace(games, beta=stage.beta(games))
+    played = games if stage.beta is None else dataclasses.replace(games, beta=stage.beta(games), player_betas=None)
     if recorder is not None:
         goal = recorder.limit(goal)
     observe, records = (None, None) if recorder is None else recorder.start(games, now.queries)
@@ -352,7 +353,8 @@ def _judged(context: Context, now: Progress, plays: jax.Array, failed: jax.Array
     status = jnp.where(stalled, jnp.int8(Status.STALLED), jnp.int8(Status.MAX_QUERIES))
     status = jnp.where(now.exploitability <= context.tol, jnp.int8(Status.CONVERGED), status)
     # An exploitability certifies nothing of weights that do not sum to 1.
-    is_policy = jnp.abs(jnp.sum(jnp.exp(now.log_policy), axis=0) - 1) <= MASS_TOLERANCE
+    mass = simplex.sums(jnp.exp(now.log_policy), context.games.sizes)
+    is_policy = jnp.all(jnp.abs(mass - 1) <= MASS_TOLERANCE, axis=0)
     status = jnp.where(failed | ~is_policy | ~(now.exploitability < jnp.inf), jnp.int8(Status.INVALID), status)
     status = jnp.where(plays, status, now.status)
     invalid = status == Status.INVALID
@@ -360,7 +362,7 @@ def _judged(context: Context, now: Progress, plays: jax.Array, failed: jax.Array
     return now._replace(
         log_policy=simplex.choose(~invalid, now.log_policy, jnp.nan),
         exploitability=exploitability,
-        kl_bound=kl_bound(exploitability, context.games.beta, floor),
+        kl_bound=kl_bound(exploitability, context.games.lowest_beta, floor),
         status=status,
         unfinished=now.unfinished & ~(plays & invalid),
     )

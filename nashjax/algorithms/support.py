@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from nashjax._math import linear, simplex
+from nashjax._math import linear, player_systems, simplex
 from nashjax._math.pytree import register_dataclass
 from nashjax.algorithms.base import Algorithm, BasicState, Betas
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 LARGEST_NOISE = 1e-3
 """A support whose system is so ill-conditioned that rounding exceeds this proves nothing."""
@@ -43,12 +42,14 @@ class ExactSupport(Algorithm[ExactSupportState]):
 
     On the support `B` of the only equilibrium `A_BB p_B = 0` with `A = P - 1/2`, and `p_B` sums to 1. Hence
     `(A_BB + 1 1^T) p_B = 1`. The solution is the only equilibrium if `p_B > 0`, all other actions earn strictly less,
-    and the null space of `A_BB` has one dimension, which is the case if the system is regular.
+    and the null space of `A_BB` has one dimension, which is the case if the system is regular. In a zero-sum game of
+    several players the payoffs of the players are further unknowns, and the same conditions prove uniqueness.
     """
 
     queries_per_step: ClassVar[int] = 1
     solves_systems: ClassVar[bool] = True
     betas: ClassVar[Betas] = Betas.ZERO
+    many_players: ClassVar[bool] = True
     needs_matrix: ClassVar[bool] = True
     max_steps: Any = dataclasses.field(default=1, metadata={"static": True})
 
@@ -60,12 +61,12 @@ class ExactSupport(Algorithm[ExactSupportState]):
     def step(self, problem: RegularizedGame, state: ExactSupportState) -> ExactSupportState:
         """Solve on the support: one query, one matrix factorized."""
         support = problem.support(state.log_policy, state.payoffs)
-        solve, noise = factorize_support(problem, support)
-        exact = solve(support.astype(state.log_policy.dtype))
-        log_exact = simplex.normalize(jnp.where(support, jnp.log(jnp.where(support, exact, 1)), -jnp.inf))
+        exact, noise = solve_support(problem, support)
+        log_exact = problem.normalize(jnp.where(support, jnp.log(jnp.where(support, exact, 1)), -jnp.inf))
         payoffs = problem.payoffs(log_exact)
         others = ~support & ~jnp.isneginf(problem.log_reference)
-        margin = jnp.min(jnp.where(others, 0.5 - payoffs, jnp.inf), axis=0)
+        earned = problem.gains(jnp.exp(log_exact), payoffs)
+        margin = jnp.min(jnp.where(others, -earned, jnp.inf), axis=0)
         proved = (jnp.min(jnp.where(support, exact, 1), axis=0) > noise) & (margin > noise)
         proved &= problem.exploitability(log_exact, payoffs) <= noise
         return ExactSupportState(
@@ -81,20 +82,29 @@ class ExactSupport(Algorithm[ExactSupportState]):
         return state.proved
 
 
-def factorize_support(
-    problem: RegularizedGame, support: jax.Array
-) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
-    """Factorize the system `A_BB + 1 1^T` of a support, bool `[n, *batch]`.
+def solve_support(problem: RegularizedGame, support: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Solve the equations of an equilibrium on a support, bool `[n, *batch]`.
+
+    For one player these are `A_BB p_B = 0`. For several, all actions of a player on the support earn the same, which is
+    one more unknown of each player.
 
     Returns:
-      The function that solves for right-hand sides `[n, *batch]`, in which actions off the support keep theirs; and the
-      rounding of its solutions, `[*batch]`, inf where the system may be singular: where more than one policy on the
-      support is an equilibrium.
+      The weights of the policy, `[n, *batch]`, up to the scale of each player, 1 off the support; and the rounding of
+      the solution, `[*batch]`, inf where the system may be singular: where more than one policy on the support is an
+      equilibrium.
     """
-    solve = linear.factorize(linear.support_system(problem.margins(), support))
-    dtype = problem.log_reference.dtype
+    dtype, n, shape = problem.log_reference.dtype, len(support), support.shape
+    if len(problem.sizes) == 1:
+        solve = linear.factorize(linear.support_system(problem.margins(), support))
+        # `A + 1 1^T` has the same solution up to scale for the right-hand side 1.
+        rhs, live = support.astype(dtype), support
+    else:
+        solve = linear.factorize(player_systems.bordered_support_system(problem.margins(), support, problem.sizes))
+        border = jnp.ones((len(problem.sizes), *shape[1:]), bool)
+        rhs, live = jnp.concatenate([jnp.zeros(shape, dtype), border.astype(dtype)]), jnp.concatenate([support, border])
     # What the inverse makes of a vector without a pattern tells how large it is.
-    probe = jnp.cos(jnp.arange(len(support), dtype=dtype) ** 2).reshape(-1, *(1,) * (support.ndim - 1))
-    size = jnp.max(jnp.abs(solve(jnp.where(support, probe, 0))), axis=0)
+    probe = jnp.cos(jnp.arange(len(live), dtype=dtype) ** 2).reshape(-1, *(1,) * (live.ndim - 1))
+    size = jnp.max(jnp.abs(solve(jnp.where(live, probe, 0))), axis=0)
     noise = 16 * jnp.finfo(dtype).eps * jnp.maximum(size, 1)
-    return solve, jnp.where(noise < LARGEST_NOISE, noise, jnp.inf)  # inf for NaN too
+    weights = jnp.where(support, solve(rhs)[:n], 1)
+    return weights, jnp.where(noise < LARGEST_NOISE, noise, jnp.inf)  # inf for NaN too

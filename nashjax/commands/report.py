@@ -20,7 +20,7 @@ from nashjax.solution import Status
 
 _TEXT_WIDTH = 80
 _SHORTEST_NAME = 8
-_STATUS_WORDS = {"CONVERGED": "solved", "MAX_QUERIES": "not yet", "STALLED": "stalled", "INVALID": "invalid"}
+STATUS_WORDS = {"CONVERGED": "solved", "MAX_QUERIES": "not yet", "STALLED": "stalled", "INVALID": "invalid"}
 
 
 def make_console() -> Console:
@@ -47,7 +47,7 @@ def show_mixture(console: Console, answer: Answer, index: tuple[int, ...], top: 
     rows = [
         [
             answer.items[i],
-            _probability(policy[i]),
+            probability(policy[i]),
             f"{payoffs[i]:.4f}",
             f"{win_rate[i]:.4f}",
             "-" if comparisons is None else f"{comparisons[i]:.10g}",
@@ -60,9 +60,9 @@ def show_mixture(console: Console, answer: Answer, index: tuple[int, ...], top: 
     if len(shown) < len(order):
         rest = policy[order[len(shown) :]].sum()
         console.print(
-            f"{counted(len(order) - len(shown), 'more item')} with {_probability(rest)} together (--top 0 shows all).\n"
+            f"{counted(len(order) - len(shown), 'more item')} with {probability(rest)} together (--top 0 shows all).\n"
         )
-    _print_sentences(console, certificate(answer, index))
+    print_sentences(console, certificate(answer, index))
 
 
 def show_games(console: Console, answer: Answer, top: int) -> None:
@@ -75,12 +75,12 @@ def show_games(console: Console, answer: Answer, top: int) -> None:
             answer.game_name(index),
             *([f"{answer.beta[index]:g}"] if answer.several_betas else []),
             answer.items[favourite[index]],
-            _probability(highest[index]),
+            probability(highest[index]),
             f"{support[index]:.2f}",
-            _bound(float(answer.exploitability[index])),
-            _bound(float(answer.kl_bound[index])),
+            bound(float(answer.exploitability[index])),
+            bound(float(answer.kl_bound[index])),
             str(answer.queries[index]),
-            _STATUS_WORDS[str(answer.status[index])],
+            STATUS_WORDS[str(answer.status[index])],
         ]
         for index in indices[: top or None]
     ]
@@ -95,7 +95,7 @@ def show_games(console: Console, answer: Answer, top: int) -> None:
     worst = indices[int(np.argmax(np.where(np.isnan(answer.exploitability), np.inf, answer.exploitability)))]
     beta = f" at beta = {answer.beta[worst]:g}" if answer.several_betas else ""
     console.print(f"The worst certificate is that of game {answer.game_name(worst)}{beta}:")
-    _print_sentences(console, certificate(answer, worst))
+    print_sentences(console, certificate(answer, worst))
 
 
 def certificate(answer: Answer, index: tuple[int, ...]) -> list[str]:
@@ -109,7 +109,7 @@ def certificate(answer: Answer, index: tuple[int, ...]) -> list[str]:
         sentences = [f"NOT solved to the tolerance, after {queries} queries. {status.describe()}"]
     if not math.isfinite(exploitability):
         return sentences
-    number = _bound(exploitability)
+    number = bound(exploitability)
     if answer.beta[index] == 0:
         sentences.append(
             f"Exploitability {number}: no item that the reference allows is preferred over the mixture "
@@ -125,8 +125,8 @@ def certificate(answer: Answer, index: tuple[int, ...]) -> list[str]:
     # |p - p*|_1 <= sqrt(2 KL), half of which is the most that one probability can gain or lose.
     off = min(1.0, 0.5 * math.sqrt(2 * kl_bound))
     sentences.append(
-        f"Certified: KL(mixture || exact equilibrium) <= {_bound(kl_bound)}, "
-        f"so no probability here is off by more than {_bound(off)}."
+        f"Certified: KL(mixture || exact equilibrium) <= {bound(kl_bound)}, "
+        f"so no probability here is off by more than {bound(off)}."
     )
     return sentences
 
@@ -175,18 +175,20 @@ def print_table(console: Console, headers: list[str], rows: list[list[str]], nam
     console.print()
 
 
-def _print_sentences(console: Console, sentences: list[str]) -> None:
+def print_sentences(console: Console, sentences: list[str]) -> None:
+    """Print sentences, a paragraph each."""
     for sentence in sentences:
         console.print(sentence, width=min(console.width, _TEXT_WIDTH))
 
 
-def _probability(p: float) -> str:
+def probability(p: float) -> str:
+    """Return a probability as it is printed."""
     if 0 < p < 5e-5:
         return "<0.0001"
     return f"{p:.4f}"
 
 
-def _bound(value: float) -> str:
+def bound(value: float) -> str:
     """Two digits, rounded up: what is printed is still a bound."""
     if not math.isfinite(value):
         return "-"

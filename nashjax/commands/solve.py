@@ -37,6 +37,7 @@ from nashjax.commands.terminal import (
     put,
     warn,
 )
+from nashjax.commands.zero_sum import refuse_options, solve_zero_sum
 from nashjax.files import (
     FORMATS,
     Answer,
@@ -84,6 +85,9 @@ def solve(
         Path | None, typer.Option(help="Also write the answer to this .json, .csv or .npz file.", show_default=False)
     ] = None,
     x64: Double = False,
+    zero_sum: Annotated[
+        bool, typer.Option("--zero-sum", help="FILE holds what the row player gets from the column player.")
+    ] = False,
     form: Annotated[
         str | None, typer.Option("--format", metavar="|".join(FORMATS), help="Form of FILE; default: recognized.")
     ] = None,
@@ -108,6 +112,12 @@ def solve(
     or a pipe, or - for standard input, with one of these; each may be
     packed by gzip.
 
+    \b
+    With --zero-sum, FILE holds the payoffs of a row player, and is one of
+      array    .npy of shape [..., n1, n2]
+      matrix   .csv with the names of the columns in the header and those of
+               the rows in the first column
+
     The answer goes to standard output, warnings go to standard error. Exit code 0: solved; 1: not solved to the
     tolerance, or standard output cannot be written; 2: an input cannot be used.
     """
@@ -117,7 +127,13 @@ def solve(
             raise bad_input("--format", "", f"one of {', '.join(FORMATS)}", quoted(form))
         if output is not None:
             check_output(output, file, *([] if reference is None else [Path(reference)]))
-        columns, source = Columns(item_a, item_b, winner), Source(file, max_file_size)
+        source = Source(file, max_file_size)
+        if zero_sum:
+            comparisons = {"--item-a": item_a, "--item-b": item_b, "--winner": winner, "--tie-word": tie_word}
+            refuse_options({"--reference": reference, "--prior": prior, **comparisons})
+            settings = {"form": form, "tol": tol, "max_queries": max_queries, "x64": x64, "top": top}
+            raise typer.Exit(solve_zero_sum(source, betas, output=output, **settings))
+        columns = Columns(item_a, item_b, winner)
         pulled = None if reference is None else Source(reference, max_file_size)
         if pulled is not None and source.is_standard_input and pulled.is_standard_input:
             raise bad_input("--reference", "", "another source than FILE", "standard input for both")

@@ -1,6 +1,7 @@
 """Games from files, answers to files. What cannot be used raises `BadInput`."""
 
 from nashjax.files.errors import BadInput
+from nashjax.files.payoffs import PayoffFile, read_payoffs
 from nashjax.files.read import FORMATS, GameFile, read_games
 from nashjax.files.reference import read_reference
 from nashjax.files.tables import TIE_WORDS, Columns
@@ -13,8 +14,10 @@ __all__ = [
     "BadInput",
     "Columns",
     "GameFile",
+    "PayoffFile",
     "check_output",
     "read_games",
+    "read_payoffs",
     "read_reference",
     "write_answer",
 ]

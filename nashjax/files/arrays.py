@@ -88,7 +88,7 @@ def read_vector_array(source: str | Path | Source) -> np.ndarray:
     where = str(source)
 
     def check(header: Header) -> None:
-        _check_numeric(header.dtype, where)
+        check_numeric(header.dtype, where)
         check_memory(where, f"an array of shape {list(header.shape)}", 2 * 8 * math.prod(header.shape))
 
     with source.open(".npy") as stream:
@@ -197,7 +197,7 @@ def _check_preferences(where: str, source: Source) -> Check:
 
     def check(header: Header) -> None:
         shape = header.shape
-        _check_numeric(header.dtype, where)
+        check_numeric(header.dtype, where)
         if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2 or math.prod(shape) == 0:
             raise bad_input(where, "", SHAPE_ALLOWED, f"shape {list(shape)}")
         check_game_memory(source, shape[-1], math.prod(shape[:-2]))
@@ -225,7 +225,8 @@ def _read_items(archive: zipfile.ZipFile, source: Source, num_items: int) -> lis
     return [str(name) for name in names.tolist()]
 
 
-def _check_numeric(dtype: np.dtype, where: str) -> None:
+def check_numeric(dtype: np.dtype, where: str) -> None:
+    """Raise BadInput unless a dtype is one of real numbers."""
     if dtype.kind not in "fiub":
         raise bad_input(where, "dtype", "a real number type", str(dtype))
 

@@ -261,6 +261,11 @@ def check_names(names: list[str], where: Any) -> None:
     """Raise BadInput at `where(position)` unless the names are at least two, distinct, and not empty."""
     if len(names) < 2:
         raise bad_input(where(0), "number of items", "at least 2", str(len(names)))
+    check_distinct(names, where)
+
+
+def check_distinct(names: list[str], where: Callable[[int], str]) -> None:
+    """Raise BadInput at `where(position)` unless the names are distinct and not empty."""
     first: dict[str, int] = {}
     for position, name in enumerate(names):
         if not name or "\0" in name:

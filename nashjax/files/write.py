@@ -119,23 +119,28 @@ def _as_json(answer: Answer) -> bytes:
     fields = {
         "items": list(answer.items),
         "beta": answer.beta.tolist(),
-        "policy": _nulls(answer.policy.tolist()),
-        "payoffs": _nulls(answer.payoffs.tolist()),
+        "policy": with_nulls(answer.policy.tolist()),
+        "payoffs": with_nulls(answer.payoffs.tolist()),
         "mean_win_rate": answer.mean_win_rate.tolist(),
         "comparisons": None if answer.comparisons is None else answer.comparisons.tolist(),
-        "exploitability": _nulls(answer.exploitability.tolist()),
-        "kl_bound": _nulls(answer.kl_bound.tolist()),
+        "exploitability": with_nulls(answer.exploitability.tolist()),
+        "kl_bound": with_nulls(answer.kl_bound.tolist()),
         "queries": answer.queries.tolist(),
         "status": answer.status.tolist(),
     }
+    return json_object(fields)
+
+
+def json_object(fields: dict[str, object]) -> bytes:
+    """Return an object in JSON, a line for each field."""
     lines = (f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in fields.items())
     return ("{\n " + ",\n ".join(lines) + "\n}\n").encode()
 
 
-def _nulls(value: object) -> object:
+def with_nulls(value: object) -> object:
     """The nested lists with None for every number that JSON does not have."""
     if isinstance(value, list):
-        return [_nulls(entry) for entry in value]
+        return [with_nulls(entry) for entry in value]
     return value if isinstance(value, float) and math.isfinite(value) else None
 
 

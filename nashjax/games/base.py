@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -55,6 +56,16 @@ class Game(abc.ABC):
     @abc.abstractmethod
     def num_actions(self) -> int:
         """Number `n` of actions of each game."""
+
+    @functools.cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of actions of each player; one player with all actions in a preference game."""
+        return (self.num_actions,)
+
+    @property
+    def value(self) -> float:
+        """Payoff of a policy against itself: 1/2 in a preference game, 0 with several players."""
+        return 0.5 if len(self.sizes) == 1 else 0.0
 
     @property
     @abc.abstractmethod

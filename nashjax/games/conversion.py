@@ -13,10 +13,12 @@ from nashjax.games.base import Game
 from nashjax.games.embedding import EmbeddingGame
 from nashjax.games.low_rank import LowRankGame
 from nashjax.games.matrix import MatrixGame, SmallGames, as_exact
+from nashjax.games.scaled import ScaledGame
+from nashjax.games.zero_sum import PolymatrixGame, ZeroSumGame
 
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
 """The dtypes of a solve."""
-BUILT_IN = (MatrixGame, SmallGames, EmbeddingGame, LowRankGame)
+BUILT_IN = (MatrixGame, SmallGames, EmbeddingGame, LowRankGame, ScaledGame, ZeroSumGame, PolymatrixGame)
 """Games whose batch axes and answers need no check."""
 
 
@@ -40,6 +42,13 @@ def as_game(game: Game | ArrayLike, *, in_place: bool = False) -> Game:
         with jax.ensure_compile_time_eval():  # stays concrete inside a trace, so that its values can be checked
             preferences = jnp.asarray(explicit(owned(preferences)))
     return MatrixGame(as_exact(preferences))
+
+
+def check_one_player(game: object) -> None:
+    """Raise ValueError for a game of several players where comparisons of one set of actions are needed."""
+    if isinstance(game, Game) and len(game.sizes) > 1:
+        found = f"an instance of {type(game).__name__} with {len(game.sizes)} players"
+        raise invalid("game", "a preference game", found)
 
 
 def check_answers(game: Game, dtype: jnp.dtype, batch: tuple[int, ...]) -> None:

@@ -216,12 +216,20 @@ class SmallGames(Game):
     """A batch of games with few actions, the batch axes last: one vector instruction works on many games.
 
     Attributes:
-      preferences: `[n, n, *batch_shape]`, float, symmetrized; otherwise as in `MatrixGame`.
+      preferences: `[n, n, *batch_shape]`, float, symmetrized; otherwise as in `MatrixGame`. With several players, the
+        skew-symmetric matrix of what they get from each other.
+      player_sizes: number of actions of each player; `()` for a preference game.
     """
 
     has_matrix: ClassVar[bool] = True
 
     preferences: jax.Array
+    player_sizes: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
+
+    @property
+    def sizes(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Number of actions of each player."""
+        return self.player_sizes or (self.num_actions,)
 
     @property
     def num_actions(self) -> int:

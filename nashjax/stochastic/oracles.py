@@ -21,6 +21,7 @@ from nashjax._validation import (
     wrong_type,
 )
 from nashjax.games import Game, MatrixGame
+from nashjax.games.conversion import check_one_player
 from nashjax.problem import Problem
 
 
@@ -78,6 +79,7 @@ class _MatrixOracle:
     """An oracle that looks its answers up in a matrix."""
 
     def __init__(self, game: Game | ArrayLike, *, contextual: bool = False):
+        check_one_player(game)
         checked: Any = Problem.build(game, 1.0).game
         if not isinstance(checked, MatrixGame):
             if not checked.has_matrix:

@@ -26,7 +26,7 @@ from nashjax._validation import (
     message,
 )
 from nashjax.games import MatrixGame
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 from nashjax.stochastic.checkpoint import describe, describe_code
 from nashjax.stochastic.methods import Method
 from nashjax.stochastic.oracles import PreferenceOracle

@@ -22,6 +22,8 @@ from nashjax.solution import Solution, Status
 CHECKSUM = ".sha256"
 _NAME = re.compile(r"shard-(\d{8,18})\.npz")
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)
+FIELDS = ("log_policy", "exploitability", "kl_bound", "queries", "steps", "status")
+"""Fields of `Solution` that a shard holds: those of preference games."""
 _INTEGERS = {"queries": "int32", "steps": "int32", "status": "int8"}
 
 
@@ -68,7 +70,7 @@ def shard_number(name: str) -> int | None:
 
 def encode(shard: Shard) -> bytes:
     """The content of the file: an uncompressed archive of arrays, with nothing in it of when or where."""
-    arrays = {field.name: np.asarray(getattr(shard.solution, field.name)) for field in dataclasses.fields(Solution)}
+    arrays = {name: np.asarray(getattr(shard.solution, name)) for name in FIELDS}
     arrays |= {"first_game": np.int64(shard.first_game), "input_sha256": np.array(shard.input_sha256)}
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
@@ -118,7 +120,7 @@ def read_shard(directory: Path, number: int, dtype: np.dtype) -> Shard:
 
 def _decode(number: int, content: bytes, dtype: np.dtype) -> Shard:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        fields = [field.name for field in dataclasses.fields(Solution)]
+        fields = list(FIELDS)
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if set(members) != {*fields, "first_game", "input_sha256"}:
             raise ValueError("other arrays than those of a shard")

@@ -16,7 +16,7 @@ from nashjax._solve import solve
 from nashjax._validation import check_choice, check_integer, check_number, check_positive, invalid
 from nashjax.algorithms import AdaptiveNashMP, NashMP
 from nashjax.games import MatrixGame
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 from nashjax.stochastic.methods.base import check_schedule, linear_decay
 from nashjax.stochastic.sampled_game import Asked, SampledGame, draw
 
