@@ -8,7 +8,7 @@ language models, `ranking` ranks items from their battles, `plotting` draws.
 from typing import TYPE_CHECKING, Any
 
 from nashjax import algorithms, distributed, games, metrics, sweeps
-from nashjax._solve import solve, solve_path, trajectory
+from nashjax._solve import solve, solve_many, solve_path, trajectory
 from nashjax.algorithms import (
     EGPO,
     AdaptiveNashMP,
@@ -74,6 +74,7 @@ __all__ = [
     "games",
     "metrics",
     "solve",
+    "solve_many",
     "solve_path",
     "sweep",
     "sweeps",

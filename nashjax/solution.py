@@ -48,12 +48,20 @@ class NotConverged(RuntimeError):  # noqa: N818 (reads as what happened)
     """Raised by `solve(..., throw=True)` and `Solution.raise_for_status` if a game has not converged.
 
     Attributes:
-      solution: the whole solution, with the best policies found.
+      solution: the whole solution, with the best policies found; of `solve_many`, the list of all solutions.
     """
 
-    def __init__(self, solution: Solution) -> None:
-        super().__init__(solution.describe())
-        self.solution = solution
+    def __init__(self, solution: Solution | list[Solution]) -> None:
+        super().__init__(solution.describe() if isinstance(solution, Solution) else _describe_many(solution))
+        self.solution: Any = solution
+
+
+def _describe_many(solutions: list[Solution]) -> str:
+    failed = [place for place, solution in enumerate(solutions) if not solution.is_solved()]
+    first = solutions[failed[0]].describe()
+    return (
+        f"{len(solutions) - len(failed)} of {len(solutions)} converged. The first other is games[{failed[0]}]: {first}"
+    )
 
 
 @register_dataclass
@@ -174,9 +182,13 @@ class Solution:
 
     def raise_for_status(self) -> Solution:
         """Return the solution; raise `NotConverged`, which holds it, if a game has not converged."""
-        if not (to_host(self.status) == Status.CONVERGED).all():
+        if not self.is_solved():
             raise NotConverged(self)
         return self
+
+    def is_solved(self) -> bool:
+        """Return whether all games have converged."""
+        return bool((to_host(self.status) == int(Status.CONVERGED)).all())
 
     def describe(self) -> str:
         """Return how many games converged and, if some did not, why and what to try.
