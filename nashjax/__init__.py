@@ -32,7 +32,7 @@ from nashjax.algorithms import (
 from nashjax.files.errors import BadInput
 from nashjax.games import Game, MatrixGame
 from nashjax.problem import RegularizedGame
-from nashjax.solution import NotConverged, Solution, Status, Trajectory
+from nashjax.solution import Distances, NotConverged, Solution, Status, Trajectory
 from nashjax.sweeps import sweep
 from nashjax.version import __version__ as __version__
 
@@ -49,6 +49,7 @@ __all__ = [
     "Auto",
     "BadInput",
     "Betas",
+    "Distances",
     "ExtragradientRM",
     "Game",
     "InteriorPoint",

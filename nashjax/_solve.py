@@ -12,15 +12,17 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax._execution import unequal
+from nashjax._execution.distances import measure_distances
 from nashjax._execution.executor import Executor, choose_executor, is_tracing
+from nashjax._math import simplex
 from nashjax._math.transfers import is_concrete, to_host
-from nashjax._validation import LARGEST_INT, check_integer, wrong_type
+from nashjax._validation import LARGEST_INT, as_policy, check_integer, invalid, wrong_type
 from nashjax.algorithms.auto import Auto
 from nashjax.algorithms.base import Algorithm, check_algorithm, check_matrix, check_supported
 from nashjax.algorithms.stage import Stage, When
 from nashjax.games import Game
 from nashjax.problem import Problem
-from nashjax.solution import NotConverged, Progress, Solution, Trajectory
+from nashjax.solution import NotConverged, Progress, Solution, Status, Trajectory
 
 DEFAULT = Auto()
 
@@ -245,6 +247,7 @@ def trajectory(
     num_steps: int,
     reference: ArrayLike | None = None,
     initial: ArrayLike | None = None,
+    equilibrium: ArrayLike | bool = False,
 ) -> Trajectory:
     """Record the steps of an algorithm, to study its dynamics.
 
@@ -258,14 +261,17 @@ def trajectory(
       num_steps: number of steps to record, >= 0.
       reference: probabilities `[*batch, n]`, default uniform; a zero excludes the action.
       initial: policy to start from, `[*batch, n]`, default the reference.
+      equilibrium: whether to record the distances to the equilibrium, too. If true, the equilibrium is computed by
+        `solve` to the precision of the dtype; an array of probabilities `[*batch, n]` is used as it is.
 
     Returns:
-      A `Trajectory`, whose `stage` tells which stage made each step. An invalid game, which is possible only inside a
-      trace, has NaN policies and exploitability inf.
+      A `Trajectory`, whose `stage` tells which stage made each step. Its `distances` are None unless `equilibrium` is
+      given. An invalid game, which is possible only inside a trace, has NaN policies and exploitability inf.
 
     Raises:
       TypeError: an argument is of a wrong type.
       ValueError: an argument has a wrong value.
+      NotConverged: `equilibrium` is true and the equilibrium was not found, outside of a trace.
 
     Example:
       >>> import nashjax as nj
@@ -273,21 +279,45 @@ def trajectory(
       >>> path = nj.trajectory(rock_paper_scissors, 0.1, algorithm=nj.NashMP(), num_steps=5, initial=[0.6, 0.2, 0.2])
       >>> path.log_policy.shape
       (6, 3)
+      >>> path = nj.trajectory(rock_paper_scissors, 0.1, algorithm=nj.NashMP(), num_steps=50, equilibrium=True)
+      >>> bool(path.distances.kl[-1] < 1e-6)
+      True
     """
     check_algorithm(algorithm, Auto)
     check_integer("num_steps", num_steps, 0, LARGEST_INT)
     problem = Problem.build(game, beta, reference, initial, in_place=True)
     fixed = _without_derivatives(problem)
     problem.check_games()
+    log_star = _log_equilibrium(game, beta, reference, problem, equilibrium)
     executor = choose_executor(fixed, _is_concrete(algorithm, num_steps))
     has_matrix = executor.has_matrix(fixed)
     if isinstance(algorithm, Algorithm):
         check_matrix(algorithm, problem.game, has_matrix)
-        return executor.record(problem, fixed, algorithm, num_steps)
-    chosen = _stages(algorithm, fixed, has_matrix)
-    every = algorithm.stages if chosen[0] in algorithm.stages else algorithm.without_matrix
-    numbered = tuple((number, stage) for number, stage in enumerate(every) if stage in chosen)
-    return executor.record(problem, fixed, numbered, num_steps)
+        path = executor.record(problem, fixed, algorithm, num_steps)
+    else:
+        chosen = _stages(algorithm, fixed, has_matrix)
+        every = algorithm.stages if chosen[0] in algorithm.stages else algorithm.without_matrix
+        numbered = tuple((number, stage) for number, stage in enumerate(every) if stage in chosen)
+        path = executor.record(problem, fixed, numbered, num_steps)
+    return path if log_star is None else path._replace(distances=measure_distances(path.log_policy, log_star))
+
+
+def _log_equilibrium(game: Any, beta: Any, reference: Any, problem: Problem, equilibrium: Any) -> jax.Array | None:
+    """Return the log of the equilibrium that a trajectory is compared with, `[*batch, n]`; None if there is none."""
+    if isinstance(equilibrium, (bool, np.bool)):
+        if not equilibrium:
+            return None
+        found = solve(game, beta, reference=reference, tol=0.0)  # ends as STALLED at what rounding can show
+        if is_concrete(found) and (to_host(found.status) == int(Status.MAX_QUERIES)).any():
+            error = NotConverged(found)
+            error.add_note("Raised by trajectory(..., equilibrium=True). Pass an equilibrium as an array instead.")
+            raise error
+        return found.log_policy
+    n, batch = problem.game.num_actions, problem.batch_shape
+    given = as_policy("equilibrium", equilibrium, n, problem.beta.dtype)
+    if given.ndim - 1 > len(batch) or any(a not in (1, b) for a, b in zip(given.shape[-2::-1], batch[::-1])):  # noqa: B905
+        raise invalid("equilibrium", f"an array that broadcasts to {[*batch, n]}", f"shape {list(given.shape)}")
+    return simplex.log(given)
 
 
 def _check(algorithm: Any, max_queries: Any, block_size: int | None) -> None:

@@ -227,6 +227,19 @@ def _as_numpy(part: Any) -> Any:
 _is_converged = jax.jit(lambda status: status == Status.CONVERGED)
 
 
+class Distances(NamedTuple):
+    """Distances of policies to the equilibrium, in nats; a pytree, `[*batch, num_steps + 1]` each.
+
+    Attributes:
+      kl: `KL(p* || p)` of the equilibrium `p*` to each policy `p`; inf where `p` excludes an action that `p*` plays.
+      span: largest minus smallest entry of `log p - log p*`, over the actions to which both give a positive
+        probability. Unlike the divergence it also shows errors of rare actions.
+    """
+
+    kl: jax.Array
+    span: jax.Array
+
+
 class Trajectory(NamedTuple):
     """Path of an algorithm; a pytree, the batch axes first.
 
@@ -238,6 +251,8 @@ class Trajectory(NamedTuple):
         trial; a rejected trial repeats the policy.
       stage: index of the stage of `Auto` that made each step, int8 `[*batch, num_steps]`; 0 for a single algorithm, and
         -1 after a game is finished, where the last policy is repeated.
+      distances: the distances of each policy to the equilibrium, `[*batch, num_steps + 1]` each; None unless
+        `trajectory` was called with `equilibrium`.
     """
 
     log_policy: jax.Array
@@ -245,11 +260,12 @@ class Trajectory(NamedTuple):
     queries: jax.Array
     step_size: jax.Array
     stage: jax.Array
+    distances: Distances | None = None
 
     def batch_first(self) -> Trajectory:
         """Convert arrays `[steps, n, *batch]` and `[steps, *batch]` to the layout of the public functions."""
         log_policy = layout.actions_last(self.log_policy, 2)
-        return Trajectory(log_policy, *(layout.actions_last(x) for x in self[1:]))
+        return Trajectory(log_policy, *(layout.actions_last(x) for x in self[1:5]))
 
 
 class Progress(NamedTuple):

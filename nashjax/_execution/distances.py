@@ -1,0 +1,23 @@
+"""Distances of the recorded policies of a trajectory to the equilibrium."""
+
+from __future__ import annotations
+
+import jax
+
+from nashjax._math import layout, simplex
+from nashjax.solution import Distances
+
+
+@jax.jit
+def measure_distances(log_policy: jax.Array, log_equilibrium: jax.Array) -> Distances:
+    """Return the distances of recorded policies to their equilibria; with derivatives in both.
+
+    Args:
+      log_policy: `[*batch, steps, n]`, as `Trajectory.log_policy`.
+      log_equilibrium: `log p*`, `[*own_batch, n]`, which broadcasts to `[*batch, n]`.
+    """
+    *batch, _, n = log_policy.shape
+    missing = len(batch) + 1 - log_equilibrium.ndim
+    star = log_equilibrium.reshape(*(1,) * missing, *log_equilibrium.shape[:-1], 1, n)
+    star, path = layout.actions_first(star), layout.actions_first(log_policy)
+    return Distances(kl=simplex.kl_divergence(star, path), span=simplex.span(path, star))
