@@ -11,21 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
-BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """The blocks of code of a page, and what each prints; empty where the page does not say."""
-    found: list[tuple[str, str]] = []
-    for language, text in BLOCK.findall(PAGES[page].read_text(encoding="utf-8")):
-        if language == "python":
-            found.append((text, ""))
-        else:
-            code, shown = found.pop()
-            assert not shown
-            found.append((code, text))
-    return found
+    """The blocks of code of a page, and the text right below, which is what each prints."""
+    return BLOCK.findall(PAGES[page].read_text(encoding="utf-8"))
 
 
 def agree(printed: str, shown: str) -> bool:
