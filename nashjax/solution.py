@@ -264,8 +264,13 @@ class Trajectory(NamedTuple):
 
     def batch_first(self) -> Trajectory:
         """Convert arrays `[steps, n, *batch]` and `[steps, *batch]` to the layout of the public functions."""
-        log_policy = layout.actions_last(self.log_policy, 2)
-        return Trajectory(log_policy, *(layout.actions_last(x) for x in self[1:5]))
+        return self._replace(
+            log_policy=layout.actions_last(self.log_policy, 2),
+            exploitability=layout.actions_last(self.exploitability),
+            queries=layout.actions_last(self.queries),
+            step_size=layout.actions_last(self.step_size),
+            stage=layout.actions_last(self.stage),
+        )
 
 
 class Progress(NamedTuple):

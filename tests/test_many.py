@@ -1,6 +1,7 @@
 """Games of different sizes, solved together: each answer is that of the game alone."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,8 +71,8 @@ def test_padding_changes_an_answer_by_rounding_alone(dtype, atol, monkeypatch):
             np.testing.assert_allclose(getattr(solution, name), getattr(alone, name), atol=atol * 30, err_msg=name)
 
 
-LOW_RANK = [nj.games.LowRankGame(*np.random.default_rng(seed).uniform(0, 0.3, (2, 6, 2))) for seed in range(2)]
-EMBEDDING = nj.games.EmbeddingGame(np.random.default_rng(0).normal(size=(5, 2)), np.array([[0.0, 1.0], [-1.0, 0.0]]))
+LOW_RANK = [nj.games.LowRankGame(*jax.random.uniform(jax.random.key(seed), (2, 6, 2), maxval=0.3)) for seed in range(2)]
+EMBEDDING = nj.games.EmbeddingGame(jax.random.normal(jax.random.key(0), (5, 2)), jnp.array([[0.0, 1.0], [-1.0, 0.0]]))
 
 
 def test_items_of_every_kind_keep_their_places(monkeypatch):
@@ -88,7 +89,7 @@ def test_items_of_every_kind_keep_their_places(monkeypatch):
     ]
     items[-1] = [[0.5, 1], [0, 0.5]]
     betas = [0.3, 0.2, 0.2, [0.1, 0.2], 0.3, 0.2, 0.1]
-    excluding = [None, [0.5, 0.5, 0], None, [[0.2, 0.3, 0.5]], None, np.full(6, 1 / 6), None]
+    excluding: list[Any] = [None, [0.5, 0.5, 0], None, [[0.2, 0.3, 0.5]], None, np.full(6, 1 / 6), None]
     method = nj.AdaptiveNashMP()
     solutions = nj.solve_many(items, betas, reference=excluding, algorithm=method, tol=1e-10)
     assert [solution.policy.shape for solution in solutions] == [(6,), (3,), (8,), (2, 3), (5,), (6,), (2,)]
@@ -109,7 +110,7 @@ def test_excluded_actions_and_diagonals_may_hold_anything():
     small, large = two()
     damaged = np.pad(small, ((0, 1), (0, 1)), constant_values=np.nan)
     damaged[0, 0] = 7
-    found = nj.solve_many([damaged, large], 0.1, reference=[[0.5, 0.5, 0], None], algorithm=nj.NashMP())
+    found = nj.solve_many([damaged, large], 0.1, reference=[np.array([0.5, 0.5, 0]), None], algorithm=nj.NashMP())
     np.testing.assert_allclose(
         found[0].policy[:2], nj.solve_many([small], 0.1, algorithm=nj.NashMP())[0].policy, atol=1e-6
     )
@@ -123,7 +124,7 @@ def test_no_games_have_no_solutions():
     assert none.policy.shape == (0, 3)
 
 
-NOT_FINITE = nj.games.LowRankGame(np.full((3, 1), np.inf), np.ones((3, 1)))
+NOT_FINITE = nj.games.LowRankGame(jnp.full((3, 1), np.inf), jnp.ones((3, 1)))
 ERRORS = [
     (
         {"games": [*two(), np.ones((3, 4))]},
@@ -134,7 +135,7 @@ ERRORS = [
     ({"games": [*two(), None]}, "games[2] must be an array of real numbers, got None."),
     ({"games": [nj.solve]}, "games[0] must be an array of real numbers, got dtype object."),
     ({"games": 3}, "games must be an iterable of games, got 3."),
-    ({"games": nj.MatrixGame([[0.5, 1], [0, 0.5]])}, "Put a single game in a list."),
+    ({"games": nj.MatrixGame(jnp.full((2, 2), 0.5))}, "Put a single game in a list."),
     ({"games": [NOT_FINITE]}, "games[0].left[0, 0] must be a finite number, got inf."),
     ({"games": [NOT_FINITE], "beta": [-1]}, "beta[0] must be finite and >= 0, got -1.0."),
     ({"beta": [0.1, -1]}, "beta[1] must be finite and >= 0, got -1.0."),
@@ -148,7 +149,7 @@ ERRORS = [
     ({"reference": 0.5}, "reference must be None or a list with one for each game, got 0.5."),
     ({"beta": [0.1, [0.1, 0.2, 0.3]], "games": [two()[0], np.stack([two()[1]] * 2)]}, "batch shapes of games[1] must"),
     ({"algorithm": nj.InteriorPoint(), "beta": [0, 0.1]}, "beta of games[1] must be 0 for InteriorPoint"),
-    ({"algorithm": nj.NashMP(eta=np.array([0.1, 0.2]))}, "hyperparameters are single numbers"),
+    ({"algorithm": nj.NashMP(eta=jnp.array([0.1, 0.2]))}, "hyperparameters are single numbers"),
     ({"max_queries": 0}, "max_queries must be an integer"),
 ]
 
