@@ -12,9 +12,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from nashjax._execution import unequal
-from nashjax._execution.distances import measure_distances
+from nashjax._execution.distances import log_probabilities, measure_distances
 from nashjax._execution.executor import Executor, choose_executor, is_tracing
-from nashjax._math import simplex
 from nashjax._math.transfers import is_concrete, to_host
 from nashjax._validation import LARGEST_INT, as_policy, check_integer, invalid, wrong_type
 from nashjax.algorithms.auto import Auto
@@ -317,7 +316,7 @@ def _log_equilibrium(game: Any, beta: Any, reference: Any, problem: Problem, equ
     given = as_policy("equilibrium", equilibrium, n, problem.beta.dtype)
     if given.ndim - 1 > len(batch) or any(a not in (1, b) for a, b in zip(given.shape[-2::-1], batch[::-1])):  # noqa: B905
         raise invalid("equilibrium", f"an array that broadcasts to {[*batch, n]}", f"shape {list(given.shape)}")
-    return simplex.log(given)
+    return log_probabilities(given)
 
 
 def _check(algorithm: Any, max_queries: Any, block_size: int | None) -> None:

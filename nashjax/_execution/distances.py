@@ -21,3 +21,7 @@ def measure_distances(log_policy: jax.Array, log_equilibrium: jax.Array) -> Dist
     star = log_equilibrium.reshape(*(1,) * missing, *log_equilibrium.shape[:-1], 1, n)
     star, path = layout.actions_first(star), layout.actions_first(log_policy)
     return Distances(kl=simplex.kl_divergence(star, path), span=simplex.span(path, star))
+
+
+log_probabilities = jax.jit(simplex.log)
+"""Compiled, because a comparison with a Python number is an implicit transfer."""
