@@ -11,9 +11,10 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from nashjax._execution import unequal
 from nashjax._execution.distances import log_probabilities, measure_distances
 from nashjax._execution.executor import Executor, choose_executor, is_tracing
+from nashjax._execution.items import read_entries
+from nashjax._execution.unequal import solve_entries
 from nashjax._math.transfers import is_concrete, to_host
 from nashjax._validation import LARGEST_INT, as_policy, check_integer, invalid, wrong_type
 from nashjax.algorithms.auto import Auto
@@ -220,7 +221,7 @@ def solve_many(
     pad = _is_concrete(algorithm, max_queries) and not is_tracing()
     if any(np.ndim(leaf) for leaf in jax.tree.leaves(algorithm)):
         raise wrong_type("algorithm", "an algorithm whose hyperparameters are single numbers", algorithm)
-    entries = unequal.read_entries(games, beta, reference, tol, pad=pad)
+    entries = read_entries(games, beta, reference, tol, pad=pad)
     if isinstance(algorithm, Algorithm):
         for entry in entries:
             game = entry.as_game()
@@ -232,7 +233,7 @@ def solve_many(
         return len({type(s.algorithm) for s in algorithm.possible_stages(True, num_actions, dtype, betas)})
 
     own = functools.partial(solve, algorithm=algorithm, max_queries=max_queries, validate=False)
-    solutions = unequal.solve_entries(entries, own, count_methods)
+    solutions = solve_entries(entries, own, count_methods)
     if throw and not all(solution.is_solved() for solution in solutions if is_concrete(solution.status)):
         raise NotConverged(solutions)
     return solutions

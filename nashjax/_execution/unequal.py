@@ -8,24 +8,19 @@ that little of the work is spent on padding.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.core import Tracer
 
+from nashjax._execution.items import Entry
 from nashjax._execution.threads import on_all_cores
 from nashjax._math.transfers import is_concrete
-from nashjax._validation import as_policy, as_real_array, check_betas, check_square, invalid, wrong_type
-from nashjax.games import Game, MatrixGame
-from nashjax.games.conversion import DTYPES, as_game
+from nashjax.games.conversion import DTYPES
 from nashjax.games.embedding import EmbeddingGame
 from nashjax.games.faults import SYMMETRY_TOLERANCE, first_fault
 from nashjax.games.low_rank import LowRankGame
-from nashjax.games.matrix import as_exact
-from nashjax.problem import Problem, broadcast_shapes
 from nashjax.solution import Solution
 
 MOST_PROGRAMS = 8
@@ -35,32 +30,6 @@ PROGRAM = 2.0**20
 actions: a program takes a second to compile, but later calls use it again."""
 CHECKED_TOGETHER = 64
 """Games whose values are checked at once: as many as fit the cache of a core."""
-
-
-class Entry(NamedTuple):
-    """One item of `solve_many` with the targets of its solve.
-
-    Attributes:
-      place: index of the item.
-      matrix: preferences `[*own_batch, n, n]` in host memory, float32 or float64; None for an item that is not padded.
-      game: the game of an item that is not padded; None for a matrix.
-      beta: regularization of the item, a number or an array `[*batch]`.
-      reference: probabilities `[*batch, n]`, None for uniform.
-      tol: exploitability to reach, a number or an array `[*batch]`.
-      batch: shape to which all batch shapes of the item broadcast; `()` for one game.
-    """
-
-    place: int
-    matrix: Any
-    game: Game | None
-    beta: Any
-    reference: Any
-    tol: Any
-    batch: tuple[int, ...]
-
-    def as_game(self) -> Game:
-        """Return the game, also of a matrix."""
-        return MatrixGame(self.matrix) if self.game is None else self.game
 
 
 class _Group(NamedTuple):
@@ -81,122 +50,6 @@ class _Group(NamedTuple):
     beta: np.ndarray
     reference: np.ndarray | None
     tol: np.ndarray
-
-
-def read_entries(games: Iterable[Any], beta: Any, reference: Any, tol: Any, *, pad: bool) -> list[Entry]:
-    """Return the items of `solve_many`, validated except for the values of their matrices.
-
-    Args:
-      games: matrices and games.
-      beta: a number, or one value for each item.
-      reference: None, or a list with a reference or None for each item.
-      tol: a number, or one value for each item.
-      pad: whether matrices may be padded in host memory, which is not possible inside a trace.
-
-    Raises:
-      TypeError: an argument has a wrong type; the message names the item.
-      ValueError: an argument has a wrong value; the message names the item.
-    """
-    if isinstance(games, (str, bytes, Game)) or not isinstance(games, Iterable):
-        raise wrong_type("games", "an iterable of games", games, "Put a single game in a list.")
-    items = list(games)
-    betas, tols = (_one_each(name, values, len(items)) for name, values in (("beta", beta), ("tol", tol)))
-    references = [None] * len(items)
-    if reference is not None:
-        if not isinstance(reference, (list, tuple, np.ndarray, jax.Array)):
-            raise wrong_type("reference", "None or a list with one for each game", reference)
-        references = _one_each("reference", reference, len(items))
-    names = tuple(name for name, x in (("beta", beta), ("tol", tol)) if _is_several(x))
-    plain = _plain_dtypes() if pad and all(isinstance(x, (int, float)) for x in (beta, tol)) else ()
-    entries: list[Entry] = []
-    for place, (item, *targets) in enumerate(zip(items, betas, references, tols, strict=True)):
-        if type(item) is np.ndarray and item.ndim == 2 and item.dtype in plain and targets[1] is None:
-            # The usual case, of which there may be ten thousand.
-            if item.shape[0] != item.shape[1] or item.shape[0] < 2:
-                check_square(f"games[{place}]", item.shape)
-            entries.append(Entry(place, item, None, targets[0], None, targets[2], ()))
-        else:
-            entries.append(_read_entry(place, item, *targets, names=names, pad=pad))
-    if not names:
-        for dtype in {entry.matrix.dtype for entry in entries if entry.game is None}:
-            check_betas(beta, tol, dtype)
-    return entries
-
-
-def _plain_dtypes() -> tuple[np.dtype, ...]:
-    """Return the dtypes of arrays that are solved as they are."""
-    return tuple(dtype for dtype in DTYPES if jax.dtypes.canonicalize_dtype(dtype) == dtype)
-
-
-def _is_several(values: Any) -> bool:
-    return isinstance(values, (list, tuple)) or (isinstance(values, (np.ndarray, jax.Array)) and values.ndim > 0)
-
-
-def _one_each(name: str, values: Any, count: int) -> list[Any]:
-    """Return the value of each item: one number for all, or `count` values."""
-    if not _is_several(values):
-        return [values] * count
-    if len(values) != count:
-        either = "" if name == "reference" else "a number or "
-        raise invalid(name, f"{either}a list with one value for each of the {count} games", f"{len(values)} values")
-    if isinstance(values, (list, tuple, Tracer)):
-        return list(values)
-    array = np.asarray(values)
-    return array.tolist() if array.ndim == 1 else list(array)
-
-
-def _read_entry(
-    place: int, item: Any, beta: Any, reference: Any, tol: Any, *, names: tuple[str, ...], pad: bool
-) -> Entry:
-    matrix = _read_matrix(f"games[{place}]", item) if pad else None
-    if matrix is None or not is_concrete((beta, reference, tol)):
-        return _read_unpadded(place, item, beta, reference, tol, names)
-    if names:
-        own = [f"{name}[{place}]" if name in names else name for name in ("beta", "tol")]
-        check_betas(beta, tol, matrix.dtype, *own)
-    if reference is not None:
-        n = matrix.shape[-1]
-        reference = as_policy(f"reference[{place}]", reference, n, matrix.dtype, in_place=True)
-    shapes = [matrix.shape[:-2], np.shape(beta), () if reference is None else reference.shape[:-1], np.shape(tol)]
-    try:
-        batch = broadcast_shapes(shapes)
-    except ValueError:
-        found = ", ".join(f"{part} {list(s)}" for part, s in zip(("game", "beta", "reference", "tol"), shapes) if s)  # noqa: B905
-        raise invalid(f"batch shapes of games[{place}]", "shapes that broadcast with each other", found) from None
-    if 0 in batch:
-        return _read_unpadded(place, item, beta, reference, tol, names)
-    return Entry(place, matrix, None, beta, reference, tol, batch)
-
-
-def _read_matrix(name: str, item: Any) -> np.ndarray | None:
-    """Return the preferences `[*batch, n, n]` of an item in host memory, None for an item that cannot be padded."""
-    if isinstance(item, MatrixGame):
-        item = item.preferences
-    elif isinstance(item, Game) or callable(vars(type(item)).get("payoffs")):
-        return None
-    elif isinstance(item, Solution):
-        raise wrong_type(name, "an array of preferences or a nashjax.Game", item)
-    array = as_real_array(name, item)
-    if isinstance(array, Tracer):
-        return None
-    check_square(name, array.shape)
-    return np.asarray(as_exact(np.asarray(array)))
-
-
-def _read_unpadded(place: int, item: Any, beta: Any, reference: Any, tol: Any, names: tuple[str, ...]) -> Entry:
-    """Validate an item that is not padded, with the name of the item in the message."""
-    try:
-        game = as_game(item)
-        problem = Problem.build(game, beta, reference, tol=tol)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, jax.errors.ConcretizationTypeError):
-            raise
-        known = re.match(r"(game|preferences|beta|reference|tol)\b(.*)", str(error), re.DOTALL)
-        if known is None or (known[1] in ("beta", "tol") and known[1] not in names):
-            raise type(error)(f"games[{place}]: {error}") from error
-        subject = "games" if known[1] in ("game", "preferences") else known[1]
-        raise type(error)(f"{subject}[{place}]{known[2]}") from error
-    return Entry(place, None, game, beta, reference, tol, problem.batch_shape)
 
 
 def solve_entries(
@@ -320,18 +173,19 @@ def _rows(array: Any, batch: tuple[int, ...], rank: int) -> np.ndarray:
 
 def _check_values(groups: Sequence[_Group]) -> None:
     """Raise ValueError that names the first bad entry unless all matrices are those of preference games."""
-    suspects: list[tuple[Entry, np.ndarray | None]] = []
+    suspects: list[Entry] = []
     for group in groups:
         parts = range(0, len(group.preferences), CHECKED_TOGETHER)
         for start, good in zip(parts, on_all_cores(_Check(group.preferences), parts), strict=True):
             if not good:
                 first = int(np.searchsorted(group.starts, start, side="right")) - 1
                 last = int(np.searchsorted(group.starts, start + CHECKED_TOGETHER, side="left"))
-                suspects += [(entry, entry.reference) for entry in group.entries[first:last]]
-    for entry, reference in sorted(suspects, key=lambda suspect: suspect[0].place):
-        # Excluded actions may hold anything.
-        allowed = None if reference is None else reference > 0
-        fault = first_fault(entry.matrix, allowed)
+                suspects += group.entries[first:last]
+    for entry in sorted(suspects, key=lambda entry: entry.place):
+        matrix, allowed = entry.matrix, None
+        if entry.reference is not None:  # excluded actions may hold anything
+            matrix, allowed = np.broadcast_to(matrix, entry.batch + matrix.shape[-2:]), entry.reference > 0
+        fault = first_fault(matrix, allowed)
         if fault:
             raise ValueError(fault.describe(f"games[{entry.place}]"))
 
