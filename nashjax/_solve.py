@@ -183,7 +183,7 @@ def solve_many(
     is a program to compile for each stage. The return type does not depend on whether sizes agree.
 
     Games without a matrix are not padded: those of one class and shape are stacked, and each other one is solved by
-    itself. Inside a trace, traced games are solved one after the other.
+    itself. Inside a trace, games are solved one after the other, with the derivatives of `solve`.
 
     Args:
       games: any iterable of preferences `[n, n]`, `MatrixGame`, `LowRankGame`, `EmbeddingGame` or your own `Game`. An

@@ -148,6 +148,10 @@ ERRORS = [
     ({"reference": [None]}, "reference must be a list with one value for each of the 2 games, got 1 values."),
     ({"reference": 0.5}, "reference must be None or a list with one for each game, got 0.5."),
     ({"beta": [0.1, [0.1, 0.2, 0.3]], "games": [two()[0], np.stack([two()[1]] * 2)]}, "batch shapes of games[1] must"),
+    (
+        {"games": [np.ones((3, 3)), two()[0]], "reference": [np.eye(3)[[0, 1]] / 2 + np.eye(3)[[0, 2]] / 2, None]},
+        "games[0][1, 1, 2] must satisfy P[i, j] + P[j, i] = 1",
+    ),
     ({"algorithm": nj.InteriorPoint(), "beta": [0, 0.1]}, "beta of games[1] must be 0 for InteriorPoint"),
     ({"algorithm": nj.NashMP(eta=jnp.array([0.1, 0.2]))}, "hyperparameters are single numbers"),
     ({"max_queries": 0}, "max_queries must be an integer"),

@@ -129,7 +129,7 @@ def _read_entry(
     _check_targets(place, beta, tol, matrix.dtype, names)
     if reference is not None:
         n = matrix.shape[-1]
-        reference = as_policy(f"reference[{place}]", reference, n, matrix.dtype, in_place=True)
+        reference = np.asarray(as_policy(f"reference[{place}]", reference, n, matrix.dtype, in_place=True))
     shapes = [matrix.shape[:-2], np.shape(beta), () if reference is None else reference.shape[:-1], np.shape(tol)]
     try:
         batch = broadcast_shapes(shapes)
@@ -168,7 +168,7 @@ def _read_unpadded(place: int, item: Any, beta: Any, reference: Any, tol: Any, n
         game = as_game(item)
         problem = Problem.build(game, beta, reference, tol=tol)
     except (TypeError, ValueError) as error:
-        if isinstance(error, jax.errors.ConcretizationTypeError):
+        if type(error) not in (TypeError, ValueError):  # an error of jax, which has arguments of its own
             raise
         known = re.match(r"(game|preferences|beta|reference|tol)\b(.*)", str(error), re.DOTALL)
         if known is None or (known[1] in ("beta", "tol") and known[1] not in names):
