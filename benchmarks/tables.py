@@ -340,6 +340,27 @@ def large(rows: list[Row]) -> str:
     return markdown(rows, columns)
 
 
+def many(rows: list[Row]) -> str:
+    """Games of different sizes."""
+    columns = {
+        "games": "{games:,}",
+        "beta": "{beta:g}",
+        "padded to": "{padded_sizes}",
+        "programs": "{programs}",
+        "first call": "{first_seconds:.2g} s",
+        "later calls": "{seconds:.3g} s",
+        "one batch of size 60": "{batch_seconds:.3g} s",
+        "ratio": "{ratio:.2f}",
+        "one game by `solve`": "{alone_ms} ms",
+        "by HiGHS": "{highs_ms} ms",
+        "unsolved": "{unsolved}",
+        "largest distance in L1": "{worst_l1:.1g}",
+        "certified": "{l1_bound:.1g}",
+        "from the value by HiGHS": "{highs_worst:.1g}",
+    }
+    return markdown(rows, columns)
+
+
 def rank_command(rows: list[Row]) -> str:
     """Rankings from the shell."""
     columns = {
@@ -426,6 +447,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "intervals": ("intervals", intervals),
     "rank-command": ("rank_command", rank_command),
     "large": ("large", large),
+    "many": ("many", many),
     "scaling": ("scaling", scaling),
     "sweep-kills": ("sweep_kills", sweep_kills),
     "file-fuzz": ("file_fuzz", file_fuzz),

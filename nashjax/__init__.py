@@ -8,7 +8,7 @@ language models, `ranking` ranks items from their battles, `plotting` draws.
 from typing import TYPE_CHECKING, Any
 
 from nashjax import algorithms, distributed, games, metrics, sweeps
-from nashjax._solve import solve, solve_path, trajectory
+from nashjax._solve import solve, solve_many, solve_path, trajectory
 from nashjax.algorithms import (
     EGPO,
     AdaptiveNashMP,
@@ -32,7 +32,7 @@ from nashjax.algorithms import (
 from nashjax.files.errors import BadInput
 from nashjax.games import Game, MatrixGame, PolymatrixGame, ZeroSumGame
 from nashjax.games.regularized import RegularizedGame
-from nashjax.solution import NotConverged, Solution, Status, Trajectory
+from nashjax.solution import Distances, NotConverged, Solution, Status, Trajectory
 from nashjax.sweeps import sweep
 from nashjax.version import __version__ as __version__
 
@@ -49,6 +49,7 @@ __all__ = [
     "Auto",
     "BadInput",
     "Betas",
+    "Distances",
     "ExtragradientRM",
     "Game",
     "InteriorPoint",
@@ -76,6 +77,7 @@ __all__ = [
     "games",
     "metrics",
     "solve",
+    "solve_many",
     "solve_path",
     "sweep",
     "sweeps",

@@ -1,24 +1,30 @@
-"""The public verbs: `solve` games to a tolerance, `solve_path` along betas, record the `trajectory` of a method."""
+"""The public verbs: `solve` games, `solve_path` along betas, `solve_many` of different sizes, record a `trajectory`."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from nashjax._execution.executor import Executor, choose_executor
+from nashjax._execution.distances import log_probabilities, measure_distances
+from nashjax._execution.executor import Executor, choose_executor, is_tracing
+from nashjax._execution.items import read_entries
+from nashjax._execution.unequal import solve_entries
 from nashjax._math import layout
 from nashjax._math.transfers import is_concrete, to_host
-from nashjax._validation import LARGEST_INT, check_integer
+from nashjax._validation import LARGEST_INT, check_integer, invalid, wrong_type
 from nashjax.algorithms.auto import Auto
 from nashjax.algorithms.base import Algorithm, check_algorithm, check_matrix, check_players, check_supported
 from nashjax.algorithms.stage import Stage, When
 from nashjax.games import Game
-from nashjax.games.players import BetaLike, PolicyLike
+from nashjax.games.players import BetaLike, PolicyLike, as_policies
 from nashjax.problem import Problem
-from nashjax.solution import Progress, Solution, Trajectory
+from nashjax.solution import NotConverged, Progress, Solution, Status, Trajectory
 
 DEFAULT = Auto()
 
@@ -166,6 +172,80 @@ def solve_path(
     return _solution(executor, problem, fixed, progress, validate=validate, throw=throw)
 
 
+def solve_many(
+    games: Iterable[Game | ArrayLike],
+    beta: ArrayLike | Sequence[ArrayLike],
+    *,
+    reference: Sequence[ArrayLike | None] | jax.Array | np.ndarray | None = None,
+    algorithm: Algorithm[Any] | Auto | None = None,
+    tol: ArrayLike | Sequence[ArrayLike] = 1e-6,
+    max_queries: int | jax.Array = 100_000,
+    throw: bool = False,
+) -> list[Solution]:
+    """Find the equilibria of games of different sizes, all of them together in few batches.
+
+    Matrices are padded to a few sizes with actions that the reference excludes. Each size is solved as one batch on all
+    cores, and the padding is removed. The sizes are chosen from those that occur, so that little work is spent on
+    padding: at most 8, 4 or 2, the fewer the more methods the algorithm may need at these betas, because each size
+    is a program to compile for each stage. The return type does not depend on whether sizes agree.
+
+    Games without a matrix are not padded: those of one class and shape are stacked, and each other one is solved by
+    itself. Inside a trace, games are solved one after the other, with the derivatives of `solve`.
+
+    Args:
+      games: any iterable of preferences `[n, n]`, `MatrixGame`, `LowRankGame`, `EmbeddingGame` or your own `Game`. An
+        item may be a batch itself, `[*batch, n, n]`. Its dtype, float32 or (with `jax_enable_x64`) float64, is that of
+        its solve; integers and booleans are promoted.
+      beta: regularization, >= 0, in units of preference: a number, or one value for each item.
+      reference: None for uniform references, or a list with probabilities `[n]` or None for each item; a zero excludes
+        the action.
+      algorithm: an `Algorithm`, or a list of stages; by default `Auto()`. Its hyperparameters must be single numbers.
+      tol: exploitability to reach, in units of preference: a number, or one value for each item.
+      max_queries: largest number of evaluations of `P v` for each game, >= 1.
+      throw: whether to raise `NotConverged` if a game has not converged. Has no effect inside a trace.
+
+    Returns:
+      A list with the `Solution` of each item, in order; `[]` if there are none. Outside of a trace the solutions hold
+      numpy arrays.
+
+    Raises:
+      TypeError: an argument is of a wrong type.
+      ValueError: an argument has a wrong value. The message names the item, such as `games[17]`. Matrices are checked
+        before anything is solved.
+      NotConverged: a game has not converged and `throw` is true; the exception holds the list of solutions.
+
+    Example:
+      >>> import nashjax as nj
+      >>> rock_paper_scissors = [[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]]
+      >>> solutions = nj.solve_many([rock_paper_scissors, [[0.5, 0.6], [0.4, 0.5]]], beta=0.1)
+      >>> [solution.policy.shape for solution in solutions]
+      [(3,), (2,)]
+      >>> [round(float(p), 2) for p in solutions[1].policy]
+      [0.73, 0.27]
+    """
+    algorithm = DEFAULT if algorithm is None else algorithm
+    _check(algorithm, max_queries, None)
+    pad = _is_concrete(algorithm, max_queries) and not is_tracing()
+    if any(np.ndim(leaf) for leaf in jax.tree.leaves(algorithm)):
+        raise wrong_type("algorithm", "an algorithm whose hyperparameters are single numbers", algorithm)
+    entries = read_entries(games, beta, reference, tol, pad=pad)
+    if isinstance(algorithm, Algorithm):
+        for entry in entries:
+            game = entry.as_game()
+            check_supported(algorithm, game, game.has_matrix, entry.beta, f"beta of games[{entry.place}]")
+
+    def count_methods(num_actions: int, dtype: np.dtype, betas: np.ndarray) -> int:
+        if isinstance(algorithm, Algorithm):
+            return 1
+        return len({type(s.algorithm) for s in algorithm.possible_stages(True, num_actions, dtype, betas)})
+
+    own = functools.partial(solve, algorithm=algorithm, max_queries=max_queries, validate=False)
+    solutions = solve_entries(entries, own, count_methods)
+    if throw and not all(solution.is_solved() for solution in solutions if is_concrete(solution.status)):
+        raise NotConverged(solutions)
+    return solutions
+
+
 def trajectory(
     game: Game | ArrayLike,
     beta: BetaLike,
@@ -174,6 +254,7 @@ def trajectory(
     num_steps: int,
     reference: PolicyLike | None = None,
     initial: PolicyLike | None = None,
+    equilibrium: PolicyLike | bool = False,
 ) -> Trajectory:
     """Record the steps of an algorithm, to study its dynamics.
 
@@ -187,14 +268,17 @@ def trajectory(
       num_steps: number of steps to record, >= 0.
       reference: probabilities `[*batch, n]`, default uniform; a zero excludes the action.
       initial: policy to start from, `[*batch, n]`, default the reference.
+      equilibrium: whether to record the distances to the equilibrium, too. If true, the equilibrium is computed by
+        `solve` to the precision of the dtype; an array of probabilities `[*batch, n]` is used as it is.
 
     Returns:
-      A `Trajectory`, whose `stage` tells which stage made each step. An invalid game, which is possible only inside a
-      trace, has NaN policies and exploitability inf.
+      A `Trajectory`, whose `stage` tells which stage made each step. Its `distances` are None unless `equilibrium` is
+      given. An invalid game, which is possible only inside a trace, has NaN policies and exploitability inf.
 
     Raises:
       TypeError: an argument is of a wrong type.
       ValueError: an argument has a wrong value.
+      NotConverged: `equilibrium` is true and the equilibrium was not found, outside of a trace.
 
     Example:
       >>> import nashjax as nj
@@ -202,22 +286,51 @@ def trajectory(
       >>> path = nj.trajectory(rock_paper_scissors, 0.1, algorithm=nj.NashMP(), num_steps=5, initial=[0.6, 0.2, 0.2])
       >>> path.log_policy.shape
       (6, 3)
+      >>> path = nj.trajectory(rock_paper_scissors, 0.1, algorithm=nj.NashMP(), num_steps=50, equilibrium=True)
+      >>> bool(path.distances.kl[-1] < 1e-6)
+      True
     """
     check_algorithm(algorithm, Auto)
     check_integer("num_steps", num_steps, 0, LARGEST_INT)
     problem = Problem.build(game, beta, reference, initial, in_place=True)
     fixed = _without_derivatives(problem)
     problem.check_games()
+    log_star = _log_equilibrium(game, beta, reference, problem, equilibrium)
     executor = choose_executor(fixed, _is_concrete(algorithm, num_steps))
     has_matrix = executor.has_matrix(fixed)
     if isinstance(algorithm, Algorithm):
         check_players(algorithm, problem.game)
         check_matrix(algorithm, problem.game, has_matrix)
-        return _in_payoff_units(problem, executor.record(problem, fixed, algorithm, num_steps))
-    chosen = _stages(algorithm, fixed, has_matrix)
-    every = algorithm.stages if chosen[0] in algorithm.stages else algorithm.without_matrix
-    numbered = tuple((number, stage) for number, stage in enumerate(every) if stage in chosen)
-    return _in_payoff_units(problem, executor.record(problem, fixed, numbered, num_steps))
+        path = executor.record(problem, fixed, algorithm, num_steps)
+    else:
+        chosen = _stages(algorithm, fixed, has_matrix)
+        every = algorithm.stages if chosen[0] in algorithm.stages else algorithm.without_matrix
+        numbered = tuple((number, stage) for number, stage in enumerate(every) if stage in chosen)
+        path = executor.record(problem, fixed, numbered, num_steps)
+    path = _in_payoff_units(problem, path)
+    return (
+        path
+        if log_star is None
+        else path._replace(distances=measure_distances(path.log_policy, log_star, problem.game.sizes))
+    )
+
+
+def _log_equilibrium(game: Any, beta: Any, reference: Any, problem: Problem, equilibrium: Any) -> jax.Array | None:
+    """Return the log of the equilibrium that a trajectory is compared with, `[*batch, n]`; None if there is none."""
+    if isinstance(equilibrium, (bool, np.bool)):
+        if not equilibrium:
+            return None
+        found = solve(game, beta, reference=reference, tol=0.0)  # ends as STALLED at what rounding can show
+        if is_concrete(found) and (to_host(found.status) == int(Status.MAX_QUERIES)).any():
+            error = NotConverged(found)
+            error.add_note("Raised by trajectory(..., equilibrium=True). Pass an equilibrium as an array instead.")
+            raise error
+        return found.log_policy
+    n, batch = problem.game.num_actions, problem.batch_shape
+    given = as_policies("equilibrium", equilibrium, problem.game.sizes, problem.beta.dtype)
+    if given.ndim - 1 > len(batch) or any(a not in (1, b) for a, b in zip(given.shape[-2::-1], batch[::-1])):  # noqa: B905
+        raise invalid("equilibrium", f"an array that broadcasts to {[*batch, n]}", f"shape {list(given.shape)}")
+    return log_probabilities(given)
 
 
 def _in_payoff_units(problem: Problem, found: Trajectory) -> Trajectory:

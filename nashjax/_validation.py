@@ -269,7 +269,9 @@ def cast(x: ArrayLike, dtype: jnp.dtype, *, in_place: bool = False) -> jax.Array
     return jnp.asarray(explicit(owned(x)), dtype)
 
 
-def check_betas(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name: str = "beta") -> None:
+def check_betas(
+    beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name: str = "beta", tol_name: str = "tol"
+) -> None:
     """Raise ValueError unless concrete betas and tolerances are numbers >= 0 that the dtype can hold."""
     tiny, largest = _range(dtype)
     if not _is_number_from(beta, tiny, largest) and is_concrete(beta):
@@ -278,9 +280,9 @@ def check_betas(beta: ArrayLike, tol: ArrayLike, dtype: jnp.dtype, beta_name: st
         allowed = f"0 or, in {dtype}, {tiny:.3g} to {largest:.3g}"
         check_all(beta_name, values, (values == 0) | ((values >= tiny) & (values <= largest)), allowed)
     if not _is_number_from(tol, 0, largest) and is_concrete(tol):
-        values = as_numbers("tol", tol)
+        values = as_numbers(tol_name, tol)
         allowed = f"a number >= 0 and, in {dtype}, <= {largest:.3g}"
-        check_all("tol", values, (values >= 0) & (values <= largest), allowed)
+        check_all(tol_name, values, (values >= 0) & (values <= largest), allowed)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ One file, though long: five pictures that share their colours, dashes and checks
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ try:
 except ImportError as error:
     raise ImportError(f'nashjax.plotting needs {error.name}: python -m pip install "nashjax[plot]"') from error
 
-from nashjax._math import layout, simplex
+from nashjax._execution.distances import measure_distances
 from nashjax._solve import solve
 from nashjax._validation import (
     as_numbers,
@@ -58,39 +59,61 @@ MOST_TICKS = 40
 """No more items than these are named along an axis."""
 __all__ = ["convergence", "equilibrium_path", "preference_heatmap", "ranking_intervals", "simplex_dynamics"]
 
-MEASURES = {"exploitability": "exploitability", "kl": "KL(p*‖p), nats"}
+MEASURES = {"exploitability": "exploitability", "kl": "KL(p*‖p), nats", "span": "span of log p - log p*, nats"}
 
 
 def convergence(
-    trajectories: Mapping[str, Trajectory],
+    trajectories: Mapping[str, Any],
     *,
     beta: float | None = None,
     measure: str = "exploitability",
     equilibrium: ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw how methods converge: a measure against the queries made, one line a method.
+    """Draw how methods converge: a measure against the queries or the comparisons made, one line for each method.
 
-    Of a batch of games it is the median of what each has reached after a number of queries, as far as all games go.
+    For a batch of games, a line is the median of what each game has reached, up to where all of them go.
 
     Args:
-      trajectories: what `nashjax.trajectory` returned, by the name of the method; one game or a batch.
+      trajectories: by the name of the method, what `nashjax.trajectory` returned, or the `history` of what
+        `nashjax.stochastic.train` returned; one game or a batch. Trajectories count queries and histories count
+        comparisons, so that they cannot share axes.
       beta: if given, dots show the rate that the theory promises Nash Mirror Prox, `(1 + 2 beta)^(-N/2)` after `N`
-        queries, from the first value of the first method on. Under `"kl"` that is a bound, under
-        `"exploitability"` a slope to compare with. > 0.
-      measure: `"exploitability"`, in units of preference, or `"kl"`, `KL(p*||p)` in nats.
-      equilibrium: `p*`, probabilities that broadcast to `[*batch, n]`; needed for `"kl"`.
+        queries, from the first value of the first method on. Under `"kl"` that is a bound, under the other measures a
+        slope to compare with. > 0, and only for trajectories.
+      measure: `"exploitability"`, in units of preference; `"kl"`, `KL(p*||p)` in nats; or `"span"`, the largest minus
+        the smallest entry of `log p - log p*`. The last two need trajectories with `distances`, or `equilibrium`.
+      equilibrium: `p*`, probabilities that broadcast to `[*batch, n]`; by default the one that the trajectories were
+        recorded with (`nashjax.trajectory(..., equilibrium=True)`).
       ax: where to draw.
 
     Raises:
       TypeError: an argument has the wrong type.
       ValueError: an argument is not valid.
+
+    Example:
+      >>> import nashjax as nj
+      >>> cycle = [[0.5, 0.9, 0.2], [0.1, 0.5, 0.8], [0.8, 0.2, 0.5]]
+      >>> paths = {
+      ...     type(method).__name__: nj.trajectory(cycle, 0.1, algorithm=method, num_steps=20, equilibrium=True)
+      ...     for method in (nj.NashMP(), nj.AdaptiveNashMP())
+      ... }
+      >>> ax = nj.plotting.convergence(paths, measure="kl", beta=0.1)
+      >>> ax.get_ylabel()
+      'KL(p*‖p), nats'
     """
     if not isinstance(trajectories, Mapping) or not trajectories:
         raise wrong_type("trajectories", "a mapping from names to trajectories, with at least one", trajectories)
     check_choice("measure", measure, tuple(MEASURES))
     if beta is not None:
         beta = check_positive("beta", beta)
+    histories = [name for name, path in trajectories.items() if _is_history(path)]
+    if histories and len(histories) < len(trajectories):
+        requirement = "either trajectories, which count queries, or histories, which count comparisons"
+        raise invalid("trajectories", requirement, f"both; {histories[0]!r} is a history", "Draw them on two axes.")
+    if histories and (beta is not None or measure != "exploitability"):
+        name, given, allowed = ("beta", beta, "None") if beta is not None else ("measure", measure, "'exploitability'")
+        raise invalid(name, f"{allowed} for histories of stochastic.train", repr(given))
     lines = {name: _medians(name, path, measure, equilibrium) for name, path in trajectories.items()}
 
     ax = _axes(ax)
@@ -101,7 +124,7 @@ def convergence(
         queries = np.unique(np.concatenate([queries for queries, _ in lines.values()]))
         promised = start * (1 + 2 * beta) ** (-(queries - first) / 2)
         ax.plot(queries, promised, ":", color="black", label="(1 + 2 beta)^(-N/2)")
-    ax.set(xlabel="queries N", ylabel=MEASURES[measure], yscale="log")
+    ax.set(xlabel="comparisons" if histories else "queries N", ylabel=MEASURES[measure], yscale="log")
     return _finish(ax)
 
 
@@ -356,12 +379,21 @@ def _sparse(length: int, k: int, markers: int = 9) -> tuple[int, int]:
     return (k * step // 4) % step, step
 
 
-def _medians(name: str, path: Trajectory, measure: str, equilibrium: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+def _is_history(path: Any) -> bool:
+    """Return whether this is a history of `stochastic.train`, whose module is imported if there is one."""
+    records = sys.modules.get("nashjax.stochastic.records")
+    return records is not None and isinstance(path, records.Record)
+
+
+def _medians(name: str, path: Any, measure: str, equilibrium: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
     """Queries, and the median over games of the measure that each game has reached after them, `[points]` each."""
     place = f"trajectories[{name!r}]"
+    if _is_history(path):
+        return _history_medians(place, path)
     if not isinstance(path, Trajectory):
-        raise wrong_type(place, "a Trajectory, as nashjax.trajectory returns it", path)
-    values = path.exploitability if measure == "exploitability" else _divergence(place, path, equilibrium)
+        allowed = "a Trajectory of nashjax.trajectory or a history of nashjax.stochastic.train"
+        raise wrong_type(place, allowed, path)
+    values = path.exploitability if measure == "exploitability" else _distance(place, path, measure, equilibrium)
     queries, values = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (path.queries, values))
     if queries.size == 0:
         raise invalid(place, "a trajectory of at least one game", f"the batch shape {list(path.queries.shape[:-1])}")
@@ -371,10 +403,25 @@ def _medians(name: str, path: Trajectory, measure: str, equilibrium: ArrayLike |
     return grid, np.median(reached, axis=0)
 
 
-def _divergence(place: str, path: Trajectory, equilibrium: ArrayLike | None) -> Any:
-    """`KL(p*||p)` of every policy of a path, `[*batch, steps + 1]`."""
+def _history_medians(place: str, history: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Comparisons, and the median over games of the exploitability after them, `[records]` each."""
+    if history.exploitability is None:
+        advice = "Use a BernoulliOracle or a ProbabilityOracle."
+        raise invalid(place, "a history with exploitabilities", "one of an oracle that knows no matrix", advice)
+    comparisons, values = np.atleast_1d(history.comparisons), np.asarray(history.exploitability)
+    values = values.reshape(len(comparisons), -1)
+    if values.size == 0:
+        raise invalid(place, "a history of at least one game", "one of no games")
+    return comparisons, np.median(values, axis=1)
+
+
+def _distance(place: str, path: Trajectory, measure: str, equilibrium: ArrayLike | None) -> Any:
+    """A distance of every policy of a path to the equilibrium, `[*batch, steps + 1]`."""
     if equilibrium is None:
-        raise invalid("equilibrium", "probabilities [*batch, n] with measure='kl'", "None")
+        if path.distances is None:
+            advice = "Or record with trajectory(..., equilibrium=True)."
+            raise invalid("equilibrium", f"probabilities [*batch, n] with measure={measure!r}", "None", advice)
+        return getattr(path.distances, measure)
     star, shape = as_numbers("equilibrium", equilibrium), (*path.log_policy.shape[:-2], path.log_policy.shape[-1])
     try:
         stars = np.broadcast_to(star, shape)
@@ -384,7 +431,7 @@ def _divergence(place: str, path: Trajectory, equilibrium: ArrayLike | None) -> 
     check_policy("equilibrium", star)
     with np.errstate(divide="ignore"):
         log_star = jnp.asarray(np.log(stars), path.log_policy.dtype)
-    return simplex.kl_divergence(layout.actions_first(log_star)[..., None], layout.actions_first(path.log_policy))
+    return getattr(measure_distances(path.log_policy, log_star), measure)
 
 
 def _path(name: str, path: Trajectory | ArrayLike) -> np.ndarray:

@@ -49,12 +49,20 @@ class NotConverged(RuntimeError):  # noqa: N818 (reads as what happened)
     """Raised by `solve(..., throw=True)` and `Solution.raise_for_status` if a game has not converged.
 
     Attributes:
-      solution: the whole solution, with the best policies found.
+      solution: the whole solution, with the best policies found; of `solve_many`, the list of all solutions.
     """
 
-    def __init__(self, solution: Solution) -> None:
-        super().__init__(solution.describe())
-        self.solution = solution
+    def __init__(self, solution: Solution | list[Solution]) -> None:
+        super().__init__(solution.describe() if isinstance(solution, Solution) else _describe_many(solution))
+        self.solution: Any = solution
+
+
+def _describe_many(solutions: list[Solution]) -> str:
+    failed = [place for place, solution in enumerate(solutions) if not solution.is_solved()]
+    first = solutions[failed[0]].describe()
+    return (
+        f"{len(solutions) - len(failed)} of {len(solutions)} converged. The first other is games[{failed[0]}]: {first}"
+    )
 
 
 @register_dataclass
@@ -228,9 +236,13 @@ class Solution:
 
     def raise_for_status(self) -> Solution:
         """Return the solution; raise `NotConverged`, which holds it, if a game has not converged."""
-        if not (to_host(self.status) == Status.CONVERGED).all():
+        if not self.is_solved():
             raise NotConverged(self)
         return self
+
+    def is_solved(self) -> bool:
+        """Return whether all games have converged."""
+        return bool((to_host(self.status) == int(Status.CONVERGED)).all())
 
     def describe(self) -> str:
         """Return how many games converged and, if some did not, why and what to try.
@@ -270,6 +282,19 @@ def _as_numpy(part: Any) -> Any:
 _is_converged = jax.jit(lambda status: status == Status.CONVERGED)
 
 
+class Distances(NamedTuple):
+    """Distances of policies to the equilibrium, in nats; a pytree, `[*batch, num_steps + 1]` each.
+
+    Attributes:
+      kl: `KL(p* || p)` of the equilibrium `p*` to each policy `p`; inf where `p` excludes an action that `p*` plays.
+      span: largest minus smallest entry of `log p - log p*`, over the actions to which both give a positive
+        probability. Unlike the divergence it also shows errors of rare actions.
+    """
+
+    kl: jax.Array
+    span: jax.Array
+
+
 class Trajectory(NamedTuple):
     """Path of an algorithm; a pytree, the batch axes first.
 
@@ -281,6 +306,8 @@ class Trajectory(NamedTuple):
         trial; a rejected trial repeats the policy.
       stage: index of the stage of `Auto` that made each step, int8 `[*batch, num_steps]`; 0 for a single algorithm, and
         -1 after a game is finished, where the last policy is repeated.
+      distances: the distances of each policy to the equilibrium, `[*batch, num_steps + 1]` each; None unless
+        `trajectory` was called with `equilibrium`.
 
     For a zero-sum game, `log_policy` holds the actions of all players, one player after the other, and the
     exploitability is in payoffs.
@@ -291,11 +318,17 @@ class Trajectory(NamedTuple):
     queries: jax.Array
     step_size: jax.Array
     stage: jax.Array
+    distances: Distances | None = None
 
     def batch_first(self) -> Trajectory:
         """Convert arrays `[steps, n, *batch]` and `[steps, *batch]` to the layout of the public functions."""
-        log_policy = layout.actions_last(self.log_policy, 2)
-        return Trajectory(log_policy, *(layout.actions_last(x) for x in self[1:]))
+        return self._replace(
+            log_policy=layout.actions_last(self.log_policy, 2),
+            exploitability=layout.actions_last(self.exploitability),
+            queries=layout.actions_last(self.queries),
+            step_size=layout.actions_last(self.step_size),
+            stage=layout.actions_last(self.stage),
+        )
 
 
 class Progress(NamedTuple):

@@ -20,7 +20,7 @@ NEEDS = {
     "plotting": "matplotlib",
 }
 GAMES = tuple(f"games.{name}" for name in ("base", "matrix", "embedding", "low_rank", "random"))
-EXAMPLES = ("_solve", "solution", "algorithms.base", "algorithms.auto", *GAMES, "metrics", "sweeps.run")
+EXAMPLES = ("_solve", "solution", "algorithms.base", "algorithms.auto", *GAMES, "metrics", "sweeps.run", "plotting")
 
 
 @pytest.mark.parametrize("name", api.MODULES)

@@ -139,6 +139,37 @@ class TestConvergence:
         np.testing.assert_allclose(values, np.median(kl, axis=0), rtol=1e-6, atol=1e-14)
         assert (values <= data(ax, "(1 + 2 beta)^(-N/2)")[1] * (1 + 1e-6)).all()  # what the theory promises
 
+    @pytest.mark.parametrize("measure", ["kl", "span"])
+    def test_recorded_distances_are_drawn(self, ax: Axes, batch: nj.MatrixGame, measure: str):
+        star = np.asarray(nj.solve(batch, BETA, tol=1e-14).policy)
+        path = nj.trajectory(batch, BETA, algorithm=nj.NashMP(), num_steps=12, equilibrium=star)
+        plotting.convergence({"recorded": path}, measure=measure, ax=ax)
+        plotting.convergence({"given": path._replace(distances=None)}, measure=measure, equilibrium=star, ax=ax)
+        ratio = np.asarray(path.log_policy) - np.log(star)[:, None]
+        expected = np.ptp(ratio, axis=-1) if measure == "span" else -np.sum(star[:, None] * ratio, axis=-1)
+        for name in ("recorded", "given"):
+            np.testing.assert_allclose(data(ax, name)[1], np.median(expected, axis=0), rtol=1e-6, atol=1e-14)
+
+    def test_the_history_of_learning_is_drawn_against_comparisons(self, ax: Axes, paths: dict[str, nj.Trajectory]):
+        st = pytest.importorskip("nashjax.stochastic", reason="needs the extra `train`")
+        oracle = st.ProbabilityOracle(nj.games.random_game(jax.random.key(0), 3, (3,)))
+        options = {"method": st.PlugIn(), "num_comparisons": 400, "num_records": 4, "key": jax.random.key(0)}
+        history = st.train(oracle, BETA, **options).history
+        plotting.convergence({"plug in": history}, ax=ax)
+        comparisons, values = data(ax, "plug in")
+        np.testing.assert_array_equal(comparisons, history.comparisons)
+        np.testing.assert_array_equal(values, [sorted(record)[1] for record in history.exploitability])
+        assert ax.get_xlabel() == "comparisons"
+        unknown = history._replace(exploitability=None)
+        for change, message in (
+            ({"trajectories": {"a": history} | paths}, "^trajectories must be either .*, got both; 'a' is a history"),
+            ({"beta": BETA}, "^beta must be None for histories"),
+            ({"measure": "kl"}, "^measure must be 'exploitability' for histories"),
+            ({"trajectories": {"a": unknown}}, r"^trajectories\['a'\] must be a history with exploitabilities"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                plotting.convergence(**merged({"trajectories": {"a": history}}, change))
+
     def test_an_equilibrium_may_exclude_actions(self, ax: Axes):
         reference = np.array([0.5, 0.5, 0])
         path = nj.trajectory(CYCLE, BETA, algorithm=nj.NashMP(), num_steps=3, reference=reference)
@@ -163,8 +194,8 @@ class TestConvergence:
         ("change", "message"),
         [
             ({"trajectories": {}}, "^trajectories must be a mapping .*, got {}"),
-            ({"trajectories": {"a": [1]}}, r"^trajectories\['a'\] must be a Trajectory, .*, got \[1\]"),
-            ({"measure": "gap"}, "^measure must be one of 'exploitability', 'kl', got 'gap'"),
+            ({"trajectories": {"a": [1]}}, r"^trajectories\['a'\] must be a Trajectory .*, got \[1\]"),
+            ({"measure": "gap"}, "^measure must be one of 'exploitability', 'kl', 'span', got 'gap'"),
             ({"beta": 0.0}, "^beta must be a finite number > 0, got 0.0"),
             ({"beta": [0.1, 0.2]}, "^beta must be "),
             ({"measure": "kl"}, "^equilibrium must be .* with measure='kl', got None"),

@@ -123,6 +123,7 @@ def from_payoffs() -> Any:
 
 
 MARGINS = GAMES - 0.5
+UNEQUAL = [np.array([[0.5, 0.8], [0.2, 0.5]]), ONE]
 CASES: dict[str, Callable[[], Any]] = {
     **{name: of_method(name) for name in METHODS},
     **{name: of_learner(name) for name in LEARNERS},
@@ -137,6 +138,10 @@ CASES: dict[str, Callable[[], Any]] = {
     "vmap": lambda: jax.vmap(policy_of)(GAMES, BETAS, REFERENCES),
     "embedding game": lambda: nj.solve(EMBEDDING, 0.1, reference=EXCLUDING),
     "low-rank game": lambda: nj.solve(LOW_RANK, BETAS32, reference=EXCLUDING),
+    "games of different sizes": lambda: nj.solve_many(UNEQUAL, 0.1, reference=[None, EXCLUDING], throw=True),
+    "distances": lambda: nj.trajectory(
+        GAMES, BETAS, algorithm=nj.NashMP(), num_steps=2, reference=EXCLUDING, equilibrium=EXCLUDING
+    ),
     "path": lambda: nj.solve_path(GAMES, BETAS, reference=REFERENCES),
     "random games": all_games,
     "from payoffs": from_payoffs,

@@ -71,7 +71,7 @@ class Executor(abc.ABC):
 
 def choose_executor(problem: Problem, others_are_concrete: bool) -> Executor:
     """Return the executor of a problem: by where its arrays lie, and whether they are traced."""
-    if not (others_are_concrete and problem.is_concrete()) or _is_tracing():
+    if not (others_are_concrete and problem.is_concrete()) or is_tracing():
         return INLINE
     arrays = [leaf for leaf in jax.tree.leaves(problem) if isinstance(leaf, jax.Array)]
     if mesh.is_spread(arrays):
@@ -283,7 +283,7 @@ _known_not_tracing: list[Any] = []
 """The last state of jax's tracing that is known not to trace constants."""
 
 
-def _is_tracing() -> bool:
+def is_tracing() -> bool:
     """Return whether a computation, even one of constants, becomes part of a trace that is being made.
 
     Tracing a trivial operation is the reliable test but too slow for every call, so the result is kept for one state of

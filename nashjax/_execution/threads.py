@@ -91,7 +91,7 @@ class _Result:
         with self._lock:
             if self._arrays is None:
                 self._arrays = jax.tree.map(lambda x: np.empty((self._num_games, *x.shape[1:]), x.dtype), found)
-        for whole, own in zip(self._arrays, found, strict=True):
+        for whole, own in zip(jax.tree.leaves(self._arrays), jax.tree.leaves(found), strict=True):
             own = own[: len(whole[places])] if isinstance(places, slice) else own[: len(places)]
             whole[places] = own
 
