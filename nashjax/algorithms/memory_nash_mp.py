@@ -156,7 +156,9 @@ class MemoryNashMP(Algorithm[MemoryNashMPState]):
         eta = s * problem.beta
         asks, by_theory = state.trial == ASK, state.trial == PAPER
         prediction = simplex.choose(by_theory, state.answers[:, 0], _predict(problem, state))
-        opponent = simplex.choose(asks, center, problem.proximal_map(center, prediction, s))
+        # Extrapolated payoffs can be large; times `s` they would drown the logarithms.
+        opponent = problem.proximal_map(center, -problem.shortfall(prediction), s)
+        opponent = simplex.choose(asks, center, opponent)
         # Kept in memory: computed again for its query, the opponent could be rounded differently.
         opponent = simplex.materialize(opponent, center)
         payoffs = problem.payoffs(opponent)
