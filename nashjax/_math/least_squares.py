@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from nashjax._math.linear import product
 
-RIDGE = 1e-7
-"""Weight of the squared coefficients, relative to the mean squared length of the columns."""
+RIDGE = {"float64": 1e-7, "float32": 1e-6}
+"""Weight of the squared coefficients, relative to the mean squared length of the columns; above rounding."""
 
 
 def fit(columns: jax.Array, target: jax.Array) -> jax.Array:
@@ -28,8 +28,8 @@ def fit(columns: jax.Array, target: jax.Array) -> jax.Array:
     projection = product("ni...,n...->i...", columns, target)
     diagonal = jnp.eye(k, dtype=bool).reshape(k, k, *(1,) * (gram.ndim - 2))
     mean = jnp.sum(jnp.where(diagonal, gram, 0), axis=(0, 1)) / k
-    ridge = jnp.maximum(RIDGE * mean, jnp.finfo(gram.dtype).tiny)[None, None]
-    found = _solve_positive(gram + jnp.where(diagonal, ridge, 0), projection, ridge[0])
+    ridge = jnp.maximum(RIDGE[gram.dtype.name] * mean, jnp.finfo(gram.dtype).tiny)[None, None]
+    found = _solve_positive(gram + jnp.where(diagonal, ridge, 0), projection, ridge[0] / 2)
     return jnp.where(jnp.isfinite(jnp.sum(found, axis=0, keepdims=True)), found, 0)
 
 
@@ -41,7 +41,7 @@ def _solve_positive(matrix: jax.Array, rhs: jax.Array, least_pivot: jax.Array) -
     Args:
       matrix: `[k, k, *batch]`.
       rhs: `[k, *batch]`.
-      least_pivot: `[1, *batch]`; replaces pivots that rounding has made smaller.
+      least_pivot: `[1, *batch]`; a column with a smaller pivot depends on those before it and gets the coefficient 0.
 
     Returns:
       `[k, *batch]`.
@@ -52,7 +52,8 @@ def _solve_positive(matrix: jax.Array, rhs: jax.Array, least_pivot: jax.Array) -
     def eliminate(j: jax.Array, augmented: jax.Array) -> jax.Array:
         row = jax.lax.dynamic_index_in_dim(augmented, j, 0)
         column = jax.lax.dynamic_index_in_dim(augmented, j, 1)
-        row = row / jnp.maximum(jax.lax.dynamic_index_in_dim(row, j, 1), least_pivot[None])
+        pivot = jax.lax.dynamic_index_in_dim(row, j, 1)
+        row = row / jnp.where(pivot >= least_pivot[None], pivot, jnp.inf)
         return jnp.where(rows == j, row, augmented - column * row)
 
     return jax.lax.fori_loop(0, k, eliminate, jnp.concatenate([matrix, rhs[:, None]], axis=1))[:, k]
