@@ -43,6 +43,7 @@ STYLES: dict[str, tuple[Any, str, Any]] = {
     "NashMP": (nj.NashMP(), "#08519c", "-"),
     "EGPO": (nj.EGPO(), "#9ecae1", DASHES),
     "AdaptiveNashMP": (nj.AdaptiveNashMP(), "#d94801", "-"),
+    "MemoryNashMP": (nj.MemoryNashMP(), "#a63603", DASHES),
     "NashProx": (nj.NashProx(), "#fdae6b", "-"),
     "Newton": (nj.Newton(), "#252525", "-"),
     "OnlineMirrorDescent": (nj.OnlineMirrorDescent(), "#006d2c", "-"),
@@ -53,8 +54,8 @@ STYLES: dict[str, tuple[Any, str, Any]] = {
     "PredictiveRM": (nj.PredictiveRM(), "#e6ab02", "-"),
     "ExtragradientRM": (nj.ExtragradientRM(), "#7570b3", "-"),
 }
-REGULARIZED = tuple(STYLES)[:8]
-PLAIN = ("NashMP", "AdaptiveNashMP", "NashProx", *tuple(STYLES)[8:])
+REGULARIZED = tuple(STYLES)[:9]
+PLAIN = ("NashMP", "AdaptiveNashMP", "NashProx", *tuple(STYLES)[9:])
 
 
 def references(num_games: int, n: int) -> np.ndarray:

@@ -33,7 +33,7 @@ from benchmarks.record import RESULTS, write_file
 from benchmarks.tables import interval
 from nashjax import lm
 from nashjax.games import Game
-from nashjax.problem import RegularizedGame
+from nashjax.games.regularized import RegularizedGame
 
 ABOUT = (
     "One row for each record of a run: exploitability of the online policy, mean and maximum over prompts, float32. "

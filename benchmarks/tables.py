@@ -83,6 +83,69 @@ def tuning(rows: list[Row]) -> str:
     return markdown([row | {"what": what} for what, row in shown.items()], columns)
 
 
+def memory(rows: list[Row]) -> str:
+    """Queries of adaptive Nash-MP and of two memories; float32 where it differs."""
+    methods = ("adaptive", "memory_16", "memory_64")
+    chosen = [row for row in rows if row["part"] == "table"]
+    single = {(row["n"], row["beta"], row["kind"]): row for row in chosen if row["dtype"] == "float32"}
+
+    def counts(row: Row) -> str:
+        other = single[row["n"], row["beta"], row["kind"]]
+        shown = (
+            f"{row[m]:g}" + (f" ({other[m]:g})" if abs(other[m] - row[m]) > 0.05 * row[m] else "") for m in methods
+        )
+        return " / ".join(shown)
+
+    return grid([row for row in chosen if row["dtype"] == "float64"], ("n", "beta"), "kind", counts)
+
+
+def memory_random(rows: list[Row]) -> str:
+    """How often memory needs more queries than adaptive steps, and how many it saves."""
+    columns = {
+        "games": "{kind}",
+        "dtype": "{dtype}",
+        "number": "{games}",
+        "more than 3 over": "{over_3}",
+        "largest excess": "{largest_excess}",
+        "adaptive / memory": "{ratio}",
+    }
+    return markdown([row for row in rows if row["part"] == "random"], columns)
+
+
+def memory_embedding(rows: list[Row]) -> str:
+    """Queries and seconds on games of features, medians over the seeds."""
+    groups: dict[tuple[float, str], list[Row]] = {}
+    for row in rows:
+        if row["part"] == "embedding":
+            groups.setdefault((row["beta"], row["method"]), []).append(row)
+    medians = [
+        {
+            "beta": beta,
+            "method": method,
+            "shown": f"{'' if all(row['converged'] for row in found) else '> '}"
+            f"{np.median([row['queries'] for row in found]):g}, {np.median([row['seconds'] for row in found]):.3g} s",
+        }
+        for (beta, method), found in groups.items()
+    ]
+    return grid(medians, ("method",), "beta", lambda row: row["shown"], "beta = {:g}")
+
+
+def memory_matrix(rows: list[Row]) -> str:
+    """Memory beside interior points and Newton's method on matrices."""
+    found: dict[tuple[int, str, float], dict[str, Row]] = {}
+    for row in rows:
+        if row["part"] == "matrix":
+            found.setdefault((row["n"], row["shape"], row["beta"]), {})[row["method"]] = row
+
+    def show(row: Row) -> str:
+        memory, other = row["memory_16"], row["linear_solves"]
+        text = f"{memory['queries']}, {memory['seconds']:.3g} s"
+        return f"{text if memory['converged'] else f'({text})'} / {other['seconds']:.3g} s"
+
+    pairs = [{"n": n, "games": shape, "beta": beta} | row for (n, shape, beta), row in found.items()]
+    return grid(pairs, ("n", "games"), "beta", show, "beta = {:g}")
+
+
 def robustness(rows: list[Row]) -> str:
     """All kinds together."""
     found = []
@@ -426,6 +489,10 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "adaptive": ("adaptive", adaptive),
     "adaptive-kinds": ("adaptive", adaptive_kinds),
     "tuning": ("tuning", tuning),
+    "memory": ("memory", memory),
+    "memory-random": ("memory", memory_random),
+    "memory-embedding": ("memory", memory_embedding),
+    "memory-matrix": ("memory", memory_matrix),
     "robustness": ("robustness", robustness),
     "fuzz": ("fuzz", fuzz),
     "default": ("default", default),

@@ -37,6 +37,7 @@ ALGORITHMS = [
     Method(nj.Newton()),
     Method(nj.EGPO()),
     Method(nj.NashProx()),
+    Method(nj.MemoryNashMP()),
     Method(nj.OnlineMirrorDescent(), betas=(0.5, 0.1)),
     Method(nj.MagneticMirrorDescent(), betas=(0.5, 0.1)),
     Method(nj.NashMD(), betas=(0.5, 0.1), linear=False, stays=False, max_queries=400),

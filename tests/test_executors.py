@@ -112,9 +112,9 @@ def test_verbs_and_derivatives_of_games_on_a_mesh_stay_on_the_mesh():
                 stays = found.sharding.is_equivalent_to(spread.sharding, found.ndim)
                 assert stays or place == "rows", (place, name, found.sharding)
         rows = nj.distributed.shard_rows(whole)
-        for beta in (1e-4, 0.0):  # by first order: no device has the matrix
-            found = nj.solve(rows, beta, max_queries=60)
-            assert found.status == nj.Status.MAX_QUERIES and found.queries <= 60, found
+        for beta in (1e-4, 0.0):  # by queries, in two stages: no device has the matrix
+            found = nj.solve(rows, beta, max_queries=35)
+            assert found.status == nj.Status.MAX_QUERIES and 30 < found.queries <= 35, found
             assert abs(found.exploitability - nj.metrics.exploitability(whole, found.policy, beta)) < 1e-12
         try:
             nj.solve(rows, 0.0, algorithm=nj.InteriorPoint())

@@ -91,6 +91,11 @@ def test_the_rows_of_one_game_over_many_devices():
     # validity is known to all.
     counts = collectives(rows, 0.05, first_order)
     assert counts["all-gather"] == 4 and counts["all-to-all"] <= 1 and counts["all-reduce"] <= 1, counts
+    # With memory a step asks once; the fits are repeated on every device.
+    with_memory = nj.MemoryNashMP(memory=4)
+    close(nj.solve(rows, 0.05, tol=1e-12, algorithm=with_memory), found, 1e-5)
+    counts = collectives(rows, 0.05, with_memory)
+    assert counts["all-gather"] == 3 and counts["all-to-all"] <= 1 and counts["all-reduce"] <= 1, counts
 
     mesh = jax.make_mesh((2, 4), ("games", "rows"))
     games = nj.games.random_game(jax.random.key(1), 16, (4,))

@@ -196,6 +196,7 @@ def test_polymatrix_games_agree_with_a_linear_program():
     [
         nj.NashMP(),
         nj.AdaptiveNashMP(),
+        nj.MemoryNashMP(),
         nj.Newton(),
         nj.NashProx(),
         nj.EGPO(),

@@ -8,6 +8,7 @@ from nashjax.algorithms.egpo import EGPO
 from nashjax.algorithms.extragradient_rm import ExtragradientRM
 from nashjax.algorithms.interior_point import InteriorPoint
 from nashjax.algorithms.magnetic_mirror_descent import MagneticMirrorDescent
+from nashjax.algorithms.memory_nash_mp import MemoryNashMP
 from nashjax.algorithms.nash_md import NashMD
 from nashjax.algorithms.nash_mp import NashMP
 from nashjax.algorithms.nash_prox import NashProx
@@ -30,6 +31,7 @@ __all__ = [
     "Goal",
     "InteriorPoint",
     "MagneticMirrorDescent",
+    "MemoryNashMP",
     "NashMD",
     "NashMP",
     "NashProx",

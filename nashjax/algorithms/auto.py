@@ -24,9 +24,11 @@ from nashjax.algorithms._loop import STALL_LEVEL, Goal
 from nashjax.algorithms.adaptive_nash_mp import AdaptiveNashMP
 from nashjax.algorithms.base import Betas
 from nashjax.algorithms.interior_point import InteriorPoint
+from nashjax.algorithms.memory_nash_mp import MemoryNashMP
 from nashjax.algorithms.newton import Newton
 from nashjax.algorithms.stage import Context, Stage, Start, When, is_solvable, reach_tolerance
 from nashjax.algorithms.support import ExactSupport
+from nashjax.games.low_rank import LowRankGame
 from nashjax.games.regularized import RegularizedGame
 
 HANDOVER = 1e-5
@@ -47,6 +49,17 @@ MOST_KNOWN = 1000
 LIMIT_BETA = {"float64": 1e-6, "float32": 1e-3}
 """The `beta` whose equilibrium stands for the limit where plain equilibria are many."""
 
+MEMORY_ACTIONS = 1000
+"""Least number of actions of a matrix whose linear solves cost more than the queries and fits of `MemoryNashMP`."""
+MEMORY_BETA = 3e-4
+"""Least `beta` at which `MemoryNashMP` is tried on such a matrix; at 1e-4 it fails on random games."""
+MEMORY_BUDGET = 500
+"""Queries of that trial: about the time of the linear solves that it may save."""
+CHEAP_QUERIES = 1000
+"""Queries after which a game of low rank, whose queries are cheaper than any fit, goes over to `MemoryNashMP`."""
+DEAR_QUERIES = 30
+"""The same for all other games without a matrix; enough for most games at `beta >= 0.1`."""
+
 
 def first_order_budget(num_actions: int) -> int:
     """Return the queries after which a game goes over to Newton's method: the cost of about ten of its steps."""
@@ -61,6 +74,17 @@ def reach_handover(context: Context) -> Goal:
     goal = jnp.where(tight, jnp.maximum(context.tol, HANDOVER), context.tol)
     budget = jnp.minimum(context.max_queries, first_order_budget(context.games.game.num_actions))
     return Goal(goal, budget, settles=~tight)
+
+
+def reach_handover_by_memory(context: Context) -> Goal:
+    """Reach the tolerance within `MEMORY_BUDGET` queries; in float64 tight tolerances only go to `HANDOVER`."""
+    return reach_handover(context)._replace(max_queries=jnp.minimum(context.max_queries, MEMORY_BUDGET))
+
+
+def reach_tolerance_soon(context: Context) -> Goal:
+    """Reach the tolerance within few queries, unless these are cheap."""
+    budget = CHEAP_QUERIES if isinstance(context.games.game, LowRankGame) else DEAR_QUERIES
+    return Goal(context.tol, jnp.minimum(context.max_queries, budget))
 
 
 def show_support(context: Context) -> Goal:
@@ -138,6 +162,13 @@ def _proximal(dtype: str) -> Stage:
 STAGES = (
     Stage("first order", When(beta_from=SMALL_BETA, matrix=True), AdaptiveNashMP(), reach_handover, verify=False),
     Stage(
+        "memory",
+        When(beta_from=MEMORY_BETA, beta_below=SMALL_BETA, matrix=True, actions_from=MEMORY_ACTIONS),
+        MemoryNashMP(),
+        reach_handover_by_memory,
+        verify=False,
+    ),
+    Stage(
         "interior point",
         When(beta_below=SMALL_BETA, matrix=True, divergence_above=NEAR),
         InteriorPoint(),
@@ -172,7 +203,10 @@ STAGES = (
         start=Start.BEST,
     ),
 )
-WITHOUT_MATRIX = (Stage("first order", When(), AdaptiveNashMP(), reach_tolerance, verify=False),)
+WITHOUT_MATRIX = (
+    Stage("first order", When(), AdaptiveNashMP(), reach_tolerance_soon, verify=False),
+    Stage("memory without matrix", When(), MemoryNashMP(memory=48), reach_tolerance, verify=False),
+)
 
 
 @register_dataclass
@@ -186,12 +220,13 @@ class Auto:
     | game | stages |
     | --- | --- |
     | `beta >= 0.001` | `AdaptiveNashMP`; `Newton` for what is left after `60 + 5 n` queries, and for tolerances below 1e-9 in float64 from exploitability 1e-5 on |
+    | `0.0003 <= beta < 0.001`, at least 1,000 actions | `MemoryNashMP` for at most 500 queries; then as below |
     | `0 < beta < 0.001` | `InteriorPoint` at `beta = 0` unless the start is certified to be near; `Newton` from there, then from the reference |
     | `beta = 0` | `InteriorPoint`; the exact equilibrium of its support, if that is proved to be the only one; else `Newton` at a small beta (1e-6 in float64, 1e-3 in float32) and proximal steps at 0 |
     | `beta > 0` in float32 | `AdaptiveNashMP` again where rounding defeats `Newton` |
-    | no matrix, or more than 4,096 actions | `AdaptiveNashMP` |
+    | no matrix, rows spread over devices, or more than 4,096 actions | `AdaptiveNashMP` for 30 queries (`LowRankGame`: 1,000); then `MemoryNashMP(memory=48)` |
 
-    The cost of each stage is measured in benchmarks/default.py.
+    The cost of each stage is measured in benchmarks/default.py, that of `MemoryNashMP` in benchmarks/memory.py.
 
     Attributes:
       stages: stages for games that offer a matrix, in order.
@@ -200,7 +235,7 @@ class Auto:
     Example:
       >>> import nashjax as nj
       >>> [stage.name for stage in nj.Auto().stages][:3]
-      ['first order', 'interior point', 'exact support']
+      ['first order', 'memory', 'interior point']
       >>> slow_start = nj.Auto().replace("first order", algorithm=nj.AdaptiveNashMP(first_step=4.0))
       >>> bool(nj.solve([[0.5, 0.9], [0.1, 0.5]], beta=0.1, algorithm=slow_start).converged)
       True
@@ -255,12 +290,12 @@ class Auto:
         solvable = is_solvable(has_matrix, num_actions)
         stages = self.stages if solvable else self.without_matrix
         if betas is None or betas.ndim:
-            return _possible(stages, solvable, dtype, betas)
-        known, key = self._known, (solvable, dtype, betas.item())
+            return _possible(stages, solvable, num_actions, dtype, betas)
+        known, key = self._known, (solvable, num_actions, dtype, betas.item())
         if key not in known:
             if len(known) >= MOST_KNOWN:
                 known.clear()
-            known[key] = _possible(stages, solvable, dtype, betas)
+            known[key] = _possible(stages, solvable, num_actions, dtype, betas)
         return known[key]
 
     @functools.cached_property
@@ -275,7 +310,7 @@ class Auto:
 
 
 def _possible(
-    stages: tuple[Stage, ...], solvable: bool, dtype: np.dtype, betas: np.ndarray | None
+    stages: tuple[Stage, ...], solvable: bool, num_actions: int, dtype: np.dtype, betas: np.ndarray | None
 ) -> tuple[Stage, ...]:
-    possible = tuple(stage for stage in stages if stage.when.can_include(solvable, dtype, betas))
+    possible = tuple(stage for stage in stages if stage.when.can_include(solvable, num_actions, dtype, betas))
     return possible or stages[:1]

@@ -93,6 +93,7 @@ class When:
       dtype: only solves in this dtype, "float32" or "float64"; None for both.
       divergence_above: only games whose start is not certified to be within this divergence of the equilibrium, in
         nats; games at beta = 0 never are.
+      actions_from: least number of actions.
     """
 
     betas: Betas = Betas.ANY
@@ -101,6 +102,7 @@ class When:
     matrix: bool = False
     dtype: str | None = None
     divergence_above: float | None = None
+    actions_from: int = 0
 
     def includes_beta(self, beta: Any) -> Any:
         """Return the betas that are in range, bool; one that is not valid is in every range."""
@@ -111,12 +113,12 @@ class When:
             included &= beta < self.beta_below
         return included | ~(beta >= 0)
 
-    def can_include(self, solvable: bool, dtype: np.dtype, betas: np.ndarray | None) -> bool:
-        """Return whether games of a dtype, with linear systems worth solving or not, can be among these.
+    def can_include(self, solvable: bool, num_actions: int, dtype: np.dtype, betas: np.ndarray | None) -> bool:
+        """Return whether games of a size and dtype, with linear systems worth solving or not, can be among these.
 
         `betas` are their values, None if they are traced.
         """
-        if (self.matrix and not solvable) or self.dtype not in (None, dtype.name):
+        if (self.matrix and not solvable) or self.dtype not in (None, dtype.name) or num_actions < self.actions_from:
             return False
         return betas is None or bool(np.any(self.includes_beta(betas)))
 
@@ -133,6 +135,7 @@ class When:
         high = "" if self.beta_below == math.inf else f" < {self.beta_below:g}"
         conditions = [f"{low}beta{high}" if low or high else self.betas.value]
         conditions += ["matrix"] if self.matrix else []
+        conditions += [f"actions >= {self.actions_from}"] if self.actions_from else []
         conditions += [self.dtype] if self.dtype else []
         conditions += [f"divergence > {self.divergence_above:g}"] if self.divergence_above is not None else []
         return ", ".join(conditions)
