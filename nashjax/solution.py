@@ -17,6 +17,8 @@ from nashjax._math import layout
 from nashjax._math.pytree import register_dataclass
 from nashjax._math.transfers import is_concrete, to_host
 
+FIELDS = ("log_policy", "exploitability", "kl_bound", "queries", "steps", "status")
+"""Fields of the `Solution` of a preference game."""
 ARRAYS = (jax.Array, np.ndarray, np.generic)
 
 

@@ -21,7 +21,7 @@ from nashjax.games.conversion import DTYPES
 from nashjax.games.embedding import EmbeddingGame
 from nashjax.games.faults import SYMMETRY_TOLERANCE, first_fault
 from nashjax.games.low_rank import LowRankGame
-from nashjax.solution import Solution
+from nashjax.solution import FIELDS, Solution
 
 MOST_PROGRAMS = 8
 """Most sizes times methods. Each size needs a program for each stage that its games reach."""
@@ -211,7 +211,7 @@ class _Check:
 
 def _put_solutions(found: list[Any], group: _Group, solution: Solution) -> None:
     """Put the solutions of a group in the places of its items, without the padding."""
-    arrays = list(vars(solution).values())
+    arrays = [getattr(solution, name) for name in FIELDS]
     single = zip(*arrays, strict=True)
     for entry, start, end in zip(group.entries, group.starts.tolist(), group.starts[1:].tolist(), strict=False):
         n = entry.matrix.shape[-1]

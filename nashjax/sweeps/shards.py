@@ -17,13 +17,11 @@ import numpy as np
 
 from nashjax.files.arrays import read_member
 from nashjax.files.source import reason
-from nashjax.solution import Solution, Status
+from nashjax.solution import FIELDS, Solution, Status
 
 CHECKSUM = ".sha256"
 _NAME = re.compile(r"shard-(\d{8,18})\.npz")
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)
-FIELDS = ("log_policy", "exploitability", "kl_bound", "queries", "steps", "status")
-"""Fields of `Solution` that a shard holds: those of preference games."""
 _INTEGERS = {"queries": "int32", "steps": "int32", "status": "int8"}
 
 
