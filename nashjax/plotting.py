@@ -431,7 +431,7 @@ def _distance(place: str, path: Trajectory, measure: str, equilibrium: ArrayLike
     check_policy("equilibrium", star)
     with np.errstate(divide="ignore"):
         log_star = jnp.asarray(np.log(stars), path.log_policy.dtype)
-    return getattr(measure_distances(path.log_policy, log_star), measure)
+    return getattr(measure_distances(path.log_policy, log_star, (log_star.shape[-1],)), measure)
 
 
 def _path(name: str, path: Trajectory | ArrayLike) -> np.ndarray:
