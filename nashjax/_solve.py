@@ -48,7 +48,8 @@ def solve(
     shapes of all arguments broadcast as in numpy, so that one game with 256 betas is one matrix, not 256 copies.
 
     A zero-sum game (`ZeroSumGame`, `PolymatrixGame`) has a policy for each player, `Solution.policies`. Its
-    exploitability is the duality gap (NashConv) in the units of its payoffs.
+    exploitability is the duality gap (NashConv) in the units of its payoffs, and all else here holds for its payoffs
+    shifted and scaled to [-1/2, 1/2].
 
     `solve` works under `jit`, `vmap` and `grad`, which compile all stages of the algorithm into one program. Outside of
     a trace, each stage is a program that is compiled when a game first needs it. Arrays in host memory are then solved

@@ -135,24 +135,30 @@ class Problem(NamedTuple):
         between = (1,) * (len(problem.batch_shape) - (betas.ndim - 1))
         whole = cast(betas, problem.beta.dtype, in_place=in_place)
         whole = whole.reshape(len(betas), *between, *betas.shape[1:])
-        return problem._replace(beta=whole if problem.unit is None else _combine(operator.truediv, whole, problem.unit))
+        return problem._replace(beta=problem._scaled_betas("betas", whole, problem.unit, validate=validate))
 
     def _in_units(self, *, validate: bool) -> Problem:
         """Return the problem of a zero-sum game in the units of a solve."""
         game = in_units(self.game, allowed_actions(self.reference))  # pyright: ignore[reportArgumentType]
-        beta = _combine(operator.truediv, self.beta, game.unit)
-        if validate and is_concrete((beta, self.beta)):
-            lowest = float(np.finfo(self.beta.dtype).tiny)
-            scaled, given = np.broadcast_arrays(to_host(beta), to_host(self.beta))
-            requirement = "0 or, divided by the largest payoff, a number that the dtype can hold"
-            good = (given == 0) | (np.isfinite(scaled) & (scaled >= lowest))
-            check_all("beta", given, good, requirement, "Scale the payoffs.")
-        largest = game.largest + (game.largest == 0)
+        beta = self._scaled_betas("beta", self.beta, game.unit, validate=validate)
         players = self.player_betas
         if players is not None:
-            players = _combine(operator.truediv, players, game.unit[..., None])
-        tol = _combine(operator.mul, self.tol, largest)
+            players = self._scaled_betas("beta", players, game.unit[..., None], validate=validate)
+        tol = _combine(operator.mul, self.tol, game.largest + (game.largest == 0))
         return self._replace(game=game, classes=Classes.of(game), beta=beta, player_betas=players, tol=tol)
+
+    @staticmethod
+    def _scaled_betas(name: str, betas: Any, unit: Any, *, validate: bool) -> Any:
+        """Return betas in the units of a solve; raise ValueError if the dtype cannot hold one of them."""
+        if unit is None:
+            return betas
+        scaled = _combine(operator.truediv, betas, unit)
+        if validate and is_concrete((scaled, betas)):
+            found, given = np.broadcast_arrays(to_host(scaled), to_host(betas))
+            good = (given == 0) | (np.isfinite(found) & (found >= np.finfo(found.dtype).tiny))
+            requirement = f"0 or, divided by the largest payoff, a number that {found.dtype} can hold"
+            check_all(name, given, good, requirement, "Scale the payoffs.")
+        return scaled
 
     @property
     def unit(self) -> jax.Array | None:
@@ -173,7 +179,7 @@ class Problem(NamedTuple):
         if not isinstance(self.game, ScaledGame):
             return found
         exploitability = self.in_payoff_units(found.exploitability)
-        earnings = player_earnings(self.game, jnp.exp(found.log_policy) if _in_jax(found.log_policy) else found.policy)
+        earnings = player_earnings(self.game, found.policy)
         return dataclasses.replace(
             found, exploitability=exploitability, earnings=earnings, player_sizes=self.game.sizes
         )
@@ -299,14 +305,10 @@ def _combine(function: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:
     """Apply a function to arrays whose batch axes broadcast; numpy arrays stay numpy arrays."""
     rank = max(np.ndim(x), np.ndim(y))
     x, y = (z if np.ndim(z) in (0, rank) else z.reshape((1,) * (rank - np.ndim(z)) + z.shape) for z in (x, y))
-    if _in_jax(x) or _in_jax(y):
+    if isinstance(x, jax.Array) or isinstance(y, jax.Array):
         x, y = explicit((x, y))
         return function(jnp.asarray(x), jnp.asarray(y))
     return np.asarray(function(x, y), np.result_type(x))
-
-
-def _in_jax(x: Any) -> bool:
-    return isinstance(x, jax.Array)
 
 
 def _log_policy(policy: jax.Array, excluded: jax.Array, batch: tuple[int, ...], sizes: tuple[int, ...]) -> jax.Array:

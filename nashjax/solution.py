@@ -129,7 +129,7 @@ class Solution:
 
     @property
     def value(self) -> jax.Array:
-        """What the row player of a zero-sum game of two players gets, `[*batch]`, in payoffs.
+        """Payoff of the row player in a zero-sum game of two players, `[*batch]`.
 
         Raises:
           AttributeError: the game is a preference game, whose value is 1/2, or has more players: use `earnings`.

@@ -197,3 +197,15 @@ def test_faults_are_named():
     shared = nj.distributed.shard_local(nj.games.EmbeddingGame(jnp.ones((8, 3, 2)), jnp.zeros((1, 2, 2))))
     assert shared.batch_shape == (8,) and shared.skew.sharding.is_fully_replicated
     """)
+
+
+def test_zero_sum_games_are_solved_where_they_lie():
+    on_devices("""
+    payoffs = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3, 5)) * 10)
+    spread = jax.device_put(payoffs, NamedSharding(jax.make_mesh((8,), ("games",)), P("games")))
+    for beta in (0.3, (0.3, 0.1)):
+        found, whole = (nj.solve(nj.ZeroSumGame(x), beta, tol=1e-12) for x in (spread, payoffs))
+        assert np.asarray(found.converged).all()
+        assert np.abs(found.value - np.asarray(whole.value)).max() < 1e-9
+        assert found.value.sharding.is_equivalent_to(spread.sharding, 1)
+    """)

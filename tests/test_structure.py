@@ -142,7 +142,7 @@ def code_lines(path: Path) -> int:
 def test_the_engine_stays_small():
     """All of the engine is measured: whatever is moved between its files counts."""
     assert {room_of(path.parts) for path in ENGINE_FILES} == set(ENGINE)
-    assert sum(code_lines(PACKAGE / path) for path in ENGINE_FILES) < 5400
+    assert sum(code_lines(PACKAGE / path) for path in ENGINE_FILES) < 5350
 
 
 def test_a_long_file_says_why():

@@ -191,6 +191,16 @@ def test_polymatrix_games_agree_with_a_linear_program():
             np.testing.assert_allclose(own, response / response.sum(), atol=1e-5)
 
 
+def test_of_many_equilibria_of_three_players_the_reference_is_closest_to_itself():
+    """Both actions of each player earn the same against all policies, so that every combination is an equilibrium."""
+    indifferent = [[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]
+    game = nj.PolymatrixGame((2, 2, 2), {(0, 1): indifferent[0], (2, 1): indifferent[1]})
+    reference = ([0.3, 0.7], [0.2, 0.8], [0.5, 0.5])
+    solution = nj.solve(game, 0, reference=reference, tol=1e-10)
+    for found, expected in zip(solution.policies, reference, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "algorithm",
     [
@@ -325,6 +335,7 @@ def test_a_solution_of_players_names_what_it_has():
 
 
 PENNIES = [[1.0, -1.0], [-1.0, 1.0]]
+LARGE = nj.ZeroSumGame(np.array(PENNIES, np.float32) * np.float32(1e10))
 
 
 @pytest.mark.parametrize(
@@ -341,6 +352,13 @@ PENNIES = [[1.0, -1.0], [-1.0, 1.0]]
         (lambda: nj.solve(nj.ZeroSumGame(PENNIES), 0.1, reference=([1.0], [0.5, 0.5])), "reference[0] must be"),
         (lambda: nj.solve(nj.ZeroSumGame(PENNIES), 0.1, initial=([0.5, 0.5], [0.9, 0.3])), "initial[1] must be"),
         (lambda: nj.solve(0.5 + np.zeros((2, 2)), (0.1, 0.1)), "beta must be a number or an array"),
+        (lambda: nj.solve(LARGE, np.float32(1e-30)), "beta must be 0 or, divided by the largest payoff"),
+        (lambda: nj.solve(LARGE, (1.0, 1e-30)), "beta[1] must be 0 or, divided by the largest payoff"),
+        (lambda: nj.solve_path(LARGE, np.array([1.0, 1e-30])), "betas[1] must be 0 or, divided by the largest payoff"),
+        (
+            lambda: nj.solve(nj.ZeroSumGame(PENNIES), (0.1, np.zeros(2)), algorithm=nj.MagneticMirrorDescent()),
+            "beta[1][0] must be > 0",
+        ),
         (lambda: nj.PolymatrixGame((2, 2), {}), "at least one pair"),
         (lambda: nj.PolymatrixGame((2,), {(0, 1): PENNIES}), "at least two players"),
         (lambda: nj.PolymatrixGame((2, 2), {(0, 2): PENNIES}), "two different players from 0 to 1"),

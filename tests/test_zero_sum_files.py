@@ -15,7 +15,7 @@ from nashjax.files import BadInput, read_payoffs
 
 TABLE = ",rock,paper,scissors,well\nrock,0,-1,1,-1\npaper,1,0,-1,1\nscissors,-1,1,0,-1\n"
 VALUE = -1 / 9
-"""Of rows rock, paper, scissors (3/9, 4/9, 2/9) against columns paper, scissors, well (2/9, 4/9, 3/9)."""
+"""Value of the game of `TABLE`: rows play 3/9, 4/9, 2/9 against 2/9, 4/9, 3/9 on paper, scissors and well."""
 
 
 def test_a_table_of_payoffs_names_both_players(tmp_path):

@@ -288,6 +288,10 @@ def check_supported(
     check_players(algorithm, game)
     check_matrix(algorithm, game, has_matrix)
     betas, name = algorithm.betas, type(algorithm).__name__
+    if isinstance(beta, tuple) and len(game.sizes) > 1:
+        for g, own in enumerate(beta):
+            check_supported(algorithm, game, has_matrix, own, f"{beta_name}[{g}]")
+        return
     if betas is Betas.ANY or not is_concrete(beta):
         return
     values = to_host(beta)

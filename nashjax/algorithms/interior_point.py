@@ -129,10 +129,10 @@ class InteriorPoint(Algorithm[InteriorPointState]):
         )
 
 
-Directions = Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+_Directions = Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 
 
-def _newton_directions(problem: RegularizedGame, p: jax.Array, w: jax.Array) -> Directions:
+def _newton_directions(problem: RegularizedGame, p: jax.Array, w: jax.Array) -> _Directions:
     """Factorize the Newton system at a point.
 
     Returns:

@@ -21,8 +21,24 @@ from nashjax.files.errors import bad_input, quoted, unwritable
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
+class GamesByBeta:
+    """Base of answers whose `axes` are `[betas]` if there are several, and then those of the games."""
+
+    beta: np.ndarray
+    several_betas: bool
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether there are several games, not only several betas."""
+        return self.beta.ndim > self.several_betas
+
+    def game_name(self, index: tuple[int, ...]) -> str:
+        """Return the name of the game at an index into `axes`: its own index, such as `4` or `1,4`."""
+        return ",".join(map(str, index[self.several_betas :]))
+
+
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Answer(GamesByBeta):
     """Solved games as plain arrays; `axes` are `[betas]` where there are several, and then those of the games.
 
     Attributes:
@@ -50,15 +66,6 @@ class Answer:
     kl_bound: np.ndarray
     queries: np.ndarray
     status: np.ndarray
-
-    @property
-    def is_batch(self) -> bool:
-        """Whether there are several games, not only several betas."""
-        return self.beta.ndim > self.several_betas
-
-    def game_name(self, index: tuple[int, ...]) -> str:
-        """The name of the game at an index into `axes`: its own index, such as `4` or `1,4`."""
-        return ",".join(map(str, index[self.several_betas :]))
 
 
 def check_output(path: Path, *sources: Path, suffixes: Collection[str] = (".json", ".csv", ".npz")) -> None:

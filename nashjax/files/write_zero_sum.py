@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from nashjax.files.write import harmless, json_object, with_nulls, write_whole
+from nashjax.files.write import GamesByBeta, harmless, json_object, with_nulls, write_whole
 
 PLAYERS = ("row", "column")
 
 
 @dataclasses.dataclass(frozen=True)
-class ZeroSumAnswer:
+class ZeroSumAnswer(GamesByBeta):
     """Solved zero-sum games as plain arrays; `axes` are `[betas]` if there are several, and then those of the games.
 
     Attributes:
@@ -43,15 +43,6 @@ class ZeroSumAnswer:
     kl_bound: np.ndarray
     queries: np.ndarray
     status: np.ndarray
-
-    @property
-    def is_batch(self) -> bool:
-        """Whether there are several games, not only several betas."""
-        return self.beta.ndim > self.several_betas
-
-    def game_name(self, index: tuple[int, ...]) -> str:
-        """Return the name of the game at an index into `axes`: its own index, such as `4` or `1,4`."""
-        return ",".join(map(str, index[self.several_betas :]))
 
     def arrays(self) -> dict[str, Any]:
         """Return everything by name, as it is written."""

@@ -59,7 +59,10 @@ class Game(abc.ABC):
 
     @functools.cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Number of actions of each player; one player with all actions in a preference game."""
+        """Number of actions of each player; one player with all actions in a preference game.
+
+        A game of your own with several players answers with payoffs in [-1/2, 1/2] that add up to 0.
+        """
         return (self.num_actions,)
 
     @property
